@@ -1,0 +1,263 @@
+//! The source of a decoder: reads frames, checks their headers and their order, and fills slots with their payloads.
+
+use super::arena::{Origin, Slot};
+use super::descriptor::{Input, thread_cpu_ns};
+use super::{FlowError, Shared, StreamEnd};
+use crate::codec::Codec;
+use crate::frame::{End, Ending, FrameError, FrameType, HEADER_LEN, Header, MAX_CONTROL, SKIPPABLE, Start};
+use std::io;
+use std::sync::atomic::Ordering;
+
+/// What is read at once. Small frames come several to a read; of a large one, the rest goes straight into its slot.
+const BUFFER: usize = 64 << 10;
+
+pub(super) fn run(shared: &Shared, input: Input) -> Result<StreamEnd, FlowError> {
+    let mut source = Source {
+        shared,
+        bytes: Bytes { shared, input, buffer: vec![0; BUFFER], at: 0, filled: 0, taken: 0 },
+        origin: Origin::default(),
+        frames: 0,
+    };
+    let mut first = true;
+    while source.stream(first)? {
+        first = false;
+    }
+    Ok(StreamEnd { ending: Ending::Complete, within: None })
+}
+
+struct Source<'a> {
+    shared: &'a Shared,
+    bytes: Bytes<'a>,
+    /// Of the frame that is being read.
+    origin: Origin,
+    /// Frames begun, over all concatenated streams.
+    frames: u64,
+}
+
+/// What the frames of one stream have to continue.
+struct Order {
+    sequence: u32,
+    offset: u64,
+    frames: u64,
+    frame_size: u32,
+}
+
+impl Source<'_> {
+    /// One stream, from START to END. `false` where there is none: the input has ended.
+    fn stream(&mut self, first: bool) -> Result<bool, FlowError> {
+        let Some(header) = self.header(if first { Expect::First } else { Expect::Another })? else { return Ok(false) };
+        if header.kind != FrameType::Start {
+            let expected = if first { "START" } else { "the end of the input, or the START of another stream" };
+            return Err(self.wrong(FrameError::Order { expected: expected.into(), found: name(header.kind) }));
+        }
+        let slot = self.slot(header)?;
+        let start = self.checked(Start::from_bytes(slot.payload()))?;
+        let mut order = Order { sequence: 0, offset: 0, frames: 0, frame_size: start.frame_size };
+        self.in_order(&mut order, &header)?;
+        self.pass(slot);
+        loop {
+            let header = self.header(Expect::Next)?;
+            let Some(header) = header else { return Err(self.cut_off("where a frame was expected", HEADER_LEN as u64)) };
+            match header.kind {
+                FrameType::Data => {
+                    self.in_order(&mut order, &header)?;
+                    let slot = self.slot(header)?;
+                    self.pass(slot);
+                }
+                FrameType::End => {
+                    let frames = order.frames;
+                    self.in_order(&mut order, &header)?;
+                    let slot = self.slot(header)?;
+                    let end = self.checked(End::from_bytes(slot.payload()))?;
+                    self.total("number of frames", end.frames, frames)?;
+                    self.total("bytes of the stream", end.raw_bytes, order.offset)?;
+                    self.pass(slot);
+                    return Ok(true);
+                }
+                FrameType::Abort => {
+                    let slot = self.slot(header)?;
+                    let reason = String::from_utf8_lossy(slot.payload()).escape_debug().to_string();
+                    return Err(self.wrong(FrameError::Aborted { reason }));
+                }
+                FrameType::Other(kind) if kind & SKIPPABLE != 0 => {
+                    self.in_order(&mut order, &header)?;
+                    self.slot(header)?; // read and checked, then dropped
+                }
+                FrameType::Other(kind) => return Err(self.wrong(FrameError::Type(kind))),
+                FrameType::Start => {
+                    let expected = "a frame of the stream that has begun".into();
+                    return Err(self.wrong(FrameError::Order { expected, found: "another START".into() }));
+                }
+            }
+        }
+    }
+
+    /// The next frame's header; `None` where the input ends before its first byte.
+    fn header(&mut self, expect: Expect) -> Result<Option<Header>, FlowError> {
+        self.origin = Origin { number: self.frames, offset: self.bytes.taken };
+        self.frames += 1;
+        let mut bytes = [0; HEADER_LEN];
+        let n = self.bytes.fill(&mut bytes)?;
+        match n {
+            HEADER_LEN => {}
+            0 if expect == Expect::First => return Err(self.wrong(FrameError::Empty)),
+            0 => return Ok(None),
+            // A file that is not ours is not a truncated one of ours.
+            4.. if bytes[..4] != crate::frame::MAGIC => {
+                let found = [bytes[0], bytes[1], bytes[2], bytes[3]];
+                return Err(self.wrong(FrameError::Magic { found }));
+            }
+            n => return Err(self.cut_off("inside a frame's header", (HEADER_LEN - n) as u64)),
+        }
+        self.checked(Header::from_bytes(&bytes)).map(Some)
+    }
+
+    /// Sequence and offset go on without a gap, and the frame is no larger than START said.
+    fn in_order(&self, order: &mut Order, header: &Header) -> Result<(), FlowError> {
+        let wrong = |expected: String, found: String| Err(self.wrong(FrameError::Order { expected, found }));
+        if header.channel != 0 {
+            return wrong("a frame of channel 0".into(), format!("one of channel {}", header.channel));
+        }
+        if header.sequence != order.sequence {
+            return wrong(format!("frame {} of the stream", order.sequence), format!("frame {}", header.sequence));
+        }
+        if header.offset != order.offset {
+            return wrong(format!("byte {} of the stream", order.offset), format!("byte {}", header.offset));
+        }
+        if header.kind == FrameType::Data {
+            if header.raw_len > order.frame_size {
+                let (value, limit) = (u64::from(header.raw_len), u64::from(order.frame_size));
+                return Err(self.wrong(FrameError::Field { field: "raw length", value, limit }));
+            }
+            order.offset += u64::from(header.raw_len);
+        }
+        order.sequence = order.sequence.wrapping_add(1);
+        order.frames += 1;
+        Ok(())
+    }
+
+    /// A slot with the frame's payload in it. Control frames are small, and are checked here and now.
+    fn slot(&mut self, header: Header) -> Result<Slot, FlowError> {
+        let mut slot = self.shared.arena.acquire().ok_or(FlowError::Stopped)?;
+        let len = header.packed_len as usize;
+        debug_assert!(len <= MAX_CONTROL.max(self.shared.arena.frame_size()));
+        let n = self.bytes.fill(&mut slot.room()[..len])?;
+        if n < len {
+            return Err(self.cut_off("inside a frame's payload", (len - n) as u64));
+        }
+        slot.header = header;
+        slot.origin = self.origin;
+        if header.kind != FrameType::Data {
+            self.checked(header.check_payload(slot.payload()))?;
+        }
+        Ok(slot)
+    }
+
+    fn pass(&self, slot: Slot) {
+        let counters = &self.shared.counters;
+        if slot.header.kind == FrameType::Data {
+            counters.raw_bytes.fetch_add(u64::from(slot.header.raw_len), Ordering::Relaxed);
+            counters.packed_bytes.fetch_add(u64::from(slot.header.packed_len), Ordering::Relaxed);
+        }
+        counters.source_cpu_ns.store(thread_cpu_ns(), Ordering::Relaxed);
+        let work = if slot.header.codec == Codec::None { 0 } else { slot.header.raw_len };
+        self.shared.send(slot, work);
+    }
+
+    fn total(&self, what: &'static str, expected: u64, actual: u64) -> Result<(), FlowError> {
+        if expected == actual {
+            return Ok(());
+        }
+        self.checked(Err(FrameError::Total { what, expected: expected.to_string(), actual: actual.to_string() }))
+    }
+
+    fn checked<T>(&self, result: Result<T, FrameError>) -> Result<T, FlowError> {
+        result.map_err(|source| self.wrong(source))
+    }
+
+    fn wrong(&self, source: FrameError) -> FlowError {
+        self.origin.error(source)
+    }
+
+    fn cut_off(&self, within: &'static str, missing: u64) -> FlowError {
+        self.wrong(FrameError::Truncated { within, missing })
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Expect {
+    First,
+    Next,
+    Another,
+}
+
+fn name(kind: FrameType) -> String {
+    match kind {
+        FrameType::Start => "START".into(),
+        FrameType::Data => "DATA".into(),
+        FrameType::End => "END".into(),
+        FrameType::Abort => "ABORT".into(),
+        FrameType::Other(byte) => format!("a frame of type {byte:#04x}"),
+    }
+}
+
+/// The input, buffered, interruptible.
+struct Bytes<'a> {
+    shared: &'a Shared,
+    input: Input,
+    buffer: Vec<u8>,
+    at: usize,
+    filled: usize,
+    /// Bytes given out.
+    taken: u64,
+}
+
+impl Bytes<'_> {
+    /// Fills `out`, or as much of it as there is before the input ends.
+    fn fill(&mut self, out: &mut [u8]) -> Result<usize, FlowError> {
+        let mut done = 0;
+        while done < out.len() {
+            if self.at == self.filled {
+                let rest = &mut out[done..];
+                // A large rest would only be copied through the buffer.
+                let n = if rest.len() >= BUFFER {
+                    let n = read(self.shared, &self.input, rest, self.taken)?;
+                    done += n;
+                    self.taken += n as u64;
+                    n
+                } else {
+                    (self.at, self.filled) = (0, read(self.shared, &self.input, &mut self.buffer, self.taken)?);
+                    self.filled
+                };
+                if n == 0 {
+                    break;
+                }
+                continue;
+            }
+            let n = (out.len() - done).min(self.filled - self.at);
+            out[done..done + n].copy_from_slice(&self.buffer[self.at..self.at + n]);
+            (self.at, done, self.taken) = (self.at + n, done + n, self.taken + n as u64);
+        }
+        Ok(done)
+    }
+}
+
+fn read(shared: &Shared, input: &Input, buffer: &mut [u8], offset: u64) -> Result<usize, FlowError> {
+    let failed = |source: io::Error| FlowError::Read { offset, source };
+    loop {
+        if shared.stopped() {
+            return Err(FlowError::Stopped);
+        }
+        if !input.wait(&shared.source_wake, true).map_err(failed)?.descriptor {
+            continue;
+        }
+        match input.read(buffer) {
+            Ok(n) => {
+                shared.counters.bytes_in.fetch_add(n as u64, Ordering::Relaxed);
+                return Ok(n);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+}

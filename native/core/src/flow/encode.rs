@@ -1,0 +1,406 @@
+//! The source of an encoder: reads any stream, puts it through delta where it is QEMU's, and fills slots.
+
+use super::arena::Slot;
+use super::descriptor::{Input, thread_cpu_ns};
+use super::{Event, FlowError, Shared, StreamEnd, lock};
+use crate::delta::{self, Filter, Host, Stopped};
+use crate::frame::{End, Ending, FrameType, Header, Start};
+use crate::page_cache::PageCache;
+use crate::qemu::GuestRam;
+use std::io;
+use std::sync::atomic::Ordering;
+use xxhash_rust::xxh3::Xxh3Default;
+
+/// The sink is about to run dry when it has no more frames than this before it: one that is being written while the
+/// next is being packed. With 0, the wire would stand still while each frame is packed; with more, frames get smaller
+/// than they need be.
+pub(super) const DRY: usize = 1;
+
+/// What the parser reads at once: a stretch of the stream that stays in the L2 cache while it is parsed, and larger
+/// than any element of a QEMU stream.
+const PARSE_BUFFER: usize = 256 << 10;
+const _: () = assert!(PARSE_BUFFER >= 2 * crate::qemu::MAX_ELEMENT);
+
+/// How a stream is to be encoded.
+#[derive(Clone, Debug)]
+pub struct EncodeOptions {
+    /// The raw bytes that a frame holds at the most; from [`crate::frame::MIN_FRAME_SIZE`] to [`crate::frame::MAX_RAW`].
+    pub frame_size: usize,
+    /// Whether frames are written, or only the filtered stream itself (`--stock`).
+    pub frames: bool,
+    /// Delta, where the input is a QEMU stream; `None`: byte-exact.
+    pub delta: Option<DeltaOptions>,
+}
+
+/// How delta is to work.
+#[derive(Clone, Debug)]
+pub struct DeltaOptions {
+    /// The largest encoding of a page that is worth sending, in bytes.
+    pub max_delta: usize,
+    /// How large the page cache is to be.
+    pub cache: CacheSize,
+    /// Bytes of memory that cache and everything else may take together.
+    pub memory_limit: u64,
+    /// Bytes of memory that everything else takes.
+    pub fixed_memory: u64,
+}
+
+/// A cache's size, as users ask for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheSize {
+    /// In bytes, metadata included. Refused if it does not fit into the memory limit.
+    Bytes(u64),
+    /// In percent of what the guest's whole RAM would take. Made smaller to fit into the memory limit.
+    Percent(u32),
+}
+
+/// What is known once the stream has named the guest's RAM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestReport {
+    /// The machine type; empty where the stream does not tell it.
+    pub machine: String,
+    /// Bytes of guest RAM in all blocks.
+    pub ram_bytes: u64,
+    /// Number of RAM blocks.
+    pub blocks: u64,
+    /// Bytes in a page.
+    pub page_size: u32,
+    /// Bytes that a cache for every page would take.
+    pub cache_for_all: u64,
+    /// Bytes that were asked for.
+    pub cache_wanted: u64,
+    /// Bytes that the cache may take.
+    pub cache_granted: u64,
+    /// Bytes that everything else takes.
+    pub fixed_memory: u64,
+    /// Bytes that all of it may take.
+    pub memory_limit: u64,
+}
+
+/// The size of the cache for this guest: what was asked for, within the limit.
+fn grant(guest: &GuestRam, options: &DeltaOptions) -> GuestReport {
+    let cache_for_all = PageCache::bytes_for(guest.pages(), guest.page_size as usize);
+    let cache_wanted = match options.cache {
+        CacheSize::Bytes(bytes) => bytes.min(cache_for_all),
+        CacheSize::Percent(percent) => {
+            u64::try_from(u128::from(cache_for_all) * u128::from(percent) / 100).unwrap_or(u64::MAX).min(cache_for_all)
+        }
+    };
+    GuestReport {
+        machine: String::from_utf8_lossy(&guest.machine).escape_debug().to_string(),
+        ram_bytes: guest.total_bytes,
+        blocks: guest.blocks.len() as u64,
+        page_size: guest.page_size,
+        cache_for_all,
+        cache_wanted,
+        cache_granted: cache_wanted.min(options.memory_limit.saturating_sub(options.fixed_memory)),
+        fixed_memory: options.fixed_memory,
+        memory_limit: options.memory_limit,
+    }
+}
+
+pub(super) fn run(shared: &Shared, input: Input, options: EncodeOptions) -> Result<StreamEnd, FlowError> {
+    let mut source = Source {
+        input,
+        filler: Filler {
+            shared,
+            slot: None,
+            filled: 0,
+            sequence: 0,
+            offset: 0,
+            content: options.frames.then(Xxh3Default::new),
+            delta: options.delta.clone(),
+            refused: None,
+        },
+        bytes_in: 0,
+    };
+    if options.frames {
+        let start = Start { frame_size: options.frame_size as u32 };
+        source.filler.control(FrameType::Start, &start.to_bytes())?;
+    }
+    let result = source.read_all(&options);
+    // Whatever came before a failure is good, and belongs to whoever reads the output.
+    source.filler.seal()?;
+    source.filler.publish();
+    match result {
+        Ok(end) => {
+            if options.frames {
+                source.filler.end(end.ending)?;
+            }
+            Ok(end)
+        }
+        Err(error) => {
+            if options.frames && !matches!(error, FlowError::Stopped) {
+                source.filler.control(FrameType::Abort, error.to_string().as_bytes())?;
+            }
+            Err(error)
+        }
+    }
+}
+
+struct Source<'a> {
+    input: Input,
+    filler: Filler<'a>,
+    bytes_in: u64,
+}
+
+impl Source<'_> {
+    fn read_all(&mut self, options: &EncodeOptions) -> Result<StreamEnd, FlowError> {
+        match &options.delta {
+            Some(delta) => self.filtered(Filter::new(delta::Options { max_delta: delta.max_delta })),
+            None => self.copied(),
+        }
+    }
+
+    /// Through the parser and delta. Once the rest of the stream is only to be copied, it is, without them.
+    fn filtered(&mut self, mut filter: Filter) -> Result<StreamEnd, FlowError> {
+        let mut buffer = vec![0; PARSE_BUFFER];
+        let mut held = 0;
+        loop {
+            self.control(&mut filter);
+            let n = self.wait_and(|source, paused| {
+                if paused {
+                    let result = filter.pause(&buffer[..held], &mut source.filler);
+                    return source.filler.host(result).map(|()| None);
+                }
+                source.read(&mut buffer[held..])
+            })?;
+            let end = held + n;
+            if n == 0 {
+                let ended = filter.finish(&buffer[..held], &mut self.filler);
+                let ended = self.filler.host(ended)?;
+                self.filler.take_counters(&filter);
+                return Ok(match ended {
+                    delta::StreamEnd::Truncated { within, .. } => {
+                        StreamEnd { ending: Ending::TruncatedInput, within: Some(within.to_string()) }
+                    }
+                    _ => StreamEnd { ending: Ending::Complete, within: None },
+                });
+            }
+            let used = filter.push(&buffer[..end], &mut self.filler);
+            let used = self.filler.host(used)?;
+            buffer.copy_within(used..end, 0);
+            held = end - used;
+            self.filler.take_counters(&filter);
+            if filter.is_verbatim() && held == 0 {
+                return self.copied();
+            }
+        }
+    }
+
+    /// Straight from the descriptor into slots.
+    fn copied(&mut self) -> Result<StreamEnd, FlowError> {
+        loop {
+            let n = self.wait_and(|source, paused| if paused { Ok(None) } else { source.read_into_slot() })?;
+            if n == 0 {
+                return Ok(StreamEnd { ending: Ending::Complete, within: None });
+            }
+        }
+    }
+
+    fn control(&mut self, filter: &mut Filter) {
+        let shared = self.filler.shared;
+        if shared.control_changed.swap(false, Ordering::AcqRel) {
+            let mut control = lock(&shared.control);
+            if let Some(on) = control.delta.take() {
+                filter.set_enabled(on);
+            }
+            if let Some(bytes) = control.cache_bytes.take() {
+                filter.set_cache_bytes(bytes);
+            }
+        }
+    }
+
+    /// Waits until there is input and reads it with `step(self, false)`, which gives the bytes read, 0 at the end.
+    /// Where the input pauses, `step(self, true)` puts into the slot what need not wait; the slot is sealed as soon as
+    /// the sink is about to run dry. There is no timer: either the input or the sink ends the wait.
+    fn wait_and(
+        &mut self,
+        mut step: impl FnMut(&mut Self, bool) -> Result<Option<usize>, FlowError>,
+    ) -> Result<usize, FlowError> {
+        let shared = self.filler.shared;
+        let mut paused = false;
+        loop {
+            if shared.stopped() {
+                return Err(FlowError::Stopped);
+            }
+            let holds = self.filler.filled > 0;
+            shared.source_holds.store(holds, Ordering::SeqCst);
+            if paused && holds && shared.in_flight.load(Ordering::SeqCst) <= DRY {
+                self.filler.seal()?;
+                continue;
+            }
+            let ready = self.input.wait(&shared.source_wake, paused).map_err(|e| self.failed(e))?;
+            if ready.descriptor {
+                if let Some(n) = step(self, false)? {
+                    shared.source_holds.store(false, Ordering::SeqCst);
+                    return Ok(n);
+                }
+            } else if !paused {
+                paused = true;
+                step(self, true)?;
+            }
+        }
+    }
+
+    /// `None` where there turns out to be nothing yet.
+    fn read(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, FlowError> {
+        match self.input.read(buffer) {
+            Ok(n) => {
+                self.bytes_in += n as u64;
+                self.filler.shared.counters.bytes_in.store(self.bytes_in, Ordering::Relaxed);
+                Ok(Some(n))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
+    fn read_into_slot(&mut self) -> Result<Option<usize>, FlowError> {
+        let filled = self.filler.filled;
+        let mut slot = self.filler.take_slot()?;
+        let result = self.read(&mut slot.room()[filled..]);
+        self.filler.slot = Some(slot);
+        if let Ok(Some(n)) = result {
+            self.filler.filled(n)?;
+        }
+        result
+    }
+
+    fn failed(&self, source: io::Error) -> FlowError {
+        FlowError::Read { offset: self.bytes_in, source }
+    }
+}
+
+/// Fills slots with the stream's bytes and sends them on their way.
+struct Filler<'a> {
+    shared: &'a Shared,
+    slot: Option<Slot>,
+    filled: usize,
+    sequence: u32,
+    /// Bytes of the original stream in the frames that were sealed.
+    offset: u64,
+    /// Of those bytes; not kept where no frames are written.
+    content: Option<Xxh3Default>,
+    delta: Option<DeltaOptions>,
+    /// Why the filter was told to stop.
+    refused: Option<FlowError>,
+}
+
+impl Filler<'_> {
+    /// The slot that is being filled, or a new one; waits for one where all are in flight.
+    fn take_slot(&mut self) -> Result<Slot, FlowError> {
+        match self.slot.take() {
+            Some(slot) => Ok(slot),
+            None => self.shared.arena.acquire().ok_or(FlowError::Stopped),
+        }
+    }
+
+    fn filled(&mut self, n: usize) -> Result<(), FlowError> {
+        self.filled += n;
+        if self.filled == self.shared.arena.frame_size() { self.seal() } else { Ok(()) }
+    }
+
+    /// Makes a frame of what the slot holds, if it holds anything.
+    fn seal(&mut self) -> Result<(), FlowError> {
+        let len = std::mem::take(&mut self.filled);
+        let Some(mut slot) = self.slot.take() else { return Ok(()) };
+        if len == 0 {
+            return Ok(());
+        }
+        slot.header = Header {
+            sequence: self.sequence,
+            offset: self.offset,
+            raw_len: len as u32,
+            packed_len: len as u32,
+            ..Header::EMPTY
+        };
+        if let Some(content) = &mut self.content {
+            content.update(slot.payload());
+        }
+        self.offset += len as u64;
+        self.shared.counters.raw_bytes.store(self.offset, Ordering::Relaxed);
+        self.send(slot);
+        Ok(())
+    }
+
+    fn end(&mut self, ending: Ending) -> Result<(), FlowError> {
+        let content_hash = self.content.as_ref().map_or(0, Xxh3Default::digest128);
+        let end = End { raw_bytes: self.offset, frames: u64::from(self.sequence), content_hash, ending };
+        self.control(FrameType::End, &end.to_bytes())
+    }
+
+    /// A frame that is no piece of the stream; goes to the sink as it is.
+    fn control(&mut self, kind: FrameType, payload: &[u8]) -> Result<(), FlowError> {
+        self.seal()?;
+        let mut slot = self.take_slot()?;
+        let payload = &payload[..payload.len().min(crate::frame::MAX_CONTROL).min(slot.room().len())];
+        slot.room()[..payload.len()].copy_from_slice(payload);
+        slot.header = Header::stored(kind, self.sequence, self.offset, payload);
+        self.send(slot);
+        Ok(())
+    }
+
+    fn send(&mut self, slot: Slot) {
+        self.sequence = self.sequence.wrapping_add(1);
+        self.publish();
+        let work = slot.header.raw_len;
+        self.shared.send(slot, work);
+    }
+
+    fn publish(&self) {
+        self.shared.counters.source_cpu_ns.store(thread_cpu_ns(), Ordering::Relaxed);
+    }
+
+    fn take_counters(&self, filter: &Filter) {
+        // A reader that holds the lock just now gets the counters of the next read.
+        if let Ok(mut counters) = self.shared.delta.try_lock() {
+            counters.clone_from(filter.counters());
+        }
+    }
+
+    /// The filter's result, with our own reason where it was told to stop.
+    fn host<T>(&mut self, result: Result<T, Stopped>) -> Result<T, FlowError> {
+        result.map_err(|_| self.refused.take().unwrap_or(FlowError::Stopped))
+    }
+
+    fn fill(&mut self, mut bytes: &[u8]) -> Result<(), FlowError> {
+        while !bytes.is_empty() {
+            let filled = self.filled;
+            let mut slot = self.take_slot()?;
+            let room = &mut slot.room()[filled..];
+            let n = bytes.len().min(room.len());
+            room[..n].copy_from_slice(&bytes[..n]);
+            self.slot = Some(slot);
+            self.filled(n)?;
+            bytes = &bytes[n..];
+        }
+        Ok(())
+    }
+}
+
+impl Host for Filler<'_> {
+    fn put(&mut self, bytes: &[u8]) -> Result<(), Stopped> {
+        self.fill(bytes).map_err(|error| {
+            self.refused = Some(error);
+            Stopped
+        })
+    }
+
+    fn guest(&mut self, guest: &GuestRam) -> Result<u64, Stopped> {
+        let Some(delta) = &self.delta else { return Ok(0) };
+        let report = grant(guest, delta);
+        let granted = report.cache_granted;
+        if let (CacheSize::Bytes(_), true) = (delta.cache, granted < report.cache_wanted) {
+            self.refused = Some(FlowError::CacheRefused {
+                cache: report.cache_wanted,
+                fixed: report.fixed_memory,
+                limit: report.memory_limit,
+            });
+        }
+        *lock(&self.shared.guest) = Some(report);
+        self.shared.tell(Event::Guest);
+        if self.refused.is_some() { Err(Stopped) } else { Ok(granted) }
+    }
+}
+

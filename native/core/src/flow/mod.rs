@@ -1,0 +1,473 @@
+//! The threads that move a stream, and the arena that its frames stand in meanwhile.
+//!
+//! ```text
+//!            source thread                workers            sink thread
+//! encode:  fd → [delta] → slot ──frame──▶ pack ──in order──▶ fd
+//! decode:  fd → frame   → slot ──frame──▶ unpack ──in order──▶ fd
+//! ```
+//! A source fills slots and tells of each by an [`Event`]; whoever listens (JavaScript) has it packed or unpacked on
+//! any thread ([`Flow::pack`], [`Flow::unpack`]) and hands the slots to the sink in their order ([`Flow::write`]).
+//! Only slot numbers pass through the listener, never bytes. A slot has one owner at a time; when all are on their
+//! way, the source waits: that is the back-pressure.
+//!
+//! Source and sink are threads of their own, never a worker or the event loop: each polls its descriptor together
+//! with an eventfd, so that both can be stopped at any time ([`Flow::stop`]).
+
+mod arena;
+mod decode;
+mod descriptor;
+mod encode;
+mod pack;
+mod sink;
+
+pub use encode::{CacheSize, DeltaOptions, EncodeOptions, GuestReport};
+
+use crate::codec::Codec;
+use crate::delta;
+use crate::frame::{Ending, FrameError, FrameType};
+use arena::{Arena, Slot};
+use descriptor::{Input, Output, Wake};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use thiserror::Error;
+
+/// What the threads of a flow tell their listener: as many frames as there are, and each of the others once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A slot holds a piece of the stream, to be packed or unpacked before it goes to the sink.
+    Data {
+        /// The slot's number.
+        slot: u32,
+        /// Bytes that are to be packed or unpacked; 0 where the payload is only to be checked.
+        work: u32,
+    },
+    /// A slot holds a frame that is no piece of the stream, and goes to the sink as it is.
+    Control {
+        /// The slot's number.
+        slot: u32,
+    },
+    /// The stream has named the guest's RAM ([`Flow::guest`]); told before the cache is made.
+    Guest,
+    /// The source has read all, or failed ([`Flow::source_result`]); no frame comes after it.
+    SourceEnded,
+    /// The sink has written all that it was given, or failed ([`Flow::sink_result`]).
+    SinkEnded,
+}
+
+/// Where a flow failed, and why.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum FlowError {
+    /// The input could not be read.
+    #[error("cannot read the input at byte {offset}: {source}")]
+    Read {
+        /// Bytes read before.
+        offset: u64,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The output could not be written.
+    #[error("cannot write the output at byte {offset}: {source}")]
+    Write {
+        /// Bytes written before.
+        offset: u64,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The reader of the output has closed it.
+    #[error("the output was closed by its reader after {offset} bytes (did the program behind it end?)")]
+    OutputClosed {
+        /// Bytes written before.
+        offset: u64,
+    },
+    /// A frame cannot be decoded.
+    #[error("frame {number} at byte {offset}: {source}")]
+    Frame {
+        /// The number of the frame in the input, from 0.
+        number: u64,
+        /// Where its header begins in the input.
+        offset: u64,
+        /// What is wrong with it.
+        source: FrameError,
+    },
+    /// The cache that was asked for by its size does not fit into the memory limit.
+    #[error(
+        "a cache of {cache} bytes and {fixed} bytes for everything else do not fit into the memory limit of {limit} \
+         bytes (give a smaller --cache-size or a larger --memory-limit)"
+    )]
+    CacheRefused {
+        /// Bytes that the cache would take, with its metadata.
+        cache: u64,
+        /// Bytes that the rest takes.
+        fixed: u64,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// Memory for the frames could not be had.
+    #[error("cannot get {bytes} bytes of memory for frames: {source}")]
+    Memory {
+        /// Bytes that were asked for.
+        bytes: u64,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// Something that cannot happen unless slots are handed on wrongly.
+    #[error("slot {slot} cannot be {operation} now: it was handed on twice, or out of order")]
+    Slot {
+        /// The slot's number.
+        slot: u32,
+        /// What should have been done with it.
+        operation: &'static str,
+    },
+    /// [`Flow::stop`] was called.
+    #[error("stopped")]
+    Stopped,
+}
+
+impl FlowError {
+    /// A stable name for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            FlowError::Read { .. } => "READ_FAILED",
+            FlowError::Write { .. } => "WRITE_FAILED",
+            FlowError::OutputClosed { .. } => "OUTPUT_CLOSED",
+            FlowError::Frame { source: FrameError::Truncated { .. } | FrameError::Empty, .. } => "FRAMES_TRUNCATED",
+            FlowError::Frame { source: FrameError::Aborted { .. }, .. } => "SENDER_STOPPED",
+            FlowError::Frame {
+                source: FrameError::Codec(_) | FrameError::Type(_) | FrameError::Version { .. },
+                ..
+            } => "FRAMES_UNSUPPORTED",
+            FlowError::Frame { .. } => "FRAMES_DAMAGED",
+            FlowError::CacheRefused { .. } => "CACHE_TOO_LARGE",
+            FlowError::Memory { .. } => "OUT_OF_MEMORY",
+            FlowError::Slot { .. } => "INTERNAL",
+            FlowError::Stopped => "STOPPED",
+        }
+    }
+}
+
+/// How the stream ended, where it ended well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamEnd {
+    /// Whether the original stream was cut off inside what was parsed.
+    pub ending: Ending,
+    /// Where in the QEMU stream it was cut off, for people (encode only).
+    pub within: Option<String>,
+}
+
+/// What has moved so far. Bytes, frames and CPU time since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Bytes read from the input descriptor.
+    pub bytes_in: u64,
+    /// Bytes written to the output descriptor.
+    pub bytes_out: u64,
+    /// Frames that left the source.
+    pub frames: u64,
+    /// Bytes of the original stream: after delta, before the codec.
+    pub raw_bytes: u64,
+    /// The same bytes as they stand in DATA frames' payloads.
+    pub packed_bytes: u64,
+    /// Frames that were written and not yet taken by the sink, at this moment.
+    pub in_flight: u64,
+    /// CPU time of the source thread (reading, parsing, delta, hashing), in nanoseconds.
+    pub source_cpu_ns: u64,
+    /// CPU time spent in the codecs, over all threads, in nanoseconds.
+    pub codec_cpu_ns: u64,
+    /// CPU time of the sink thread, in nanoseconds.
+    pub sink_cpu_ns: u64,
+}
+
+/// The counters behind [`Totals`]; each has one writer, readers may be a moment late.
+#[derive(Default)]
+struct Counters {
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+    frames: AtomicU64,
+    raw_bytes: AtomicU64,
+    packed_bytes: AtomicU64,
+    source_cpu_ns: AtomicU64,
+    codec_cpu_ns: AtomicU64,
+    sink_cpu_ns: AtomicU64,
+}
+
+/// What may be changed while a flow runs; the source looks at it at its next read.
+#[derive(Default)]
+struct Control {
+    delta: Option<bool>,
+    cache_bytes: Option<u64>,
+}
+
+/// What the threads of one flow share.
+struct Shared {
+    arena: Arc<Arena>,
+    sink: sink::Queue,
+    source_wake: Wake,
+    sink_wake: Wake,
+    stopped: AtomicBool,
+    /// Frames that left the source and have not been written yet.
+    in_flight: AtomicUsize,
+    /// The source holds a frame that is not full, and waits for input or for the sink to run dry.
+    source_holds: AtomicBool,
+    counters: Counters,
+    control_changed: AtomicBool,
+    control: Mutex<Control>,
+    delta: Mutex<delta::Counters>,
+    guest: Mutex<Option<GuestReport>>,
+    source_result: Mutex<Option<Result<StreamEnd, FlowError>>>,
+    sink_result: Mutex<Option<Result<Option<Ending>, FlowError>>>,
+    listener: Box<dyn Fn(Event) + Send + Sync>,
+}
+
+/// A panic in one thread must not become one in another: the data behind our locks is valid after each statement.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    fn stopped(&self) -> bool {
+        self.stopped.load(Ordering::SeqCst)
+    }
+
+    fn tell(&self, event: Event) {
+        (self.listener)(event);
+    }
+
+    fn stop(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
+        self.arena.close();
+        self.sink.close();
+        self.source_wake.signal();
+        self.sink_wake.signal();
+    }
+
+    /// Sends a filled slot on its way; `work` as in [`Event::Data`].
+    fn send(&self, slot: Slot, work: u32) {
+        self.counters.frames.fetch_add(1, Ordering::Relaxed);
+        self.in_flight.fetch_add(1, Ordering::SeqCst);
+        let kind = slot.header.kind;
+        let slot = self.arena.park(slot);
+        self.tell(if kind == FrameType::Data { Event::Data { slot, work } } else { Event::Control { slot } });
+    }
+
+    /// A frame was written or dropped; wakes a source that holds a frame back until the sink has nothing to do.
+    fn landed(&self) {
+        let before = self.in_flight.fetch_sub(1, Ordering::SeqCst);
+        if before <= encode::DRY + 1 && self.source_holds.load(Ordering::SeqCst) {
+            self.source_wake.signal();
+        }
+    }
+}
+
+/// What a flow does to its stream.
+enum Direction {
+    Encode(EncodeOptions),
+    Decode,
+}
+
+/// One stream on its way: source thread, arena, sink thread. Stops and joins its threads when dropped.
+pub struct Flow {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Flow {
+    /// Starts to encode: `input` is any stream, QEMU's or not; `output` gets frames, or the QEMU stream itself
+    /// where `options.frames` is off. `in_flight` frames may be on their way at once and `packers` be packed at once.
+    pub fn encode(
+        input: OwnedFd,
+        output: OwnedFd,
+        options: EncodeOptions,
+        in_flight: u32,
+        packers: u32,
+        listener: Box<dyn Fn(Event) + Send + Sync>,
+    ) -> Result<Flow, FlowError> {
+        let frame_size = options.frame_size;
+        Self::start(input, output, Direction::Encode(options), frame_size, in_flight, packers, listener)
+    }
+
+    /// Starts to decode: frames in, the original stream out, held against their checksums and totals.
+    pub fn decode(
+        input: OwnedFd,
+        output: OwnedFd,
+        in_flight: u32,
+        unpackers: u32,
+        listener: Box<dyn Fn(Event) + Send + Sync>,
+    ) -> Result<Flow, FlowError> {
+        // Slots are as large as the format allows; memory is touched, and so used, only as far as frames fill them.
+        Self::start(input, output, Direction::Decode, crate::frame::MAX_RAW, in_flight, unpackers, listener)
+    }
+
+    fn start(
+        input: OwnedFd,
+        output: OwnedFd,
+        direction: Direction,
+        frame_size: usize,
+        in_flight: u32,
+        workers: u32,
+        listener: Box<dyn Fn(Event) + Send + Sync>,
+    ) -> Result<Flow, FlowError> {
+        let memory = |source: io::Error| FlowError::Memory { bytes: frame_size as u64, source };
+        let shared = Arc::new(Shared {
+            arena: Arena::new(frame_size, in_flight, workers)?,
+            sink: sink::Queue::default(),
+            source_wake: Wake::new().map_err(memory)?,
+            sink_wake: Wake::new().map_err(memory)?,
+            stopped: AtomicBool::new(false),
+            in_flight: AtomicUsize::new(0),
+            source_holds: AtomicBool::new(false),
+            counters: Counters::default(),
+            control_changed: AtomicBool::new(false),
+            control: Mutex::default(),
+            delta: Mutex::default(),
+            guest: Mutex::default(),
+            source_result: Mutex::default(),
+            sink_result: Mutex::default(),
+            listener,
+        });
+        let form = match &direction {
+            Direction::Encode(options) if options.frames => sink::Form::Frames,
+            Direction::Encode(_) => sink::Form::Content,
+            Direction::Decode => sink::Form::VerifiedContent,
+        };
+        let (input, output) = (Input::new(input), Output::new(output));
+        let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
+            std::thread::Builder::new().name(name.into()).spawn(body).map_err(memory)
+        };
+        let of_sink = Arc::clone(&shared);
+        let sink = spawn(
+            "pagewire-sink",
+            Box::new(move || {
+                let result = sink::run(&of_sink, &output, form);
+                // The reader behind the output sees its end before anyone is told of it.
+                drop(output);
+                *lock(&of_sink.sink_result) = Some(result);
+                of_sink.tell(Event::SinkEnded);
+            }),
+        )?;
+        let flow = Flow { shared: Arc::clone(&shared), threads: Mutex::new(vec![sink]) };
+        let source = spawn(
+            "pagewire-source",
+            Box::new(move || {
+                let result = match direction {
+                    Direction::Encode(options) => encode::run(&shared, input, options),
+                    Direction::Decode => decode::run(&shared, input),
+                };
+                *lock(&shared.source_result) = Some(result);
+                shared.tell(Event::SourceEnded);
+            }),
+        )?;
+        lock(&flow.threads).push(source);
+        Ok(flow)
+    }
+
+    /// Packs a slot's frame, or stores it where that is no larger, on the calling thread. Returns the slot that now
+    /// holds the frame: another one where it was packed.
+    ///
+    /// # Errors
+    /// Only if the slot is not one that waits to be packed.
+    pub fn pack(&self, slot: u32, codec: Codec, level: i32) -> Result<u32, FlowError> {
+        pack::pack(&self.shared, slot, codec, level)
+    }
+
+    /// Checks a slot's payload and unpacks it, on the calling thread. Returns the slot that now holds the raw bytes.
+    ///
+    /// # Errors
+    /// If the payload is damaged.
+    pub fn unpack(&self, slot: u32) -> Result<u32, FlowError> {
+        pack::unpack(&self.shared, slot)
+    }
+
+    /// Hands a slot to the sink. Slots must come in the order of their frames.
+    ///
+    /// # Errors
+    /// Only if the slot is not one that waits to be written.
+    pub fn write(&self, slot: u32) -> Result<(), FlowError> {
+        let slot = self.shared.arena.claim(slot, "written")?;
+        self.shared.sink.push(slot);
+        Ok(())
+    }
+
+    /// Drops a slot's frame without writing it, after a failure.
+    pub fn discard(&self, slot: u32) {
+        if self.shared.arena.claim(slot, "discarded").is_ok() {
+            self.shared.landed();
+        }
+    }
+
+    /// No more slots will come: the sink ends when it has written those that it has.
+    pub fn finish(&self) {
+        self.shared.sink.finish();
+    }
+
+    /// Ends both threads as soon as they can notice it; what is not written by then is dropped.
+    pub fn stop(&self) {
+        self.shared.stop();
+    }
+
+    /// Switches delta off or on, from the source's next read on.
+    pub fn set_delta(&self, on: bool) {
+        lock(&self.shared.control).delta = Some(on);
+        self.shared.control_changed.store(true, Ordering::Release);
+    }
+
+    /// Grows or shrinks the page cache, from the source's next read on.
+    pub fn set_cache_bytes(&self, bytes: u64) {
+        lock(&self.shared.control).cache_bytes = Some(bytes);
+        self.shared.control_changed.store(true, Ordering::Release);
+    }
+
+    /// What has moved so far.
+    pub fn totals(&self) -> Totals {
+        let c = &self.shared.counters;
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Totals {
+            bytes_in: of(&c.bytes_in),
+            bytes_out: of(&c.bytes_out),
+            frames: of(&c.frames),
+            raw_bytes: of(&c.raw_bytes),
+            packed_bytes: of(&c.packed_bytes),
+            in_flight: self.shared.in_flight.load(Ordering::Relaxed) as u64,
+            source_cpu_ns: of(&c.source_cpu_ns),
+            codec_cpu_ns: of(&c.codec_cpu_ns),
+            sink_cpu_ns: of(&c.sink_cpu_ns),
+        }
+    }
+
+    /// What delta has done so far, by kinds of page and by passes; as of the last frame that left the source.
+    pub fn delta_counters(&self) -> delta::Counters {
+        lock(&self.shared.delta).clone()
+    }
+
+    /// The guest's RAM and what the cache may take, once the stream has named it.
+    pub fn guest(&self) -> Option<GuestReport> {
+        lock(&self.shared.guest).clone()
+    }
+
+    /// How the source ended, once it has; taken by the first call.
+    pub fn source_result(&self) -> Option<Result<StreamEnd, FlowError>> {
+        lock(&self.shared.source_result).take()
+    }
+
+    /// How the sink ended, once it has; taken by the first call. When decoding: what the last end mark said.
+    pub fn sink_result(&self) -> Option<Result<Option<Ending>, FlowError>> {
+        lock(&self.shared.sink_result).take()
+    }
+
+    /// Bytes of memory that frames on their way take, at the most, for slots of this many raw bytes.
+    pub fn arena_bytes(frame_size: usize, in_flight: u32, workers: u32) -> u64 {
+        Arena::bytes(frame_size, in_flight, workers)
+    }
+}
+
+impl Drop for Flow {
+    fn drop(&mut self) {
+        self.shared.stop();
+        for thread in lock(&self.threads).drain(..) {
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! The native core of pagewire: everything that happens per byte and per page of a virtual machine's memory stream.
+//!
+//! It knows nothing of Node; `native/node` is a thin binding on top of it.
+//!
+//! One page's way: [`flow`] reads the bytes from QEMU's descriptor, [`qemu`] parses them, [`delta`] decides what becomes
+//! of the page with the help of [`page_cache`] and [`xbzrle`], the result lands in a slot of the [`flow`]'s arena,
+//! a worker packs the slot with a [`codec`] into a [`frame`], and [`flow`] writes it to the wire.
+
+pub mod codec;
+pub mod delta;
+pub mod flow;
+pub mod frame;
+pub mod page_cache;
+pub mod qemu;
+pub mod xbzrle;

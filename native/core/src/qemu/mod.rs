@@ -1,0 +1,19 @@
+//! QEMU's migration stream: [`Reader`], [`Writer`] and [`replay`].
+//!
+//! ```text
+//!  QEVM 3 │ 07 machine [05 …]… │ 01 ram  sizes EOS │ 02 ram  records EOS │ 08 command │ … │ 03 ram  records EOS │ 04 devices …
+//!  header │ configuration      │ section [footer]  │ section  [footer]   │            │   │ section   [footer]  │ unparsed
+//! ```
+//!
+//! The format belongs to QEMU; this module was written from a description of it and from streams. Whatever is not
+//! known for certain ends the parsing ([`Reason`]): from there on a stream is opaque bytes, to be copied untouched.
+
+mod guest_ram;
+mod reader;
+pub mod replay;
+pub mod wire;
+mod writer;
+
+pub use guest_ram::{Block, GuestRam};
+pub use reader::{Element, MAX_ELEMENT, PageAt, Parsed, Place, Reader, Reason};
+pub use writer::{MAX_RECORD_HEAD, Writer, record_head};

@@ -1,0 +1,143 @@
+//! The encoder over masks, written once for all instruction sets.
+//!
+//! 1. One mask of differing bytes for each 64 bytes of the page, without a branch; blocks without work are sorted out.
+//! 2. Gaps of one and two equal bytes are filled by shifts. The *edges* of what is left (`mask ^ mask << 1`) are where
+//!    runs begin and end, in turns.
+//! 3. The edges' positions are taken out eight at a time, whatever their number: a loop that runs as often as there are
+//!    edges would be mispredicted for nearly every block.
+//! 4. One loop over the pairs of positions writes the runs.
+
+use super::PAGE_GRAIN;
+use super::vector::{BLOCK, BLOCKS, Differ};
+use super::writer::Writer;
+
+const _: () = assert!(PAGE_GRAIN == BLOCK);
+
+/// Positions that are taken out before their runs are written. Enough that the loops are seldom changed, few enough
+/// that the page is given up soon after the limit, and that zeroing them costs little.
+const POSITIONS: usize = 96;
+/// The most that one block can add: an edge for every second byte, rounded up to a group.
+const POSITIONS_OF_BLOCK: usize = 40;
+/// The positions that are taken out at a time.
+const GROUP: usize = 4;
+
+/// Encodes with the instruction set `D`.
+///
+/// # Safety
+/// The processor has it.
+#[inline(always)]
+pub(super) unsafe fn encode<D: Differ>(old: &[u8], new: &[u8], out: &mut [u8]) -> Option<usize> {
+    let mut writer = Writer::new(old, new, out);
+    // A run that has begun and not ended yet.
+    let mut open = None;
+    // Before the masks of a part stands the last one of the part before.
+    let mut last = 0;
+    for part in (0..new.len()).step_by(BLOCKS * BLOCK) {
+        let end = new.len().min(part + BLOCKS * BLOCK);
+        let mut masks = [0u64; 1 + BLOCKS];
+        masks[0] = last;
+        let mut any = last;
+        for (mask, (old, new)) in masks[1..].iter_mut().zip(blocks(&old[part..end]).zip(blocks(&new[part..end]))) {
+            // SAFETY: the caller vouches for the instruction set.
+            *mask = unsafe { D::differ(old, new) };
+            any |= *mask;
+        }
+        if any == 0 {
+            continue;
+        }
+        last = masks[BLOCKS];
+
+        // In place: mask `i` becomes the edges of block `i`, which begins at mask `i + 1`.
+        for i in 0..BLOCKS {
+            masks[i] = edges_of(masks[i], masks[i + 1]);
+        }
+        let Some(edges) = masks.first_chunk::<BLOCKS>() else { unreachable!("{BLOCKS} and one more") };
+        // SAFETY: as above.
+        let mut work = unsafe { D::nonzero(edges) };
+
+        let mut positions = Positions::new(open);
+        while work != 0 {
+            while work != 0 && positions.found < POSITIONS {
+                let block = work.trailing_zeros() as usize % BLOCKS;
+                work &= work - 1;
+                positions.take_out(edges[block], part + block * BLOCK);
+            }
+            open = positions.write(&mut writer)?;
+        }
+    }
+    // The edges are late, so the last ones may stand behind the page's end.
+    let edges = edges_of(last, 0);
+    if edges != 0 {
+        let mut positions = Positions::new(open);
+        positions.take_out(edges, new.len());
+        positions.write(&mut writer)?;
+    }
+    Some(writer.written())
+}
+
+/// Where runs begin and end, in turns.
+struct Positions {
+    of: [u32; POSITIONS + POSITIONS_OF_BLOCK],
+    found: usize,
+}
+
+impl Positions {
+    #[inline(always)]
+    fn new(open: Option<u32>) -> Self {
+        let mut of = [0; POSITIONS + POSITIONS_OF_BLOCK];
+        of[0] = open.unwrap_or(0);
+        Positions { of, found: usize::from(open.is_some()) }
+    }
+
+    /// Takes out the positions of a block's edges.
+    #[inline(always)]
+    fn take_out(&mut self, mut edges: u64, block: usize) {
+        let base = (block as u32).wrapping_sub(LATE);
+        let mut at = self.found;
+        self.found += edges.count_ones() as usize;
+        loop {
+            let Some(group) = self.of[at..].first_chunk_mut::<GROUP>() else { unreachable!("enough for a block") };
+            for position in group {
+                *position = base.wrapping_add(edges.trailing_zeros());
+                edges &= edges.wrapping_sub(1);
+            }
+            at += GROUP;
+            if at >= self.found {
+                break;
+            }
+        }
+    }
+
+    /// Writes the runs whose ends are known, and returns the beginning of one whose end is not.
+    #[inline(always)]
+    fn write(&mut self, writer: &mut Writer<'_>) -> Option<Option<u32>> {
+        let runs = self.of[..self.found].chunks_exact(2);
+        let open = runs.remainder().first().copied();
+        for run in runs {
+            writer.run(run[0] as usize, run[1] as usize)?;
+        }
+        self.of[0] = open.unwrap_or(0);
+        self.found = usize::from(open.is_some());
+        Some(open)
+    }
+}
+
+/// How many bits [`edges_of`] is late.
+const LATE: u32 = 2;
+
+/// Where runs begin and end in `mask`, after `before`: a bit for each edge, late by two bits. Late, because whether a
+/// byte belongs to a run depends on the two behind it; so the masks behind need not be looked at.
+#[inline(always)]
+fn edges_of(before: u64, mask: u64) -> u64 {
+    let late_by = |bits: u32| mask << bits | before >> (64 - bits);
+    let [by_1, by_2, by_3, by_4, by_5] = [late_by(1), late_by(2), late_by(3), late_by(4), late_by(5)];
+    // A byte belongs to a run if it differs, or if it lies in a gap of one or two.
+    let here = by_2 | by_3 & (by_1 | mask) | by_4 & by_1;
+    let one_before = by_3 | by_4 & (by_2 | by_1) | by_5 & by_2;
+    here ^ one_before
+}
+
+#[inline(always)]
+fn blocks(page: &[u8]) -> impl Iterator<Item = &[u8; BLOCK]> {
+    page.chunks_exact(BLOCK).filter_map(|block| block.first_chunk())
+}

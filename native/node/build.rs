@@ -1,0 +1,5 @@
+//! What napi-rs wants of a build.
+
+fn main() {
+    napi_build::setup();
+}

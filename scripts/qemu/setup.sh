@@ -1,0 +1,153 @@
+#!/bin/sh
+# Fetch the QEMUs and the kernel that the end-to-end tests run, from Debian's own packages:
+#
+#   7.2     Debian 12               10   Debian 12's backports suite
+#   11      Debian 13's backports   kernel   Debian 12's linux-image-cloud-amd64
+#
+#   setup.sh [--print] [7.2] [10] [11] [kernel]     (default: all of them)
+#
+# Each lands in a folder of its own under ${PAGEWIRE_CACHE:-${XDG_CACHE_HOME:-~/.cache}/pagewire}: the package with all
+# the libraries it needs, unpacked, and a command `qemu` that runs it through its own dynamic loader. So nothing is
+# installed, no root is needed, nothing is mounted, and several versions stand side by side. The mirror and how to reach
+# it come from this machine's own APT configuration. Safe to run again and at the same time: what is there is left
+# alone, what is half made is removed, a lock keeps a second run waiting.
+# --print only tells where things are. To remove everything, delete the folder.
+set -eu
+
+cache=${PAGEWIRE_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/pagewire}
+print=
+if [ "${1-}" = --print ]; then print=1; shift; fi
+[ $# -gt 0 ] || set -- 7.2 10 11 kernel
+
+say() { printf 'setup.sh: %s\n' "$*" >&2; }
+fail() { say "$*"; exit 1; }
+
+# where NAME's ready file stands; it exists if and only if NAME is complete
+ready_file() {
+    case $1 in
+    kernel) echo "$cache/kernel/vmlinuz" ;;
+    7.2 | 10 | 11) echo "$cache/qemu-$1/qemu" ;;
+    *) fail "I know 7.2, 10, 11 and kernel, not '$1'" ;;
+    esac
+}
+
+# a Debian mirror that this machine itself uses
+mirror() {
+    targets=$(apt-get indextargets --format '$(REPO_URI) $(LABEL)' 'Created-By: Packages')
+    # the label is known once apt-get update has run; without it go by the usual end of the address
+    uri=$(printf '%s\n' "$targets" | awk '$2 == "Debian" { print $1; exit }')
+    [ -n "$uri" ] || uri=$(printf '%s\n' "$targets" | awk '$1 ~ /\/debian\/?$/ { print $1; exit }')
+    [ -n "$uri" ] || fail "this machine's APT sources name no Debian mirror: install qemu-system-x86 by your system's" \
+        "means, or name QEMU commands in PAGEWIRE_QEMU"
+    echo "$uri"
+}
+
+# apt COMMAND...: APT with lists, state and archives of its own under $apt; everything else as this machine has it
+apt() {
+    command=$1
+    shift
+    "$command" -q=2 -o Dir::State="$apt" -o Dir::State::status="$apt/status" -o Dir::Cache="$apt" \
+        -o Dir::Cache::archives="$apt/archives" -o Dir::Etc::sourcelist="$apt/sources.list" -o Dir::Etc::sourceparts=/dev/null \
+        -o Dir::Etc::preferencesparts=/dev/null -o APT::Sandbox::User="$(id -un)" -o Debug::NoLocking=1 \
+        -o APT::Update::Post-Invoke::= -o Acquire::Retries=3 -o Acquire::Languages=none "$@"
+}
+
+# a private APT over RELEASE and its backports, in $work/RELEASE
+open_release() {
+    apt=$work/$1
+    if [ ! -e "$apt/ok" ]; then
+        mkdir -p "$apt/lists/partial" "$apt/archives/partial"
+        : >"$apt/status"
+        for suite in "$1" "$1-backports"; do echo "deb $uri $suite main"; done >"$apt/sources.list"
+        apt apt-get update >&2 || fail "cannot read Debian's package lists (see above)"
+        : >"$apt/ok"
+    fi
+}
+
+unpack_into() {   # DIRECTORY: every archive that was downloaded
+    for deb in "$apt"/archives/*.deb; do dpkg -x "$deb" "$1"; done
+    rm -f "$apt"/archives/*.deb
+}
+
+make_qemu() {     # VERSION RELEASE TARGET-RELEASE
+    open_release "$2"
+    apt apt-get install --download-only --no-install-recommends -y -t "$3" qemu-system-x86 >&2 ||
+        fail "cannot download QEMU $1 (see above)"
+    new=$work/qemu-$1
+    mkdir "$new"
+    unpack_into "$new"
+    # the libraries' folders, relative to the root: some packages keep theirs one level down
+    libs=$(cd "$new" && find . -path '*/lib*/*.so.*' ! -path '*/share/*' ! -path '*/qemu/*' |
+        sed 's,/[^/]*$,,' | sort -u | sed 's,^\.,$root,' | paste -sd: -)
+    loader=$(cd "$new" && find . -name 'ld-linux*.so.*' | sed -n '1s,^\./,,p')
+    modules=$(cd "$new" && find usr/lib -path '*/qemu/*.so' | sed -n '1s,/[^/]*$,,p')
+    [ -n "$loader" ] || fail "the packages of QEMU $1 hold no dynamic loader"
+    cat >"$new/qemu.new" <<END
+#!/bin/sh
+root=\$(dirname "\$(readlink -f "\$0")")
+QEMU_MODULE_DIR=\$root/$modules
+export QEMU_MODULE_DIR
+exec "\$root/$loader" --inhibit-cache --library-path "$libs" "\$root/usr/bin/qemu-system-x86_64" \\
+    -L "\$root/usr/share/qemu" -L "\$root/usr/share/seabios" -L "\$root/usr/lib/ipxe/qemu" "\$@"
+END
+    chmod 755 "$new/qemu.new"
+    found=$("$new/qemu.new" --version | sed -n '1s/.*version \([0-9.]*\).*/\1/p')
+    case $found in
+    "$1".*) ;;
+    *) fail "wanted QEMU $1, the mirror has ${found:-one that does not run}" ;;
+    esac
+    mv "$new/qemu.new" "$new/qemu"
+    rm -rf "$cache/qemu-$1"
+    mv "$new" "$cache/qemu-$1"
+}
+
+make_kernel() {
+    open_release bookworm
+    package=$(apt apt-cache depends linux-image-cloud-amd64 | awk '$1 == "Depends:" && $2 ~ /^linux-image-[0-9]/ { print $2; exit }')
+    [ -n "$package" ] || fail "the mirror names no linux-image for linux-image-cloud-amd64"
+    (cd "$apt/archives" && apt apt-get download "$package" >&2) || fail "cannot download $package (see above)"
+    new=$work/kernel
+    mkdir "$new" "$new/root"
+    unpack_into "$new/root"
+    mv "$new"/root/boot/vmlinuz-* "$new/vmlinuz"
+    rm -rf "$new/root" "$cache/kernel"
+    mv "$new" "$cache/kernel"
+}
+
+missing=
+for name; do
+    file=$(ready_file "$name")
+    if [ -e "$file" ]; then echo "$name $file"; else missing="$missing $name"; fi
+done
+[ -n "$missing" ] || exit 0
+[ -z "$print" ] || fail "not there:$missing"
+
+for tool in apt-get apt-cache dpkg flock; do
+    command -v "$tool" >/dev/null || fail "no $tool here, this works on Debian and what derives from it: install" \
+        "qemu-system-x86 by your system's means, or name QEMU commands in PAGEWIRE_QEMU"
+done
+[ "$(dpkg --print-architecture)" = amd64 ] || fail "this works on amd64: install qemu-system-x86 by your system's means"
+
+mkdir -p "$cache"
+exec 9>"$cache/lock"
+flock -w 900 9 || fail "another run has held $cache/lock for 15 minutes"
+rm -rf "$cache"/new.*                    # left by a run that was killed: with the lock held nobody uses it
+work=$(mktemp -d "$cache/new.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+for name in $missing; do
+    file=$(ready_file "$name")
+    if [ ! -e "$file" ]; then            # else: made by the run we waited for
+        say "fetching ${name} ..."
+        [ -n "${uri-}" ] || uri=$(mirror)
+        case $name in
+        7.2) make_qemu 7.2 bookworm bookworm ;;
+        10) make_qemu 10 bookworm bookworm-backports ;;
+        11) make_qemu 11 trixie trixie-backports ;;
+        kernel) make_kernel ;;
+        esac
+    fi
+    echo "$name $file"
+done

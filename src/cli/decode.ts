@@ -1,0 +1,31 @@
+import { PagewireError } from '../errors.js';
+import { createDecoder } from '../index.js';
+import { decodeLine } from '../telemetry/progress.js';
+import { decodeStats } from '../telemetry/stats.js';
+import { openSource, openTarget } from './endpoint.js';
+import { transfer, type TransferFlags } from './transfer.js';
+
+export interface DecodeFlags extends TransferFlags {
+  input: string;
+  output: string;
+  threads?: number;
+}
+
+/** `pagewire decode` */
+export async function decode(flags: DecodeFlags, signal: AbortSignal): Promise<number> {
+  if (flags.input === '-' && process.stdin.isTTY) {
+    throw new PagewireError('BAD_OPTION', 'standard input is a terminal: give -i FILE, or a pipe before it');
+  }
+  const source = openSource(flags.input);
+  const target = await openTarget(flags.output, signal);
+  return transfer(source, target, flags, () => {
+    const decoder = createDecoder({ ...flags, input: source.fd, output: target.fd, signal });
+    return {
+      name: 'decode',
+      done: decoder.done,
+      streamBytes: () => decoder.snapshot().totals.bytesIn,
+      line: (perSecond) => decodeLine(decoder.snapshot().totals, perSecond),
+      stats: (outcome, seconds) => decodeStats(decoder.snapshot(), outcome, seconds),
+    };
+  });
+}

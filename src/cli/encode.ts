@@ -1,0 +1,64 @@
+import type { Codec } from '../codecs.js';
+import { PagewireError } from '../errors.js';
+import { createEncoder } from '../index.js';
+import type { Guest } from '../native.js';
+import type { CacheSize } from '../pipeline/settings.js';
+import { bytes } from '../telemetry/amounts.js';
+import { encodeLine } from '../telemetry/progress.js';
+import { encodeStats } from '../telemetry/stats.js';
+import { openSource, openTarget } from './endpoint.js';
+import { say } from './run.js';
+import { transfer, type TransferFlags } from './transfer.js';
+
+export interface EncodeFlags extends TransferFlags {
+  input: string;
+  output: string;
+  delta: boolean;
+  codec: Codec;
+  level?: number;
+  threads?: number;
+  cacheSize?: CacheSize;
+  memoryLimit?: number;
+  stock: boolean;
+}
+
+/** `pagewire encode` */
+export async function encode(flags: EncodeFlags, signal: AbortSignal): Promise<number> {
+  if (flags.output === '-' && process.stdout.isTTY) {
+    throw new PagewireError('BAD_OPTION', 'standard output is a terminal: give -o FILE, or a pipe behind it');
+  }
+  const source = openSource(flags.input);
+  const target = await openTarget(flags.output, signal);
+  return transfer(source, target, flags, () => {
+    const encoder = createEncoder({
+      ...flags,
+      input: source.fd,
+      output: target.fd,
+      signal,
+      onGuest: (guest) => {
+        if (!flags.quiet) say('encode', memory(guest));
+      },
+    });
+    return {
+      name: 'encode',
+      done: encoder.done,
+      streamBytes: () => encoder.snapshot().totals.bytesIn,
+      line: (perSecond) => encodeLine(encoder.snapshot(), perSecond),
+      stats: (outcome, seconds) => encodeStats(encoder.snapshot(), outcome, seconds),
+    };
+  });
+}
+
+/** What the settings will need, told before the cache is made. */
+function memory(guest: Guest): string {
+  const needed = guest.cacheGranted + guest.fixedMemory;
+  const cut =
+    guest.cacheGranted < guest.cacheWanted
+      ? `; the page cache wanted ${bytes(guest.cacheWanted)}, and pages that do not fit are sent whole`
+      : '';
+  return (
+    `guest ${guest.machine || 'of unknown machine type'}, ${bytes(guest.ramBytes)} of RAM in ${guest.blocks} blocks: ` +
+    `needs up to ${bytes(needed)} of memory (page cache ${bytes(guest.cacheGranted)}), ` +
+    `limit ${bytes(guest.memoryLimit)}${cut}`
+  );
+}

@@ -1,0 +1,41 @@
+import type { ErrorCode } from '../errors.js';
+
+/** The exit codes; docs/cli.md has the table for users. */
+export const EXIT = {
+  ok: 0,
+  /** Reading, writing or something of our own failed. */
+  failed: 1,
+  /** What was asked for cannot be done as it was asked. */
+  usage: 2,
+  /** The QEMU stream ended in the middle; all its bytes were carried. */
+  truncated: 3,
+  /** The frames are damaged, cut off, or of a later version. */
+  frames: 4,
+  /** The memory limit is too small for what was asked. */
+  memory: 5,
+} as const;
+
+const BY_ERROR: Partial<Record<ErrorCode, number>> = {
+  BAD_OPTION: EXIT.usage,
+  BAD_DESCRIPTOR: EXIT.usage,
+  FRAMES_DAMAGED: EXIT.frames,
+  FRAMES_TRUNCATED: EXIT.frames,
+  FRAMES_UNSUPPORTED: EXIT.frames,
+  SENDER_STOPPED: EXIT.frames,
+  CACHE_TOO_LARGE: EXIT.memory,
+  OUT_OF_MEMORY: EXIT.memory,
+};
+
+export function exitCode(code: ErrorCode): number {
+  return BY_ERROR[code] ?? EXIT.failed;
+}
+
+/** What a shell reports for a program that a signal ended. */
+export function signalExit(signal: Signal): number {
+  return 128 + SIGNALS[signal];
+}
+
+/** The signals that end us cleanly, with their numbers. */
+export const SIGNALS = { SIGHUP: 1, SIGINT: 2, SIGTERM: 15 } as const;
+
+export type Signal = keyof typeof SIGNALS;

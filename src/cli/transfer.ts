@@ -1,0 +1,96 @@
+import { closeSync, openSync, writeSync } from 'node:fs';
+import { PagewireError } from '../errors.js';
+import type { StreamEnd } from '../pipeline/lane.js';
+import { Progress } from '../telemetry/progress.js';
+import { failed, type Outcome, outcomeOf } from '../telemetry/stats.js';
+import { descriptor, type Source, type Target } from './endpoint.js';
+import { EXIT } from './exit.js';
+import { say } from './run.js';
+
+/** What encode and decode share: an operation between two descriptors, its progress, its report and its end. */
+export interface Operation {
+  name: 'encode' | 'decode';
+  done: Promise<StreamEnd>;
+  /** Bytes of the stream so far, for the rate. */
+  streamBytes: () => number;
+  line: (perSecond: number) => string;
+  stats: (outcome: Outcome, seconds: number) => object;
+}
+
+export interface TransferFlags {
+  stats?: string | undefined;
+  quiet: boolean;
+}
+
+/** Sees an operation through, and gives its exit code. */
+export async function transfer(
+  source: Source,
+  target: Target,
+  { stats, quiet }: TransferFlags,
+  start: () => Operation,
+): Promise<number> {
+  const began = performance.now();
+  const writeStats = stats === undefined ? undefined : openStats(stats);
+  let operation: Operation;
+  try {
+    operation = start();
+  } catch (error) {
+    target.abandon();
+    throw error;
+  }
+  const progress = new Progress(quiet, operation.streamBytes, operation.line);
+  const report = (outcome: Outcome): void => {
+    progress.end();
+    writeStats?.(operation.stats(outcome, (performance.now() - began) / 1000));
+  };
+  try {
+    const end = await operation.done;
+    target.commit();
+    report(outcomeOf(end));
+    if (!end.truncated) return EXIT.ok;
+    say(operation.name, truncation(end));
+    return EXIT.truncated;
+  } catch (error) {
+    const failure = named(PagewireError.from(error), source, target);
+    target.abandon();
+    report(failed(failure));
+    throw failure;
+  }
+}
+
+function truncation({ within }: StreamEnd): string {
+  const where = within === undefined ? '' : ` (within ${within})`;
+  return `the QEMU stream ended before its end${where}: all its bytes were carried, but no guest can be made of it`;
+}
+
+/** The core knows descriptors; the user knows names. */
+function named(error: PagewireError, source: Source, target: Target): PagewireError {
+  const { code, frame, offset } = error;
+  const message = error.message
+    .replace('cannot read the input', `cannot read ${source.name}`)
+    .replace('cannot write the output', `cannot write ${target.name}`)
+    .replace(/^the output was closed/, `${target.name} was closed`)
+    .replace(/^frame (\d+) at byte/, `${source.name}: frame $1 at byte`);
+  return new PagewireError(code, message, { frame, offset, cause: error });
+}
+
+/** Opens the file at once, so that a name that cannot be written is an error before the guest's bytes move. */
+function openStats(spec: string): (stats: object) => void {
+  const given = descriptor(spec);
+  let fd: number;
+  try {
+    fd = given ?? openSync(spec, 'w');
+  } catch (error) {
+    throw new PagewireError('OPEN_FAILED', `cannot open ${spec} for --stats: ${(error as Error).message}`);
+  }
+  return (stats) => {
+    try {
+      const text = Buffer.from(`${JSON.stringify(stats, null, 2)}\n`);
+      for (let at = 0; at < text.length; ) at += writeSync(fd, text, at);
+    } catch (error) {
+      say('--stats', `cannot write ${spec}: ${(error as Error).message}`);
+    } finally {
+      if (given === undefined) closeSync(fd);
+    }
+  };
+}

@@ -1,0 +1,65 @@
+import { native, type NativeTotals } from '../native.js';
+import type { Input, Output } from './descriptors.js';
+import type { StreamEnd } from './lane.js';
+import { slotOf } from './outcome.js';
+import { checkThreads, framesInFlight, INLINE_BYTES } from './settings.js';
+import { Transfer } from './transfer.js';
+
+export interface DecoderOptions {
+  /** The frames. */
+  input: Input;
+  /** Where the original stream goes. */
+  output: Output;
+  /** Worker threads that decompress; default: one for each processor, up to 8. */
+  threads?: number | undefined;
+  /** Ends the decoder when it is aborted. */
+  signal?: AbortSignal | undefined;
+}
+
+/** What has happened so far. */
+export interface DecoderSnapshot {
+  totals: NativeTotals;
+}
+
+/** A stream on its way from frames to QEMU. */
+export class Decoder {
+  readonly #transfer: Transfer;
+  #last: DecoderSnapshot | undefined;
+
+  constructor(options: DecoderOptions) {
+    const threads = checkThreads(options.threads);
+    this.#transfer = new Transfer({
+      input: options.input,
+      output: options.output,
+      threads,
+      signal: options.signal,
+      start: (input, output, listener) =>
+        native.NativeFlow.decode(input, output, framesInFlight(threads), threads + 1, listener),
+      work: (slot, bytes) => this.#unpack(slot, bytes),
+      closing: () => {
+        this.#last = this.snapshot();
+      },
+    });
+  }
+
+  /** Resolves once all is written and has proved right; rejects with a PagewireError. */
+  get done(): Promise<StreamEnd> {
+    return this.#transfer.done;
+  }
+
+  /** What has happened so far, or in all once {@link done} is settled. */
+  snapshot(): DecoderSnapshot {
+    return this.#last ?? { totals: this.#transfer.flow.totals() };
+  }
+
+  /** Ends at once; {@link done} rejects with the code STOPPED. */
+  stop(): void {
+    this.#transfer.stop();
+  }
+
+  #unpack(slot: number, bytes: number): number | Promise<number> {
+    const { flow, workers } = this.#transfer;
+    const task = { handle: flow.handle, slot };
+    return bytes > INLINE_BYTES ? workers.unpack(task) : slotOf(native.unpack(task.handle, slot));
+  }
+}

@@ -1,0 +1,113 @@
+import { type Codec, codecNumber } from '../codecs.js';
+import { events, type Guest, native, type NativeDelta, type NativeTotals } from '../native.js';
+import type { Input, Output } from './descriptors.js';
+import type { StreamEnd } from './lane.js';
+import { slotOf } from './outcome.js';
+import { checkEncoder, checkLevel, type EncoderSettings, INLINE_BYTES } from './settings.js';
+import { Transfer } from './transfer.js';
+
+export interface EncoderOptions extends EncoderSettings {
+  /** The stream to encode. */
+  input: Input;
+  /** Where the frames go; with `stock`, the filtered stream itself. */
+  output: Output;
+  /** Called once the stream has named the guest's RAM, before the cache is made. */
+  onGuest?: ((guest: Guest) => void) | undefined;
+  /** Ends the encoder when it is aborted. */
+  signal?: AbortSignal | undefined;
+}
+
+/** What has happened so far. */
+export interface EncoderSnapshot {
+  totals: NativeTotals;
+  /** Undefined where the encoder works without delta. */
+  delta: NativeDelta | undefined;
+  /** Undefined until the stream has named the guest's RAM. */
+  guest: Guest | undefined;
+  codec: Codec;
+  level: number;
+}
+
+/** A stream on its way from QEMU to frames. */
+export class Encoder {
+  readonly #transfer: Transfer;
+  readonly #delta: boolean;
+  #codec: Codec;
+  #level: number;
+  #last: EncoderSnapshot | undefined;
+
+  constructor(options: EncoderOptions) {
+    const settings = checkEncoder(options);
+    this.#codec = settings.codec;
+    this.#level = settings.level;
+    this.#delta = settings.native.delta !== undefined;
+    this.#transfer = new Transfer({
+      input: options.input,
+      output: options.output,
+      threads: settings.threads,
+      signal: options.signal,
+      start: (input, output, listener) =>
+        native.NativeFlow.encode(input, output, settings.native, (event, slot, bytes) => {
+          if (event === events.guest) this.#tellGuest(options.onGuest);
+          else listener(event, slot, bytes);
+        }),
+      // Without frames there is nothing to pack or to checksum.
+      work: settings.native.frames ? (slot, bytes) => this.#pack(slot, bytes) : (slot) => slot,
+      closing: () => {
+        this.#last = this.snapshot();
+      },
+    });
+  }
+
+  /** Resolves once all is written; rejects with a PagewireError. */
+  get done(): Promise<StreamEnd> {
+    return this.#transfer.done;
+  }
+
+  /** What has happened so far, or in all once {@link done} is settled. */
+  snapshot(): EncoderSnapshot {
+    if (this.#last) return this.#last;
+    const { flow } = this.#transfer;
+    return {
+      totals: flow.totals(),
+      delta: this.#delta ? flow.delta() : undefined,
+      guest: flow.guest() ?? undefined,
+      codec: this.#codec,
+      level: this.#level,
+    };
+  }
+
+  /** Changes codec and level, from the next frame on. */
+  setCodec(codec: Codec, level: number): void {
+    checkLevel(codec, level);
+    this.#codec = codec;
+    this.#level = level;
+  }
+
+  /** Switches delta off or on, from the next read on; the stream stays right either way. */
+  setDelta(on: boolean): void {
+    if (!this.#last) this.#transfer.flow.setDelta(on);
+  }
+
+  /** Grows or shrinks the page cache, to bytes with its metadata. */
+  setCacheBytes(bytes: number): void {
+    if (!this.#last) this.#transfer.flow.setCacheBytes(bytes);
+  }
+
+  /** Ends at once, without an end mark; {@link done} rejects with the code STOPPED. */
+  stop(): void {
+    this.#transfer.stop();
+  }
+
+  #pack(slot: number, bytes: number): number | Promise<number> {
+    const { flow, workers } = this.#transfer;
+    const task = { handle: flow.handle, slot, codec: codecNumber(this.#codec), level: this.#level };
+    if (this.#codec !== 'none' && bytes > INLINE_BYTES) return workers.pack(task);
+    return slotOf(native.pack(task.handle, slot, task.codec, task.level));
+  }
+
+  #tellGuest(onGuest: EncoderOptions['onGuest']): void {
+    const guest = this.#transfer.flow.guest();
+    if (guest) onGuest?.(guest);
+  }
+}

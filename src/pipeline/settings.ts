@@ -1,0 +1,123 @@
+import { type Codec, CODECS, codecNumber } from '../codecs.js';
+import { PagewireError } from '../errors.js';
+import { native, type NativeDeltaOptions, type NativeEncodeOptions } from '../native.js';
+import { BASE_BYTES, defaultMemoryLimit, WORKER_BYTES } from '../policy/memory.js';
+import { defaultThreads } from './workers.js';
+
+/** How large the page cache is to be: in bytes, or in percent of what the guest's whole RAM takes. */
+export type CacheSize = { readonly bytes: number } | { readonly percent: number };
+
+/** What an encoder may be told; all of it may be left out. */
+export interface EncoderSettings {
+  /** Delta for a QEMU stream (default); without it every byte comes out as it went in. */
+  delta?: boolean | undefined;
+  /** Default: zstd. */
+  codec?: Codec | undefined;
+  /** 0 is the codec's own default level; the default is 1, the fast one. */
+  level?: number | undefined;
+  /** Worker threads that compress; default: one for each processor, up to 8. */
+  threads?: number | undefined;
+  /** Default: 100 % of the guest's RAM, as far as the memory limit allows. */
+  cacheSize?: CacheSize | undefined;
+  /** Bytes of memory for all of it; default: half of what the host or the cgroup has free. */
+  memoryLimit?: number | undefined;
+  /** No frames: the output is a QEMU stream that any QEMU loads without pagewire. */
+  stock?: boolean | undefined;
+  /** Bytes of the stream in a frame, at the most; default: 1 MiB. */
+  frameSize?: number | undefined;
+}
+
+/** A frame of 1 MiB makes a round trip to a worker (25 to 70 µs) cheap, and a codec's ratio good. */
+const DEFAULT_FRAME_SIZE = 1 << 20;
+
+/** The format's bounds for a frame (docs/format.md), in bytes. */
+const FRAME_SIZES = { least: 4 << 10, most: 4 << 20 };
+
+/** The level that is used unless told otherwise: the fast one of every codec. */
+export const DEFAULT_LEVEL = 1;
+
+/** Over this, a strong compressor makes less of the page itself than of its difference (measured: ARCHITECTURE.md). */
+const MAX_DELTA_BEFORE_CODEC = 1024;
+
+/** With no codec behind it, any encoding pays that is smaller than the page. */
+const ANY_DELTA = 0xffff_ffff;
+
+/** A frame up to this size is packed on the main thread: that takes no longer than a round trip to a worker. */
+export const INLINE_BYTES = 16 << 10;
+
+/** Frames on their way at once: each worker has one and another that waits, and source and sink have theirs. */
+export function framesInFlight(threads: number): number {
+  return 2 * threads + 4;
+}
+
+/** An encoder's settings with nothing left open. */
+export interface CheckedSettings {
+  codec: Codec;
+  level: number;
+  threads: number;
+  native: NativeEncodeOptions;
+}
+
+/** Fills in the defaults; throws a BAD_OPTION that says what is wrong. */
+export function checkEncoder(settings: EncoderSettings): CheckedSettings {
+  const { stock = false, delta = true, frameSize = DEFAULT_FRAME_SIZE } = settings;
+  const codec = stock ? 'none' : (settings.codec ?? 'zstd');
+  if (!CODECS.includes(codec)) throw badOption(`codec ${codec}: one of ${CODECS.join(', ')}`);
+  const level = codec === 'none' ? 0 : (settings.level ?? DEFAULT_LEVEL);
+  checkLevel(codec, level);
+  const threads = checkThreads(settings.threads);
+  if (!Number.isInteger(frameSize) || frameSize < FRAME_SIZES.least || frameSize > FRAME_SIZES.most) {
+    throw badOption(`frame size ${frameSize}: from ${FRAME_SIZES.least} to ${FRAME_SIZES.most} bytes`);
+  }
+  if (stock && !delta) throw badOption('stock without delta would only copy: leave one of the two out');
+  return {
+    codec,
+    level,
+    threads,
+    native: {
+      frameSize,
+      frames: !stock,
+      inFlight: framesInFlight(threads),
+      packers: threads + 1,
+      ...(delta && { delta: deltaOptions(settings, codec, fixedMemory(codec, level, threads, frameSize)) }),
+    },
+  };
+}
+
+function deltaOptions(settings: EncoderSettings, codec: Codec, fixedMemory: number): NativeDeltaOptions {
+  const cache = settings.cacheSize ?? { percent: 100 };
+  const memoryLimit = settings.memoryLimit ?? defaultMemoryLimit();
+  const amounts = { 'cache size': 'bytes' in cache ? cache.bytes : cache.percent, 'memory limit': memoryLimit };
+  for (const [name, amount] of Object.entries(amounts)) {
+    if (!Number.isInteger(amount) || amount < 0) throw badOption(`${name} ${amount}: a whole number, not negative`);
+  }
+  return {
+    maxDelta: codec === 'none' ? ANY_DELTA : MAX_DELTA_BEFORE_CODEC,
+    ...('bytes' in cache ? { cacheBytes: cache.bytes } : { cachePercent: cache.percent }),
+    memoryLimit,
+    fixedMemory,
+  };
+}
+
+/** What all but the page cache takes, in bytes. */
+function fixedMemory(codec: Codec, level: number, threads: number, frameSize: number): number {
+  const arena = native.arenaBytes(frameSize, framesInFlight(threads), threads + 1);
+  const worker = WORKER_BYTES + native.packerBytes(codecNumber(codec), level, frameSize);
+  return BASE_BYTES + arena + (codec === 'none' ? 0 : threads * worker);
+}
+
+export function checkThreads(threads = defaultThreads()): number {
+  if (!Number.isInteger(threads) || threads < 1 || threads > 256) throw badOption(`${threads} threads: from 1 to 256`);
+  return threads;
+}
+
+export function checkLevel(codec: Codec, level: number): void {
+  const [lowest, highest] = native.codecLevels(codecNumber(codec));
+  if (!Number.isInteger(level) || level < lowest || level > highest) {
+    throw badOption(`level ${level} of ${codec}: from ${lowest} to ${highest}`);
+  }
+}
+
+function badOption(message: string): PagewireError {
+  return new PagewireError('BAD_OPTION', message);
+}
