@@ -110,8 +110,9 @@ function copySources() {
     preserveTimestamps: true,
     filter: (file) => basename(file) !== 'target' || !statSync(file).isDirectory(),
   });
+  run('cargo', ['vendor', '--quiet', '--versioned-dirs', 'vendor'], { cwd: work });
   mkdirSync(join(work, '.cargo'));
-  const config = run('cargo', ['vendor', '--quiet', '--versioned-dirs', 'vendor'], { cwd: work });
+  const config = '[source.crates-io]\nreplace-with = "vendored"\n[source.vendored]\ndirectory = "vendor"\n';
   writeFileSync(join(work, '.cargo/config.toml'), config);
 }
 
@@ -124,7 +125,9 @@ if (process.argv.includes('--fresh')) rmSync(root, { recursive: true, force: tru
 
 makeRoot();
 copySources();
-console.log(`test-arm: ${inside(['rustc', '--version']).trim()}, ${inside(['qemu-aarch64', '--version']).split('\n')[0]}`);
+console.log(
+  `test-arm: ${inside(['rustc', '--version']).trim()}, ${inside(['qemu-aarch64', '--version']).split('\n')[0]}`,
+);
 const triple = target.toUpperCase().replaceAll('-', '_');
 const environment = [
   `CARGO_TARGET_${triple}_LINKER=aarch64-linux-gnu-gcc`,

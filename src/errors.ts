@@ -42,7 +42,8 @@ export class PagewireError extends Error {
   static from(value: unknown): PagewireError {
     if (value instanceof PagewireError) return value;
     if (value instanceof Error) {
-      const code = 'code' in value && typeof value.code === 'string' && isErrorCode(value.code) ? value.code : 'INTERNAL';
+      const code =
+        'code' in value && typeof value.code === 'string' && isErrorCode(value.code) ? value.code : 'INTERNAL';
       return new PagewireError(code, value.message, { cause: value });
     }
     return new PagewireError('INTERNAL', String(value));

@@ -20,5 +20,12 @@ fn minor_version() -> Option<u32> {
     let rustc = std::env::var_os("RUSTC")?;
     let output = Command::new(rustc).arg("--version").output().ok()?;
     let version = String::from_utf8(output.stdout).ok()?;
-    version.split_whitespace().nth(1)?.strip_prefix("1.")?.split('.').next()?.parse().ok()
+    version
+        .split_whitespace()
+        .nth(1)?
+        .strip_prefix("1.")?
+        .split('.')
+        .next()?
+        .parse()
+        .ok()
 }

@@ -30,9 +30,10 @@ export async function transfer(
   start: () => Operation,
 ): Promise<number> {
   const began = performance.now();
-  const writeStats = stats === undefined ? undefined : openStats(stats);
+  let writeStats: ((stats: object) => void) | undefined;
   let operation: Operation;
   try {
+    writeStats = stats === undefined ? undefined : openStats(stats);
     operation = start();
   } catch (error) {
     target.abandon();
@@ -86,7 +87,7 @@ function openStats(spec: string): (stats: object) => void {
   return (stats) => {
     try {
       const text = Buffer.from(`${JSON.stringify(stats, null, 2)}\n`);
-      for (let at = 0; at < text.length; ) at += writeSync(fd, text, at);
+      for (let at = 0; at < text.length;) at += writeSync(fd, text, at);
     } catch (error) {
       say('--stats', `cannot write ${spec}: ${(error as Error).message}`);
     } finally {

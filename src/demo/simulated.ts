@@ -1,11 +1,10 @@
-import { once } from 'node:events';
-import { type AddressInfo, createServer, type Server, Socket } from 'node:net';
 import { Readable, Writable } from 'node:stream';
 import { createDecoder, createEncoder } from '../index.js';
 import type { EncoderSettings } from '../pipeline/settings.js';
 import { SimulatedDestination } from '../simulator/destination.js';
 import { SimulatedGuest } from '../simulator/guest.js';
 import { bytes } from '../telemetry/amounts.js';
+import { connectLink, pipeTo } from './link.js';
 import type { DemoReport, DemoRun } from './report.js';
 import { VARIANTS } from './variants.js';
 
@@ -41,16 +40,15 @@ async function migrate(settings: EncoderSettings, signal: AbortSignal): Promise<
       done();
     },
   });
-  const link = await connect();
+  const link = await connectLink();
   const began = performance.now();
   const source = Readable.from(guest.stream(), { highWaterMark: 1 });
   const encoder = createEncoder({ ...settings, input: source, output: link.near, signal });
   const arrived = settings.stock
-    ? pipe(link.far, loading)
+    ? pipeTo(link.far, loading, signal)
     : createDecoder({ input: link.far, output: loading, signal }).done;
   await Promise.all([encoder.done, arrived]);
   const seconds = (performance.now() - began) / 1000;
-  link.server.close();
   const { totals, delta } = encoder.snapshot();
   const loaded = destination.digests();
   return {
@@ -60,19 +58,4 @@ async function migrate(settings: EncoderSettings, signal: AbortSignal): Promise<
     sameRam: [...guest.digests()].every(([name, digest]) => loaded.get(name) === digest),
     pages: delta?.pages,
   };
-}
-
-async function pipe(from: Socket, to: Writable): Promise<void> {
-  from.pipe(to);
-  await once(to, 'finish');
-}
-
-/** Both ends of a TCP connection on the loopback interface. */
-async function connect(): Promise<{ server: Server; near: Socket; far: Socket }> {
-  const server = createServer();
-  server.listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const near = new Socket().connect((server.address() as AddressInfo).port, '127.0.0.1');
-  const [far] = (await once(server, 'connection')) as [Socket];
-  return { server, near, far };
 }

@@ -20,7 +20,11 @@ export interface Descriptor {
 export function inputDescriptor(input: Input): Descriptor {
   if (typeof input === 'number') return given(input);
   const [read, write] = native.pipe();
-  return { fd: read, release: once(read), copied: quietly(pipeline(input, new Socket({ fd: write, readable: false }))) };
+  return {
+    fd: read,
+    release: once(read),
+    copied: quietly(pipeline(input, new Socket({ fd: write, readable: false }))),
+  };
 }
 
 export function outputDescriptor(output: Output): Descriptor {

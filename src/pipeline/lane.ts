@@ -113,7 +113,7 @@ export class Lane {
 
   #writeInOrder(): void {
     const flow = this.#flow();
-    for (let slot; this.#written < this.#failedAt && (slot = this.#done.get(this.#written)) !== undefined; ) {
+    for (let slot; this.#written < this.#failedAt && (slot = this.#done.get(this.#written)) !== undefined;) {
       this.#done.delete(this.#written++);
       try {
         flow.write(slot);

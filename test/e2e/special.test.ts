@@ -10,7 +10,7 @@ import { Qemu } from './harness/qemu.js';
 import { isObject, object } from './harness/qmp.js';
 import { keepsDirtyPages, qemus } from './harness/qemus.js';
 import type { QemuBuild } from './harness/qemus.js';
-import { atOnce, inCi, pagewire } from './harness/repository.js';
+import { atOnce, full, inCi, pagewire } from './harness/repository.js';
 import { onStage } from './harness/stage.js';
 import type { Stage } from './harness/stage.js';
 import { pagesOfKind } from './harness/stats.js';
@@ -23,8 +23,8 @@ const WAYS = [
   ['encode --stock', STOCK],
 ] as const;
 
-/** Exit code of both ends when the stream ends inside what it is made of (README.md, "Exit codes"). */
-const TRUNCATED = 4;
+/** Exit code of both ends when the QEMU stream ends in the middle (docs/cli.md). */
+const TRUNCATED = 3;
 
 /** A tick of the guest after `tick`, at the same QEMU. */
 async function ticksOn(qemu: Qemu): Promise<void> {
@@ -84,7 +84,10 @@ void describe('streams of other kinds', { concurrency: atOnce }, () => {
       });
 
       void it(on(`no configuration, ${way}`), async () => {
-        await throughFilter(build, filter, { machine: () => ({ more: ['-global', 'migration.send-configuration=off'] }) });
+        // The description goes with it: without the one, newer QEMUs fail an assertion of their own at the other.
+        await throughFilter(build, filter, {
+          machine: () => ({ type: 'pc,suppress-vmdesc=on', more: ['-global', 'migration.send-configuration=off'] }),
+        });
       });
     }
 
@@ -119,22 +122,27 @@ void describe('streams of other kinds', { concurrency: atOnce }, () => {
 void describe('a Linux guest', { concurrency: atOnce }, () => {
   const lacks = linuxGuestLacks();
   const skip = lacks === undefined || inCi ? false : `PAGEWIRE-NOT-RUN a Linux guest: ${lacks}`;
-  for (const build of qemus) {
-    for (const [way, filter] of WAYS) {
-      void it(`on QEMU ${build.version}, with a memory device, ${way}`, { skip }, async () => {
+  for (const [index, build] of qemus.entries()) {
+    // It takes ten seconds to boot: by turns.
+    for (const [way, filter] of full ? WAYS : WAYS.filter((_, turn) => turn === index % WAYS.length)) {
+      // From 10.0 on, TCG fails an assertion when the dirty bitmap of a memory device is cleared.
+      const device = build.major < 9;
+      void it(`on QEMU ${build.version}${device ? ', with a memory device' : ''}, ${way}`, { skip }, async () => {
         assert.equal(lacks, undefined);
         const stats = await throughFilter(build, filter, {
           transport: 'exec',
-          high: 128,
+          ...(device ? { high: 128 } : {}),
           machine: () => ({
             type: 'q35',
             megabytes: 256,
             devices: 'default',
-            guest: linuxGuest('sparse', { megabytes: 96, options: 'memhp_default_state=online' }),
-            more: [
-              ...['-m', 'slots=2,maxmem=1G', '-object', 'memory-backend-ram,id=extra,size=128M'],
-              ...['-device', 'pc-dimm,memdev=extra,addr=0x100000000'],
-            ],
+            guest: linuxGuest('sparse', { megabytes: 96, options: device ? 'memhp_default_state=online' : '' }),
+            more: device
+              ? [
+                  ...['-m', 'slots=2,maxmem=1G', '-object', 'memory-backend-ram,id=extra,size=128M'],
+                  ...['-device', 'pc-dimm,memdev=extra,addr=0x100000000'],
+                ]
+              : [],
           }),
         });
         assert.ok(pagesOfKind(stats, 'delta') > 0);
@@ -197,7 +205,7 @@ async function dirtyBitmap(build: QemuBuild, filter: Filter): Promise<void> {
       type: 'pc',
       guest: bareGuest(stage, 'sparse'),
       more: [
-        ...['-blockdev', 'driver=null-co,node-name=disk0,size=64M,read-zeroes=on'],
+        ...['-blockdev', 'driver=null-co,node-name=disk0,size=67108864,read-zeroes=on'],
         ...['-device', 'virtio-blk-pci,drive=disk0'],
       ],
     };
@@ -319,7 +327,14 @@ async function pauseBeforeSwitchover(build: QemuBuild, filter: Filter): Promise<
     await from.slowDown();
     const stream = stage.path('stream.qemu');
     const carriage = await carry(stage, from, stream, 'fd', filter);
-    await until(async () => (await from.migration()).passes >= 4, 60, 'the migration makes no four passes');
+    await until(
+      async () => {
+        const { passes, status } = await from.migration();
+        return passes >= 4 || status === 'pre-switchover';
+      },
+      60,
+      'the migration makes no four passes',
+    );
     await from.speedUp();
     await from.waitForMigration('pre-switchover');
     const endOfSection = Buffer.from('0000000000000010', 'hex');

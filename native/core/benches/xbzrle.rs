@@ -47,7 +47,9 @@ fn add_to_words(page: &mut [u8], random: &mut Random, count: usize, below: u64) 
     for _ in 0..count {
         let at = random.below(PAGE / 8) * 8;
         let word: &mut [u8; 8] = (&mut page[at..at + 8]).try_into().expect("eight bytes");
-        *word = u64::from_le_bytes(*word).wrapping_add(random.next() % below).to_le_bytes();
+        *word = u64::from_le_bytes(*word)
+            .wrapping_add(random.next() % below)
+            .to_le_bytes();
     }
 }
 
@@ -62,15 +64,25 @@ const PATTERNS: [(&str, Change); 8] = [
             (start..start + 12).for_each(|at| change_byte(page, random, at));
         }
     }),
-    ("4 random words", |page, random| add_to_words(page, random, 4, u64::MAX)),
-    ("64 counters", |page, random| add_to_words(page, random, 64, 256)),
-    ("200 random bytes", |page, random| change_bytes(page, random, 200)),
-    ("1000 random bytes", |page, random| change_bytes(page, random, 1000)),
+    ("4 random words", |page, random| {
+        add_to_words(page, random, 4, u64::MAX)
+    }),
+    ("64 counters", |page, random| {
+        add_to_words(page, random, 64, 256)
+    }),
+    ("200 random bytes", |page, random| {
+        change_bytes(page, random, 200)
+    }),
+    ("1000 random bytes", |page, random| {
+        change_bytes(page, random, 1000)
+    }),
     ("512-byte record", |page, random| {
         let at = random.below(PAGE / 512) * 512;
         (at..at + 512).for_each(|at| change_byte(page, random, at));
     }),
-    ("all different", |page, random| (0..PAGE).for_each(|at| change_byte(page, random, at))),
+    ("all different", |page, random| {
+        (0..PAGE).for_each(|at| change_byte(page, random, at))
+    }),
 ];
 
 struct Pages {
@@ -81,9 +93,12 @@ struct Pages {
 impl Pages {
     fn make(count: usize, change: Change) -> Pages {
         let mut random = Random(count as u64);
-        let old: Vec<u8> = (0..count * PAGE / 8).flat_map(|_| random.next().to_le_bytes()).collect();
+        let old: Vec<u8> = (0..count * PAGE / 8)
+            .flat_map(|_| random.next().to_le_bytes())
+            .collect();
         let mut new = old.clone();
-        new.chunks_exact_mut(PAGE).for_each(|page| change(page, &mut random));
+        new.chunks_exact_mut(PAGE)
+            .for_each(|page| change(page, &mut random));
         Pages { old, new }
     }
 
@@ -92,12 +107,15 @@ impl Pages {
     }
 
     fn encode(&self, tier: Tier, out: &mut [u8]) -> usize {
-        let encode = |(old, new)| encode_with(tier, black_box(old), black_box(new), out).expect("available");
+        let encode =
+            |(old, new)| encode_with(tier, black_box(old), black_box(new), out).expect("available");
         self.iter().filter_map(encode).sum()
     }
 
     fn compare(&self) -> usize {
-        self.iter().filter(|(old, new)| black_box(old) == black_box(new)).count()
+        self.iter()
+            .filter(|(old, new)| black_box(old) == black_box(new))
+            .count()
     }
 
     /// Checks every page's delta on a tier against the scalar tier's, and decodes it.
@@ -105,7 +123,10 @@ impl Pages {
         let (mut delta, mut expected) = ([0; PAGE], [0; PAGE]);
         for (old, new) in self.iter() {
             let length = encode_with(tier, old, new, &mut delta).expect("available");
-            assert_eq!(length, encode_with(Tier::Scalar, old, new, &mut expected).expect("available"));
+            assert_eq!(
+                length,
+                encode_with(Tier::Scalar, old, new, &mut expected).expect("available")
+            );
             let Some(length) = length else { continue };
             assert_eq!(delta[..length], expected[..length]);
             let mut page = old.to_vec();
@@ -133,9 +154,18 @@ fn measure(rounds: usize, calls: usize, cases: &mut [&mut dyn FnMut()]) -> Vec<f
     times.into_iter().map(median).collect()
 }
 
-fn encoding(heading: &str, pages: usize, rounds: usize, calls: usize, tiers: &[Tier], chosen: &[(&str, Change)]) {
+fn encoding(
+    heading: &str,
+    pages: usize,
+    rounds: usize,
+    calls: usize,
+    tiers: &[Tier],
+    chosen: &[(&str, Change)],
+) {
     print!("\n{heading:<20}{:>9}", "memcmp");
-    tiers.iter().for_each(|tier| print!("{:>10}{:>7}", tier.name(), "times"));
+    tiers
+        .iter()
+        .for_each(|tier| print!("{:>10}{:>7}", tier.name(), "times"));
     println!();
     let mut products = vec![1.0; tiers.len()];
     for (name, change) in chosen {
@@ -149,7 +179,11 @@ fn encoding(heading: &str, pages: usize, rounds: usize, calls: usize, tiers: &[T
         };
         let mut encoders: Vec<_> = tiers.iter().map(encoder).collect();
         let mut cases: Vec<&mut dyn FnMut()> = vec![&mut compare];
-        cases.extend(encoders.iter_mut().map(|encoder| encoder as &mut dyn FnMut()));
+        cases.extend(
+            encoders
+                .iter_mut()
+                .map(|encoder| encoder as &mut dyn FnMut()),
+        );
         let seconds = measure(rounds, calls, &mut cases);
         let speed = |seconds: f64| pages.new.len() as f64 / seconds / 1e9;
         print!("{name:<20}{:>9.2}", speed(seconds[0]));
@@ -160,52 +194,85 @@ fn encoding(heading: &str, pages: usize, rounds: usize, calls: usize, tiers: &[T
         println!();
     }
     print!("{:<29}", "geometric mean");
-    products.iter().for_each(|product| print!("{:>17.2}", product.powf(1.0 / chosen.len() as f64)));
+    products
+        .iter()
+        .for_each(|product| print!("{:>17.2}", product.powf(1.0 / chosen.len() as f64)));
     println!();
 }
 
 /// Decoding, in GB/s of the bytes that it writes, beside `memcpy` of runs as long.
 fn decoding(rounds: usize, calls: usize) {
     println!("\n{:<20}{:>9}{:>9}", "decode (hot)", "memcpy", "decode");
-    for (name, run, gap) in [("runs of 512", 512, 512), ("runs of 32", 32, 32), ("runs of 8", 8, 56), ("runs of 1", 1, 7)] {
+    for (name, run, gap) in [
+        ("runs of 512", 512, 512),
+        ("runs of 32", 32, 32),
+        ("runs of 8", 8, 56),
+        ("runs of 1", 1, 7),
+    ] {
         let mut random = Random(run as u64);
-        let old: Vec<u8> = (0..PAGE / 8).flat_map(|_| random.next().to_le_bytes()).collect();
+        let old: Vec<u8> = (0..PAGE / 8)
+            .flat_map(|_| random.next().to_le_bytes())
+            .collect();
         let mut new = old.clone();
         for at in (0..PAGE).filter(|at| at % (run + gap) < run) {
             change_byte(&mut new, &mut random, at);
         }
         let mut delta = vec![0; PAGE];
-        let length = encode_with(Tier::Scalar, &old, &new, &mut delta).expect("available").expect("fits");
+        let length = encode_with(Tier::Scalar, &old, &new, &mut delta)
+            .expect("available")
+            .expect("fits");
         delta.truncate(length);
-        let (mut copied, mut decoded) = (vec![old.clone(); HOT_PAGES], vec![old.clone(); HOT_PAGES]);
+        let (mut copied, mut decoded) =
+            (vec![old.clone(); HOT_PAGES], vec![old.clone(); HOT_PAGES]);
         let starts: Vec<usize> = (0..PAGE).step_by(run + gap).collect();
         let mut copy = || {
             for page in &mut copied {
-                starts.iter().for_each(|&at| page[at..at + run].copy_from_slice(&black_box(&new)[at..at + run]));
+                starts.iter().for_each(|&at| {
+                    page[at..at + run].copy_from_slice(&black_box(&new)[at..at + run])
+                });
             }
         };
-        let mut apply = || decoded.iter_mut().for_each(|page| decode(black_box(&delta), page).expect("decodes"));
+        let mut apply = || {
+            decoded
+                .iter_mut()
+                .for_each(|page| decode(black_box(&delta), page).expect("decodes"))
+        };
         let seconds = measure(rounds, calls, &mut [&mut copy, &mut apply]);
         assert!(decoded.iter().all(|page| *page == new) && copied == decoded);
         let speed = |seconds: f64| (starts.len() * run * HOT_PAGES) as f64 / seconds / 1e9;
-        println!("{name:<20}{:>9.2}{:>9.2}", speed(seconds[0]), speed(seconds[1]));
+        println!(
+            "{name:<20}{:>9.2}{:>9.2}",
+            speed(seconds[0]),
+            speed(seconds[1])
+        );
     }
 }
 
 fn processor() -> String {
     let told = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = told.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    name.map_or(std::env::consts::ARCH, |(_, name)| name).to_owned()
+    let name = told
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    name.map_or(std::env::consts::ARCH, |(_, name)| name)
+        .to_owned()
 }
 
 fn main() {
     let bench = std::env::args().any(|arg| arg == "--bench");
-    let asked: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
+    let asked: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|arg| !arg.starts_with("--"))
+        .collect();
     let chosen: Vec<_> = PATTERNS
         .into_iter()
-        .filter(|(name, _)| asked.is_empty() || asked.iter().any(|asked| name.contains(asked.as_str())))
+        .filter(|(name, _)| {
+            asked.is_empty() || asked.iter().any(|asked| name.contains(asked.as_str()))
+        })
         .collect();
-    let tiers: Vec<Tier> = Tier::ALL.into_iter().filter(|tier| tier.is_available()).collect();
+    let tiers: Vec<Tier> = Tier::ALL
+        .into_iter()
+        .filter(|tier| tier.is_available())
+        .collect();
     println!("{}; encoding, GB/s of pages", processor());
     let (rounds, calls) = if bench { (25, 20) } else { (1, 1) };
     encoding("encode (hot)", HOT_PAGES, rounds, calls, &tiers, &chosen);

@@ -100,13 +100,17 @@ pub struct Header {
 #[non_exhaustive]
 pub enum FrameError {
     /// The bytes do not begin as a frame does.
-    #[error("expected a frame (f3 50 57 46), found {found:02x?}: this is not a pagewire stream, or it is damaged here")]
+    #[error(
+        "expected a frame (f3 50 57 46), found {found:02x?}: this is not a pagewire stream, or it is damaged here"
+    )]
     Magic {
         /// The four bytes in its place.
         found: [u8; 4],
     },
     /// The header's own checksum does not match.
-    #[error("the header's checksum is {actual:016x}, expected {expected:016x}: the stream is damaged")]
+    #[error(
+        "the header's checksum is {actual:016x}, expected {expected:016x}: the stream is damaged"
+    )]
     HeaderHash {
         /// As the header says.
         expected: u64,
@@ -114,7 +118,9 @@ pub enum FrameError {
         actual: u64,
     },
     /// A field that must be zero is not, or a length is over its cap.
-    #[error("the header's {field} is {value}, which version {VERSION_MAJOR} of the format does not allow (at most {limit})")]
+    #[error(
+        "the header's {field} is {value}, which version {VERSION_MAJOR} of the format does not allow (at most {limit})"
+    )]
     Field {
         /// The name of the field in docs/format.md.
         field: &'static str,
@@ -127,10 +133,14 @@ pub enum FrameError {
     #[error("codec {0} is not known to this version of pagewire; a newer one is needed")]
     Codec(u8),
     /// A frame type of a later version that must not be skipped.
-    #[error("frame type {0:#04x} is not known to this version of pagewire and must not be skipped; a newer one is needed")]
+    #[error(
+        "frame type {0:#04x} is not known to this version of pagewire and must not be skipped; a newer one is needed"
+    )]
     Type(u8),
     /// The stream's major version is not ours.
-    #[error("the stream's format version is {major}.{minor}, this pagewire reads {VERSION_MAJOR}.x")]
+    #[error(
+        "the stream's format version is {major}.{minor}, this pagewire reads {VERSION_MAJOR}.x"
+    )]
     Version {
         /// Major version in START.
         major: u8,
@@ -146,7 +156,9 @@ pub enum FrameError {
         found: String,
     },
     /// The payload's checksum does not match.
-    #[error("the payload's checksum is {actual:016x}, expected {expected:016x}: the frame is damaged")]
+    #[error(
+        "the payload's checksum is {actual:016x}, expected {expected:016x}: the frame is damaged"
+    )]
     PayloadHash {
         /// As the header says.
         expected: u64,
@@ -162,7 +174,9 @@ pub enum FrameError {
         reason: String,
     },
     /// The input ended where a frame, or the rest of one, was expected.
-    #[error("the stream ends {within}, {missing} bytes short, without its end mark: it was cut off")]
+    #[error(
+        "the stream ends {within}, {missing} bytes short, without its end mark: it was cut off"
+    )]
     Truncated {
         /// Where it ends.
         within: &'static str,
@@ -170,10 +184,14 @@ pub enum FrameError {
         missing: u64,
     },
     /// There was no byte at all.
-    #[error("the input is empty: even an empty stream has a first and a last frame (did the sender start?)")]
+    #[error(
+        "the input is empty: even an empty stream has a first and a last frame (did the sender start?)"
+    )]
     Empty,
     /// The totals or the hash of END do not match what was decoded.
-    #[error("the end mark says {expected} for the {what}, decoded were {actual}: the stream is damaged")]
+    #[error(
+        "the end mark says {expected} for the {what}, decoded were {actual}: the stream is damaged"
+    )]
     Total {
         /// Which total.
         what: &'static str,
@@ -252,13 +270,29 @@ impl Header {
             return Err(FrameError::HeaderHash { expected, actual });
         }
         let limited = |field, value: u64, limit: u64| {
-            if value > limit { Err(FrameError::Field { field, value, limit }) } else { Ok(()) }
+            if value > limit {
+                Err(FrameError::Field {
+                    field,
+                    value,
+                    limit,
+                })
+            } else {
+                Ok(())
+            }
         };
         limited("flags field", u64::from(b[5]), 0)?;
-        limited("reserved field", u64::from(u16::from_le_bytes([b[10], b[11]])), 0)?;
+        limited(
+            "reserved field",
+            u64::from(u16::from_le_bytes([b[10], b[11]])),
+            0,
+        )?;
         let kind = FrameType::from_byte(b[4]);
         let (raw_len, packed_len) = (u32_at(24), u32_at(28));
-        let cap = if kind == FrameType::Data { MAX_RAW } else { MAX_CONTROL };
+        let cap = if kind == FrameType::Data {
+            MAX_RAW
+        } else {
+            MAX_CONTROL
+        };
         limited("raw length", u64::from(raw_len), cap as u64)?;
         limited("packed length", u64::from(packed_len), u64::from(raw_len))?;
         let codec = Codec::from_byte(b[6]).ok_or(FrameError::Codec(b[6]))?;
@@ -266,7 +300,11 @@ impl Header {
             limited("codec", u64::from(b[6]), 0)?;
             if packed_len != raw_len {
                 let (value, limit) = (u64::from(packed_len), u64::from(raw_len));
-                return Err(FrameError::Field { field: "packed length of a stored frame", value, limit });
+                return Err(FrameError::Field {
+                    field: "packed length of a stored frame",
+                    value,
+                    limit,
+                });
             }
         }
         Ok(Header {
@@ -288,7 +326,10 @@ impl Header {
         if actual == self.payload_hash {
             Ok(())
         } else {
-            Err(FrameError::PayloadHash { expected: self.payload_hash, actual })
+            Err(FrameError::PayloadHash {
+                expected: self.payload_hash,
+                actual,
+            })
         }
     }
 }
@@ -322,12 +363,20 @@ impl Start {
             }
         }
         let Some(b) = b.first_chunk::<{ Self::LEN }>() else {
-            return Err(FrameError::Field { field: "START payload's length", value: b.len() as u64, limit: 0 });
+            return Err(FrameError::Field {
+                field: "START payload's length",
+                value: b.len() as u64,
+                limit: 0,
+            });
         };
         let frame_size = u32::from_le_bytes([b[4], b[5], b[6], b[7]]);
         if !(MIN_FRAME_SIZE..=MAX_RAW).contains(&(frame_size as usize)) {
             let (value, limit) = (u64::from(frame_size), MAX_RAW as u64);
-            return Err(FrameError::Field { field: "START payload's frame size", value, limit });
+            return Err(FrameError::Field {
+                field: "START payload's frame size",
+                value,
+                limit,
+            });
         }
         Ok(Start { frame_size })
     }
@@ -376,18 +425,36 @@ impl End {
     /// The totals in an END payload.
     pub fn from_bytes(b: &[u8]) -> Result<Self, FrameError> {
         let Some(b) = b.first_chunk::<{ Self::LEN }>() else {
-            return Err(FrameError::Field { field: "END payload's length", value: b.len() as u64, limit: 0 });
+            return Err(FrameError::Field {
+                field: "END payload's length",
+                value: b.len() as u64,
+                limit: 0,
+            });
         };
-        let u64_at = |at: usize| b[at..at + 8].iter().rev().fold(0u64, |v, &x| v << 8 | u64::from(x));
+        let u64_at = |at: usize| {
+            b[at..at + 8]
+                .iter()
+                .rev()
+                .fold(0u64, |v, &x| v << 8 | u64::from(x))
+        };
         let ending = match b[32] {
             0 => Ending::Complete,
             1 => Ending::TruncatedInput,
             other => {
-                return Err(FrameError::Field { field: "END payload's ending", value: u64::from(other), limit: 1 });
+                return Err(FrameError::Field {
+                    field: "END payload's ending",
+                    value: u64::from(other),
+                    limit: 1,
+                });
             }
         };
         let content_hash = u128::from(u64_at(16)) | u128::from(u64_at(24)) << 64;
-        Ok(End { raw_bytes: u64_at(0), frames: u64_at(8), content_hash, ending })
+        Ok(End {
+            raw_bytes: u64_at(0),
+            frames: u64_at(8),
+            content_hash,
+            ending,
+        })
     }
 }
 
@@ -441,22 +508,52 @@ mod tests {
         };
         assert_eq!(field(with_field(|b| b[5] = 1)), "flags field");
         assert_eq!(field(with_field(|b| b[10] = 1)), "reserved field");
-        assert_eq!(field(with_field(|b| b[24..28].copy_from_slice(&(MAX_RAW as u32 + 1).to_le_bytes()))), "raw length");
-        assert_eq!(field(with_field(|b| b[28..32].copy_from_slice(&u32::MAX.to_le_bytes()))), "packed length");
-        assert_eq!(field(with_field(|b| b[6] = 0)), "packed length of a stored frame");
+        assert_eq!(
+            field(with_field(
+                |b| b[24..28].copy_from_slice(&(MAX_RAW as u32 + 1).to_le_bytes())
+            )),
+            "raw length"
+        );
+        assert_eq!(
+            field(with_field(
+                |b| b[28..32].copy_from_slice(&u32::MAX.to_le_bytes())
+            )),
+            "packed length"
+        );
+        assert_eq!(
+            field(with_field(|b| b[6] = 0)),
+            "packed length of a stored frame"
+        );
         assert_eq!(with_field(|b| b[6] = 99), Err(FrameError::Codec(99)));
     }
 
     #[test]
     fn start_and_end_survive_their_bytes() {
-        let start = Start { frame_size: 1 << 20 };
+        let start = Start {
+            frame_size: 1 << 20,
+        };
         assert_eq!(Start::from_bytes(&start.to_bytes()), Ok(start));
-        let end =
-            End { raw_bytes: 5 << 40, frames: 9, content_hash: u128::MAX - 77, ending: Ending::TruncatedInput };
+        let end = End {
+            raw_bytes: 5 << 40,
+            frames: 9,
+            content_hash: u128::MAX - 77,
+            ending: Ending::TruncatedInput,
+        };
         assert_eq!(End::from_bytes(&end.to_bytes()), Ok(end));
         assert!(Start::from_bytes(&[]).is_err() && End::from_bytes(&[0; 47]).is_err());
-        assert_eq!(Start::from_bytes(&[2, 0]), Err(FrameError::Version { major: 2, minor: 0 }));
-        assert!(Start::from_bytes(&Start { frame_size: 1 << 30 }.to_bytes()).is_err());
+        assert_eq!(
+            Start::from_bytes(&[2, 0]),
+            Err(FrameError::Version { major: 2, minor: 0 })
+        );
+        assert!(
+            Start::from_bytes(
+                &Start {
+                    frame_size: 1 << 30
+                }
+                .to_bytes()
+            )
+            .is_err()
+        );
     }
 
     proptest! {

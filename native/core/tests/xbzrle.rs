@@ -15,7 +15,9 @@ fn oracle_encode(old: &[u8], new: &[u8]) -> Option<Vec<u8>> {
             oracle_record(&mut delta, same, &new[end + same..=end + same]);
             end += same + 1;
         }
-        let stop = (start..new.len()).find(|&at| old[at] == new[at]).unwrap_or(new.len());
+        let stop = (start..new.len())
+            .find(|&at| old[at] == new[at])
+            .unwrap_or(new.len());
         if stop - start > MAX_RUN {
             return None;
         }
@@ -40,7 +42,9 @@ fn oracle_decode(delta: &[u8], old: &[u8]) -> Option<Vec<u8>> {
     fn length(delta: &mut &[u8]) -> Option<usize> {
         let (length, rest) = match **delta {
             [low @ ..0x80, ref rest @ ..] => (low as usize, rest),
-            [low, high @ 1..0x80, ref rest @ ..] => (low as usize - 0x80 + high as usize * 0x80, rest),
+            [low, high @ 1..0x80, ref rest @ ..] => {
+                (low as usize - 0x80 + high as usize * 0x80, rest)
+            }
             _ => return None,
         };
         *delta = rest;
@@ -53,7 +57,8 @@ fn oracle_decode(delta: &[u8], old: &[u8]) -> Option<Vec<u8>> {
         let first = rest.len() == delta.len();
         let same = length(&mut rest).filter(|&same| same > 0 || first)?;
         let changed = length(&mut rest).filter(|&changed| changed > 0)?;
-        page.get_mut(at + same..at + same + changed)?.copy_from_slice(rest.get(..changed)?);
+        page.get_mut(at + same..at + same + changed)?
+            .copy_from_slice(rest.get(..changed)?);
         (at, rest) = (at + same + changed, &rest[changed..]);
     }
     Some(page).filter(|_| delta.len() <= old.len())
@@ -63,11 +68,17 @@ fn oracle_decode(delta: &[u8], old: &[u8]) -> Option<Vec<u8>> {
 fn pages(length: usize, seed: u64, changed: impl Fn(usize) -> bool) -> (Vec<u8>, Vec<u8>) {
     let mut state = seed;
     let mut byte = || {
-        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        state = state
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
         (state >> 56) as u8
     };
     let old: Vec<u8> = (0..length).map(|_| byte()).collect();
-    let new = old.iter().enumerate().map(|(at, &old)| if changed(at) { old ^ (byte() | 1) } else { old }).collect();
+    let new = old
+        .iter()
+        .enumerate()
+        .map(|(at, &old)| if changed(at) { old ^ (byte() | 1) } else { old })
+        .collect();
     (old, new)
 }
 
@@ -77,19 +88,33 @@ fn check(tier: Tier, old: &[u8], new: &[u8]) -> Option<Vec<u8>> {
     let encode = |limit: usize| {
         let mut out = vec![UNTOUCHED; new.len() + 64];
         let length = encode_with(tier, old, new, &mut out[..limit]).expect("the tier is available");
-        assert!(out[limit..].iter().all(|&byte| byte == UNTOUCHED), "wrote beyond {limit}");
+        assert!(
+            out[limit..].iter().all(|&byte| byte == UNTOUCHED),
+            "wrote beyond {limit}"
+        );
         length.map(|length| out[..length].to_vec())
     };
     let delta = encode(new.len() + 64);
     let canonical = oracle_encode(old, new);
     let Some(delta) = delta else {
-        assert!(canonical.is_none_or(|canonical| canonical.len() > new.len()), "gave up what fits");
+        assert!(
+            canonical.is_none_or(|canonical| canonical.len() > new.len()),
+            "gave up what fits"
+        );
         return None;
     };
     let canonical = canonical.expect("what the format can express");
-    assert!(delta.len() <= canonical.len(), "{} bytes, canonical {}", delta.len(), canonical.len());
+    assert!(
+        delta.len() <= canonical.len(),
+        "{} bytes, canonical {}",
+        delta.len(),
+        canonical.len()
+    );
     assert_eq!(delta.is_empty(), old == new);
-    assert!(oracle_decode(&delta, old).as_deref() == Some(new), "the oracle decodes another page");
+    assert!(
+        oracle_decode(&delta, old).as_deref() == Some(new),
+        "the oracle decodes another page"
+    );
     for delta in [&delta, &canonical] {
         let mut page = old.to_vec();
         if delta.len() <= page.len() {
@@ -100,13 +125,19 @@ fn check(tier: Tier, old: &[u8], new: &[u8]) -> Option<Vec<u8>> {
     let near = delta.len().saturating_sub(40)..=(delta.len() + 40).min(new.len());
     for limit in near.chain([0, 1, 2, delta.len() / 2]) {
         let expected = (limit >= delta.len()).then_some(&delta);
-        assert!(encode(limit).as_ref() == expected, "limit {limit}, delta {}", delta.len());
+        assert!(
+            encode(limit).as_ref() == expected,
+            "limit {limit}, delta {}",
+            delta.len()
+        );
     }
     Some(delta)
 }
 
 /// Lengths around which something changes: a bridge, a block of the writer, a mask, a second length byte.
-const LENGTHS: [usize; 22] = [1, 2, 3, 4, 5, 7, 8, 9, 16, 31, 32, 33, 63, 64, 65, 125, 126, 127, 128, 129, 130, 131];
+const LENGTHS: [usize; 22] = [
+    1, 2, 3, 4, 5, 7, 8, 9, 16, 31, 32, 33, 63, 64, 65, 125, 126, 127, 128, 129, 130, 131,
+];
 
 fn runs_and_gaps(tier: Tier) {
     for first in LENGTHS {
@@ -143,7 +174,8 @@ fn ends_of_the_page(tier: Tier) {
         for edge in [0, 1, 2, 3, 4, 31, 32, 33, 34, 63, 64] {
             for run in [1, 2, 3, 31, 32, 33] {
                 let (old, new) = pages(length, 3, |at| {
-                    (edge..edge + run).contains(&at) || (edge..edge + run).contains(&(length - 1 - at))
+                    (edge..edge + run).contains(&at)
+                        || (edge..edge + run).contains(&(length - 1 - at))
                 });
                 check(tier, &old, &new);
             }
@@ -181,17 +213,38 @@ fn unaligned_pages(tier: Tier) {
 /// Pages of which a run can be longer than a length can name.
 fn long_runs(tier: Tier) {
     let big = MAX_PAGE;
-    for same in [MAX_RUN - 1, MAX_RUN, MAX_RUN + 1, MAX_RUN + 2, 2 * MAX_RUN, 2 * MAX_RUN + 1, 2 * MAX_RUN + 2, big - 1] {
+    for same in [
+        MAX_RUN - 1,
+        MAX_RUN,
+        MAX_RUN + 1,
+        MAX_RUN + 2,
+        2 * MAX_RUN,
+        2 * MAX_RUN + 1,
+        2 * MAX_RUN + 2,
+        big - 1,
+    ] {
         let (old, new) = pages(big, 6, |at| at == same);
-        assert!(check(tier, &old, &new).is_some(), "an unchanged run of {same} can be cut");
+        assert!(
+            check(tier, &old, &new).is_some(),
+            "an unchanged run of {same} can be cut"
+        );
     }
     for changed in [MAX_RUN - 1, MAX_RUN, MAX_RUN + 1, big] {
         let (old, new) = pages(big, 7, |at| at < changed);
-        assert_eq!(check(tier, &old, &new).is_some(), changed <= MAX_RUN, "{changed}");
+        assert_eq!(
+            check(tier, &old, &new).is_some(),
+            changed <= MAX_RUN,
+            "{changed}"
+        );
     }
     for gap in [1, 2, 3] {
-        let (old, new) = pages(big, 8, |at| at < MAX_RUN || (MAX_RUN + gap..2 * MAX_RUN).contains(&at));
-        assert!(check(tier, &old, &new).is_some(), "can be parted at the gap of {gap}");
+        let (old, new) = pages(big, 8, |at| {
+            at < MAX_RUN || (MAX_RUN + gap..2 * MAX_RUN).contains(&at)
+        });
+        assert!(
+            check(tier, &old, &new).is_some(),
+            "can be parted at the gap of {gap}"
+        );
     }
     let (old, new) = pages(big, 9, |at| at % 200 < 199 && at < 50_000);
     assert!(check(tier, &old, &new).is_some());
@@ -209,7 +262,8 @@ fn equal_and_opposite(tier: Tier) {
 
 /// Gaps and runs as they come, most of them short.
 fn layout() -> impl Strategy<Value = Vec<(usize, usize)>> {
-    let length = || prop_oneof![6 => 1..6usize, 2 => 1..40usize, 2 => 120..135usize, 1 => 1..2000usize];
+    let length =
+        || prop_oneof![6 => 1..6usize, 2 => 1..40usize, 2 => 120..135usize, 1 => 1..2000usize];
     prop::collection::vec((length(), length()), 0..120)
 }
 
@@ -222,7 +276,10 @@ fn any_page(tier: Tier, length: usize, first: bool, layout: &[(usize, usize)], s
     changed.resize(length, false);
     let (old, new) = pages(length, seed, |at| changed[at]);
     let delta = check(tier, &old, &new);
-    assert!(delta == check(Tier::Scalar, &old, &new), "another delta than the scalar tier's");
+    assert!(
+        delta == check(Tier::Scalar, &old, &new),
+        "another delta than the scalar tier's"
+    );
 }
 
 /// Stamps the properties on a tier. On a machine that lacks it nothing is asserted, and `tiers_that_did_not_run` says so.
@@ -269,7 +326,11 @@ on_tier!(neon, Tier::Neon);
 fn tiers_that_did_not_run() {
     for tier in Tier::ALL {
         if let Some(why) = tier.lack() {
-            writeln!(std::io::stderr(), "PAGEWIRE-NOT-RUN xbzrle on {tier}: {why}").expect("stderr");
+            writeln!(
+                std::io::stderr(),
+                "PAGEWIRE-NOT-RUN xbzrle on {tier}: {why}"
+            )
+            .expect("stderr");
             assert!(encode_with(tier, &[0; 64], &[1; 64], &mut [0; 64]).is_err());
         }
     }
@@ -281,27 +342,91 @@ fn decode_refuses_what_is_not_exact() {
     let page = 64;
     let refused: &[(&[u8], DecodeError)] = &[
         (&[0; 65], LongerThanPage { length: 65, page }),
-        (&[5], Truncated { offset: 1, expected: 1 }),
-        (&[0x85], Truncated { offset: 1, expected: 1 }),
-        (&[0, 0x81], Truncated { offset: 2, expected: 1 }),
-        (&[0, 3, b'a'], Truncated { offset: 3, expected: 2 }),
-        (&[0, 1, b'a', 1], Truncated { offset: 4, expected: 1 }),
+        (
+            &[5],
+            Truncated {
+                offset: 1,
+                expected: 1,
+            },
+        ),
+        (
+            &[0x85],
+            Truncated {
+                offset: 1,
+                expected: 1,
+            },
+        ),
+        (
+            &[0, 0x81],
+            Truncated {
+                offset: 2,
+                expected: 1,
+            },
+        ),
+        (
+            &[0, 3, b'a'],
+            Truncated {
+                offset: 3,
+                expected: 2,
+            },
+        ),
+        (
+            &[0, 1, b'a', 1],
+            Truncated {
+                offset: 4,
+                expected: 1,
+            },
+        ),
         (&[0, 0], EmptyRun { offset: 1 }),
         (&[7, 0, 1, 1, b'a'], EmptyRun { offset: 1 }),
         (&[0, 1, b'a', 0, 1, b'b'], EmptyRun { offset: 3 }),
         (&[0x80, 0x00, 1, b'a'], LengthNotMinimal { offset: 0 }),
         (&[0, 0x81, 0x00, b'a'], LengthNotMinimal { offset: 1 }),
         (&[0x81, 0x80, 0x01, 1, b'a'], LengthTooLong { offset: 0 }),
-        (&[64, 1, b'a'], BeyondPage { offset: 1, end: 65, page }),
-        (&[65, 1, b'a'], BeyondPage { offset: 0, end: 65, page }),
-        (&[62, 3, b'a', b'b', b'c'], BeyondPage { offset: 1, end: 65, page }),
-        (&[0xff, 0x7f, 1, b'a'], BeyondPage { offset: 0, end: MAX_RUN, page }),
+        (
+            &[64, 1, b'a'],
+            BeyondPage {
+                offset: 1,
+                end: 65,
+                page,
+            },
+        ),
+        (
+            &[65, 1, b'a'],
+            BeyondPage {
+                offset: 0,
+                end: 65,
+                page,
+            },
+        ),
+        (
+            &[62, 3, b'a', b'b', b'c'],
+            BeyondPage {
+                offset: 1,
+                end: 65,
+                page,
+            },
+        ),
+        (
+            &[0xff, 0x7f, 1, b'a'],
+            BeyondPage {
+                offset: 0,
+                end: MAX_RUN,
+                page,
+            },
+        ),
     ];
     for (delta, error) in refused {
         assert_eq!(decode(delta, &mut vec![0; page]), Err(*error), "{delta:x?}");
         assert_eq!(oracle_decode(delta, &vec![0; page]), None, "{delta:x?}");
     }
-    let accepted: &[&[u8]] = &[&[], &[0, 1, b'a'], &[63, 1, b'a'], &[0, 1, b'a', 62, 1, b'b'], &[9, 2, 0, 0]];
+    let accepted: &[&[u8]] = &[
+        &[],
+        &[0, 1, b'a'],
+        &[63, 1, b'a'],
+        &[0, 1, b'a', 62, 1, b'b'],
+        &[9, 2, 0, 0],
+    ];
     for delta in accepted {
         let mut page = vec![0; page];
         assert_eq!(decode(delta, &mut page), Ok(()), "{delta:x?}");

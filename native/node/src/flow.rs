@@ -6,7 +6,9 @@ use napi::{Error, Result, Status};
 use napi_derive::napi;
 use pagewire_core::codec::Codec;
 use pagewire_core::delta;
-use pagewire_core::flow::{CacheSize, DeltaOptions, EncodeOptions, Event, Flow, FlowError, StreamEnd};
+use pagewire_core::flow::{
+    CacheSize, DeltaOptions, EncodeOptions, Event, Flow, FlowError, StreamEnd,
+};
 use pagewire_core::frame::Ending;
 use pagewire_core::qemu::Reason;
 use std::collections::BTreeMap;
@@ -26,11 +28,13 @@ fn coded(error: &FlowError) -> Error<String> {
 
 /// The codec with this number.
 pub(crate) fn codec(number: u8) -> Result<Codec> {
-    Codec::from_byte(number).ok_or_else(|| Error::new(Status::InvalidArg, format!("no codec {number}")))
+    Codec::from_byte(number)
+        .ok_or_else(|| Error::new(Status::InvalidArg, format!("no codec {number}")))
 }
 
 /// `(event, slot, work)`: see `events` in src/native.ts.
-type Listener = ThreadsafeFunction<FnArgs<(u32, u32, u32)>, (), FnArgs<(u32, u32, u32)>, Status, false>;
+type Listener =
+    ThreadsafeFunction<FnArgs<(u32, u32, u32)>, (), FnArgs<(u32, u32, u32)>, Status, false>;
 
 fn listener(function: Listener) -> Box<dyn Fn(Event) + Send + Sync> {
     Box::new(move |event| {
@@ -169,9 +173,10 @@ impl From<delta::Counters> for NativeDelta {
         };
         NativeDelta {
             qemu,
-            verbatim: c
-                .verbatim
-                .map(|v| NativeVerbatim { reason: v.reason.as_str().to_owned(), offset: v.offset as f64 }),
+            verbatim: c.verbatim.map(|v| NativeVerbatim {
+                reason: v.reason.as_str().to_owned(),
+                offset: v.offset as f64,
+            }),
             pages: (&c.total).into(),
             delta_bytes: c.total.delta_payload as f64,
             passes: c.passes.iter().map(pass).collect(),
@@ -207,18 +212,32 @@ impl NativeResult {
     fn failed(error: &FlowError) -> Self {
         let (frame, offset) = match error {
             FlowError::Frame { number, offset, .. } => (Some(*number as f64), Some(*offset as f64)),
-            FlowError::Read { offset, .. } | FlowError::Write { offset, .. } | FlowError::OutputClosed { offset } => {
-                (None, Some(*offset as f64))
-            }
+            FlowError::Read { offset, .. }
+            | FlowError::Write { offset, .. }
+            | FlowError::OutputClosed { offset } => (None, Some(*offset as f64)),
             _ => (None, None),
         };
         let (code, message) = (Some(error.code().to_owned()), Some(error.to_string()));
-        NativeResult { code, message, frame, offset, truncated: false, within: None }
+        NativeResult {
+            code,
+            message,
+            frame,
+            offset,
+            truncated: false,
+            within: None,
+        }
     }
 
     fn ended(ending: Option<Ending>, within: Option<String>) -> Self {
         let truncated = ending == Some(Ending::TruncatedInput);
-        NativeResult { code: None, message: None, frame: None, offset: None, truncated, within }
+        NativeResult {
+            code: None,
+            message: None,
+            frame: None,
+            offset: None,
+            truncated,
+            within,
+        }
     }
 }
 
@@ -235,7 +254,10 @@ impl NativeFlow {
         let mut flows = flows();
         let handle = flows.last_key_value().map_or(0, |(last, _)| last + 1);
         flows.insert(handle, Arc::downgrade(&flow));
-        NativeFlow { handle, flow: Some(flow) }
+        NativeFlow {
+            handle,
+            flow: Some(flow),
+        }
     }
 
     fn flow(&self) -> Result<&Flow, String> {
@@ -251,7 +273,12 @@ fn closed() -> Error<String> {
 impl NativeFlow {
     /// Starts an encoder from one descriptor to the other. The descriptors are duplicated and stay the caller's.
     #[napi(factory)]
-    pub fn encode(input: i32, output: i32, options: NativeEncodeOptions, events: Listener) -> Result<Self, String> {
+    pub fn encode(
+        input: i32,
+        output: i32,
+        options: NativeEncodeOptions,
+        events: Listener,
+    ) -> Result<Self, String> {
         let (input, output) = (owned(input)?, owned(output)?);
         let delta = options.delta.map(|delta| DeltaOptions {
             max_delta: delta.max_delta as usize,
@@ -262,15 +289,32 @@ impl NativeFlow {
             memory_limit: delta.memory_limit as u64,
             fixed_memory: delta.fixed_memory as u64,
         });
-        let core = EncodeOptions { frame_size: options.frame_size as usize, frames: options.frames, delta };
-        Flow::encode(input, output, core, options.in_flight, options.packers, listener(events))
-            .map(Self::register)
-            .map_err(|e| coded(&e))
+        let core = EncodeOptions {
+            frame_size: options.frame_size as usize,
+            frames: options.frames,
+            delta,
+        };
+        Flow::encode(
+            input,
+            output,
+            core,
+            options.in_flight,
+            options.packers,
+            listener(events),
+        )
+        .map(Self::register)
+        .map_err(|e| coded(&e))
     }
 
     /// Starts a decoder from one descriptor to the other. The descriptors are duplicated and stay the caller's.
     #[napi(factory)]
-    pub fn decode(input: i32, output: i32, in_flight: u32, unpackers: u32, events: Listener) -> Result<Self, String> {
+    pub fn decode(
+        input: i32,
+        output: i32,
+        in_flight: u32,
+        unpackers: u32,
+        events: Listener,
+    ) -> Result<Self, String> {
         let (input, output) = (owned(input)?, owned(output)?);
         Flow::decode(input, output, in_flight, unpackers, listener(events))
             .map(Self::register)
@@ -398,18 +442,28 @@ pub fn arena_bytes(frame_size: u32, in_flight: u32, packers: u32) -> f64 {
 #[napi]
 pub fn pipe() -> Result<Vec<i32>> {
     let (read, write) = std::io::pipe()?;
-    Ok(vec![OwnedFd::from(read).into_raw_fd(), OwnedFd::from(write).into_raw_fd()])
+    Ok(vec![
+        OwnedFd::from(read).into_raw_fd(),
+        OwnedFd::from(write).into_raw_fd(),
+    ])
 }
 
 /// A descriptor of our own for a number that JavaScript gave.
 fn owned(fd: i32) -> Result<OwnedFd, String> {
-    let invalid = |why: String| Error::new("BAD_DESCRIPTOR".to_owned(), format!("file descriptor {fd}: {why}"));
+    let invalid = |why: String| {
+        Error::new(
+            "BAD_DESCRIPTOR".to_owned(),
+            format!("file descriptor {fd}: {why}"),
+        )
+    };
     if fd < 0 {
         return Err(invalid("not the number of a descriptor".into()));
     }
     // SAFETY: the borrow lasts for this one call, which fails if the descriptor is not open.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
-    borrowed.try_clone_to_owned().map_err(|error| invalid(error.to_string()))
+    borrowed
+        .try_clone_to_owned()
+        .map_err(|error| invalid(error.to_string()))
 }
 
 /// What packing or unpacking made of a slot. A failure is data here, since errors lose their code between threads.
@@ -420,11 +474,20 @@ pub struct NativeOutcome {
     pub failure: Option<NativeResult>,
 }
 
-fn outcome(handle: u32, work: impl FnOnce(&Flow) -> std::result::Result<u32, FlowError>) -> NativeOutcome {
+fn outcome(
+    handle: u32,
+    work: impl FnOnce(&Flow) -> std::result::Result<u32, FlowError>,
+) -> NativeOutcome {
     let flow = flows().get(&handle).and_then(Weak::upgrade);
     match flow.as_deref().ok_or(FlowError::Stopped).and_then(work) {
-        Ok(slot) => NativeOutcome { slot: Some(slot), failure: None },
-        Err(error) => NativeOutcome { slot: None, failure: Some(NativeResult::failed(&error)) },
+        Ok(slot) => NativeOutcome {
+            slot: Some(slot),
+            failure: None,
+        },
+        Err(error) => NativeOutcome {
+            slot: None,
+            failure: Some(NativeResult::failed(&error)),
+        },
     }
 }
 

@@ -33,5 +33,8 @@ pub fn codec_levels(codec: u8) -> napi::Result<Vec<i32>> {
 #[napi]
 pub fn simd() -> Simd {
     let selection = pagewire_core::xbzrle::selection();
-    Simd { tier: selection.tier.to_string(), note: selection.refused.clone() }
+    Simd {
+        tier: selection.tier.to_string(),
+        note: selection.refused.clone(),
+    }
 }

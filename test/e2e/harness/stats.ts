@@ -1,9 +1,10 @@
 // What the tests look at in encode's --stats (docs/stats.md).
 import { isObject } from './qmp.js';
 
-/** How many pages went as `kind`. */
+/** How many pages went as `kind`; none where the filter looked at no pages. */
 export function pagesOfKind(stats: unknown, kind: string): number {
   const pages = isObject(stats) ? stats['pages'] : undefined;
+  if (pages === null) return 0;
   const count = isObject(pages) ? pages[kind] : undefined;
   if (typeof count !== 'number') throw new Error(`the stats hold no pages.${kind}: ${JSON.stringify(stats)}`);
   return count;

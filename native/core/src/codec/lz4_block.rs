@@ -19,10 +19,15 @@ pub(super) fn unpack(packed: &[u8], out: &mut [u8]) -> Result<usize, UnpackError
         return Err(UnpackError::Corrupt("an empty block".into()));
     }
     let size = i32::try_from(out.len()).map_err(|e| UnpackError::Corrupt(e.to_string()))?;
-    decompress_to_buffer(packed, Some(size), out).map_err(|_| UnpackError::Corrupt("not a valid LZ4 block".into()))
+    decompress_to_buffer(packed, Some(size), out)
+        .map_err(|_| UnpackError::Corrupt("not a valid LZ4 block".into()))
 }
 
 /// LZ4_sizeofState() is 16 KiB, LZ4_sizeofStateHC() 256 KiB; liblz4 makes one for each call.
 pub(super) fn context_bytes(level: i32) -> u64 {
-    if level >= HC_FROM { 263 << 10 } else { 17 << 10 }
+    if level >= HC_FROM {
+        263 << 10
+    } else {
+        17 << 10
+    }
 }

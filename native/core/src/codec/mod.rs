@@ -60,7 +60,11 @@ impl Codec {
 
     /// The level that is meant: 0 is the codec's default.
     pub fn effective_level(self, level: i32) -> i32 {
-        if level == 0 { DEFAULT_LEVELS[self as usize] } else { level }
+        if level == 0 {
+            DEFAULT_LEVELS[self as usize]
+        } else {
+            level
+        }
     }
 
     /// Bytes of working memory of one thread that packs blocks of `block` bytes, at the most.
@@ -139,7 +143,12 @@ impl Unpacker {
     ///
     /// # Errors
     /// If the bytes are not a block of this codec or unpack to another length. `out` then holds nothing of use.
-    pub fn unpack(&mut self, codec: Codec, packed: &[u8], out: &mut [u8]) -> Result<(), UnpackError> {
+    pub fn unpack(
+        &mut self,
+        codec: Codec,
+        packed: &[u8],
+        out: &mut [u8],
+    ) -> Result<(), UnpackError> {
         let expected = out.len();
         let actual = match codec {
             Codec::None if packed.len() == expected => {
@@ -151,7 +160,11 @@ impl Unpacker {
             Codec::Zlib => self.zlib.unpack(packed, out)?,
             Codec::Zstd => self.zstd.unpack(packed, out)?,
         };
-        if actual == expected { Ok(()) } else { Err(UnpackError::Length { expected, actual }) }
+        if actual == expected {
+            Ok(())
+        } else {
+            Err(UnpackError::Length { expected, actual })
+        }
     }
 }
 
@@ -185,10 +198,16 @@ mod tests {
                 for len in [1, 2, 17, 4096, 200_000] {
                     let raw = sample(len, 42);
                     let mut packed = vec![0; len];
-                    let Some(n) = packer.pack(codec, level, &raw, &mut packed) else { continue };
+                    let Some(n) = packer.pack(codec, level, &raw, &mut packed) else {
+                        continue;
+                    };
                     assert!(n < len);
                     let mut back = vec![1; len];
-                    assert_eq!(unpacker.unpack(codec, &packed[..n], &mut back), Ok(()), "{codec:?} {level} {len}");
+                    assert_eq!(
+                        unpacker.unpack(codec, &packed[..n], &mut back),
+                        Ok(()),
+                        "{codec:?} {level} {len}"
+                    );
                     assert_eq!(back, raw, "{codec:?} {level} {len}");
                 }
             }
@@ -198,11 +217,17 @@ mod tests {
     #[test]
     fn random_bytes_are_left_to_be_stored_and_text_is_not() {
         let mut packer = Packer::new();
-        let (random, text) = (sample(300_000, 7)[100_001..200_000].to_vec(), sample(300_000, 7)[..99_999].to_vec());
+        let (random, text) = (
+            sample(300_000, 7)[100_001..200_000].to_vec(),
+            sample(300_000, 7)[..99_999].to_vec(),
+        );
         let mut out = vec![0; 100_000];
         for codec in [Codec::Lz4, Codec::Zlib, Codec::Zstd] {
             assert_eq!(packer.pack(codec, 1, &random, &mut out), None, "{codec:?}");
-            assert!(packer.pack(codec, 1, &text, &mut out).is_some(), "{codec:?}");
+            assert!(
+                packer.pack(codec, 1, &text, &mut out).is_some(),
+                "{codec:?}"
+            );
         }
     }
 
@@ -214,9 +239,18 @@ mod tests {
             let mut packed = vec![0; raw.len()];
             let n = packer.pack(codec, 0, &raw, &mut packed).expect("packs");
             for wrong in [0, 1, raw.len() - 1, raw.len() + 1] {
-                assert!(unpacker.unpack(codec, &packed[..n], &mut vec![0; wrong]).is_err(), "{codec:?} {wrong}");
+                assert!(
+                    unpacker
+                        .unpack(codec, &packed[..n], &mut vec![0; wrong])
+                        .is_err(),
+                    "{codec:?} {wrong}"
+                );
             }
-            assert!(unpacker.unpack(codec, &packed[..n - 1], &mut vec![0; raw.len()]).is_err());
+            assert!(
+                unpacker
+                    .unpack(codec, &packed[..n - 1], &mut vec![0; raw.len()])
+                    .is_err()
+            );
         }
     }
 
@@ -225,7 +259,10 @@ mod tests {
         for codec in [Codec::Lz4, Codec::Zlib, Codec::Zstd] {
             for level in codec.levels() {
                 let bytes = codec.packer_bytes(level, 1 << 20);
-                assert!((1..256 << 20).contains(&bytes), "{codec:?} {level}: {bytes}");
+                assert!(
+                    (1..256 << 20).contains(&bytes),
+                    "{codec:?} {level}: {bytes}"
+                );
             }
         }
     }

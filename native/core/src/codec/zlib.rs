@@ -8,7 +8,11 @@ pub(super) struct Packer(Option<(i32, Compressor)>);
 
 impl Packer {
     pub(super) fn pack(&mut self, level: i32, raw: &[u8], out: &mut [u8]) -> Option<usize> {
-        if self.0.as_ref().is_none_or(|(made_for, _)| *made_for != level) {
+        if self
+            .0
+            .as_ref()
+            .is_none_or(|(made_for, _)| *made_for != level)
+        {
             let lvl = CompressionLvl::new(level).unwrap_or_default();
             self.0 = Some((level, Compressor::new(lvl)));
         }
@@ -23,7 +27,9 @@ pub(super) struct Unpacker(Option<Decompressor>);
 impl Unpacker {
     pub(super) fn unpack(&mut self, packed: &[u8], out: &mut [u8]) -> Result<usize, UnpackError> {
         let decompressor = self.0.get_or_insert_with(Decompressor::new);
-        decompressor.zlib_decompress(packed, out).map_err(|e| UnpackError::Corrupt(e.to_string()))
+        decompressor
+            .zlib_decompress(packed, out)
+            .map_err(|e| UnpackError::Corrupt(e.to_string()))
     }
 }
 

@@ -17,7 +17,9 @@ impl Packer {
         }
         let (set_to, context) = self.0.as_mut()?;
         if *set_to != level {
-            context.set_parameter(CParameter::CompressionLevel(level)).ok()?;
+            context
+                .set_parameter(CParameter::CompressionLevel(level))
+                .ok()?;
             *set_to = level;
         }
         context.compress2(out, raw).ok()
@@ -31,8 +33,11 @@ impl Unpacker {
     pub(super) fn unpack(&mut self, packed: &[u8], out: &mut [u8]) -> Result<usize, UnpackError> {
         let corrupt = |code| UnpackError::Corrupt(get_error_name(code).to_owned());
         if self.0.is_none() {
-            let mut context = DCtx::try_create().ok_or_else(|| UnpackError::Corrupt("out of memory".into()))?;
-            context.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX)).map_err(corrupt)?;
+            let mut context =
+                DCtx::try_create().ok_or_else(|| UnpackError::Corrupt("out of memory".into()))?;
+            context
+                .set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX))
+                .map_err(corrupt)?;
             self.0 = Some(context);
         }
         match &mut self.0 {

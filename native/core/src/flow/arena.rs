@@ -54,14 +54,26 @@ impl Arena {
         (HEADROOM + frame_size).next_multiple_of(4096)
     }
 
-    pub(super) fn new(frame_size: usize, in_flight: u32, packers: u32) -> Result<Arc<Self>, FlowError> {
+    pub(super) fn new(
+        frame_size: usize,
+        in_flight: u32,
+        packers: u32,
+    ) -> Result<Arc<Self>, FlowError> {
         let (stride, count) = (Self::stride(frame_size), in_flight + packers);
         let len = stride * count as usize;
         // SAFETY: a new anonymous mapping at an address of the kernel's choice aliases nothing.
         let mapped = unsafe {
-            mmap_anonymous(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)
+            mmap_anonymous(
+                std::ptr::null_mut(),
+                len,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE,
+            )
         };
-        let memory = |source| FlowError::Memory { bytes: len as u64, source };
+        let memory = |source| FlowError::Memory {
+            bytes: len as u64,
+            source,
+        };
         let base = NonNull::new(mapped.map_err(|e| memory(e.into()))?.cast::<u8>())
             .ok_or_else(|| memory(std::io::ErrorKind::OutOfMemory.into()))?;
         // The lowest numbers last, and a slot that comes back is the next to go: few slots are touched, and warm.
@@ -107,9 +119,18 @@ impl Arena {
                 Home::Spare => &mut free.spare,
             };
             if let Some(index) = pool.pop() {
-                return Some(Slot { arena: Arc::clone(self), index, home, header: Header::EMPTY, origin: Origin::default() });
+                return Some(Slot {
+                    arena: Arc::clone(self),
+                    index,
+                    home,
+                    header: Header::EMPTY,
+                    origin: Origin::default(),
+                });
             }
-            free = self.freed.wait(free).unwrap_or_else(PoisonError::into_inner);
+            free = self
+                .freed
+                .wait(free)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -139,7 +160,10 @@ impl Arena {
         if lock(&self.free).closed {
             return Err(FlowError::Stopped);
         }
-        let parked = self.parked.get(slot as usize).and_then(|parked| lock(parked).take());
+        let parked = self
+            .parked
+            .get(slot as usize)
+            .and_then(|parked| lock(parked).take());
         parked.ok_or(FlowError::Slot { slot, operation })
     }
 }
@@ -174,7 +198,11 @@ pub(super) struct Origin {
 impl Origin {
     /// What is wrong with the frame that stands here.
     pub(super) fn error(self, source: FrameError) -> FlowError {
-        FlowError::Frame { number: self.number, offset: self.offset, source }
+        FlowError::Frame {
+            number: self.number,
+            offset: self.offset,
+            source,
+        }
     }
 }
 
@@ -204,7 +232,12 @@ impl Slot {
 
     fn at(&self, offset: usize) -> *mut u8 {
         // SAFETY: `index` is below the number of pieces and `offset` within one, so the result is inside the mapping.
-        unsafe { self.arena.base.as_ptr().add(self.index as usize * self.arena.stride + offset) }
+        unsafe {
+            self.arena
+                .base
+                .as_ptr()
+                .add(self.index as usize * self.arena.stride + offset)
+        }
     }
 
     /// Makes `other` go where this slot would have gone, and the other way round.
@@ -238,8 +271,14 @@ mod tests {
         let number = arena.park(slot);
         let slot = arena.claim(number, "tested").expect("parked");
         assert_eq!(slot.payload(), [7; 10]);
-        assert!(matches!(arena.claim(number, "tested"), Err(FlowError::Slot { .. })));
-        assert!(matches!(arena.claim(99, "tested"), Err(FlowError::Slot { .. })));
+        assert!(matches!(
+            arena.claim(number, "tested"),
+            Err(FlowError::Slot { .. })
+        ));
+        assert!(matches!(
+            arena.claim(99, "tested"),
+            Err(FlowError::Slot { .. })
+        ));
     }
 
     #[test]
@@ -251,14 +290,23 @@ mod tests {
             drop(a);
             drop(b);
         }
-        assert_eq!((lock(&arena.free).flight.len(), lock(&arena.free).spare.len()), (1, 1));
+        assert_eq!(
+            (
+                lock(&arena.free).flight.len(),
+                lock(&arena.free).spare.len()
+            ),
+            (1, 1)
+        );
     }
 
     #[test]
     fn closing_ends_a_wait() {
         let arena = Arena::new(4096, 1, 0).expect("memory");
         let held = arena.acquire();
-        let waiting = { let arena = Arc::clone(&arena); std::thread::spawn(move || arena.acquire().is_none()) };
+        let waiting = {
+            let arena = Arc::clone(&arena);
+            std::thread::spawn(move || arena.acquire().is_none())
+        };
         std::thread::sleep(std::time::Duration::from_millis(20));
         arena.close();
         assert!(waiting.join().expect("no panic"));

@@ -4,7 +4,9 @@ use super::arena::{Origin, Slot};
 use super::descriptor::{Input, thread_cpu_ns};
 use super::{FlowError, Shared, StreamEnd};
 use crate::codec::Codec;
-use crate::frame::{End, Ending, FrameError, FrameType, HEADER_LEN, Header, MAX_CONTROL, SKIPPABLE, Start};
+use crate::frame::{
+    End, Ending, FrameError, FrameType, HEADER_LEN, Header, MAX_CONTROL, SKIPPABLE, Start,
+};
 use std::io;
 use std::sync::atomic::Ordering;
 
@@ -14,7 +16,14 @@ const BUFFER: usize = 64 << 10;
 pub(super) fn run(shared: &Shared, input: Input) -> Result<StreamEnd, FlowError> {
     let mut source = Source {
         shared,
-        bytes: Bytes { shared, input, buffer: vec![0; BUFFER], at: 0, filled: 0, taken: 0 },
+        bytes: Bytes {
+            shared,
+            input,
+            buffer: vec![0; BUFFER],
+            at: 0,
+            filled: 0,
+            taken: 0,
+        },
         origin: Origin::default(),
         frames: 0,
     };
@@ -22,7 +31,10 @@ pub(super) fn run(shared: &Shared, input: Input) -> Result<StreamEnd, FlowError>
     while source.stream(first)? {
         first = false;
     }
-    Ok(StreamEnd { ending: Ending::Complete, within: None })
+    Ok(StreamEnd {
+        ending: Ending::Complete,
+        within: None,
+    })
 }
 
 struct Source<'a> {
@@ -45,19 +57,40 @@ struct Order {
 impl Source<'_> {
     /// One stream, from START to END. `false` where there is none: the input has ended.
     fn stream(&mut self, first: bool) -> Result<bool, FlowError> {
-        let Some(header) = self.header(if first { Expect::First } else { Expect::Another })? else { return Ok(false) };
+        let Some(header) = self.header(if first {
+            Expect::First
+        } else {
+            Expect::Another
+        })?
+        else {
+            return Ok(false);
+        };
         if header.kind != FrameType::Start {
-            let expected = if first { "START" } else { "the end of the input, or the START of another stream" };
-            return Err(self.wrong(FrameError::Order { expected: expected.into(), found: name(header.kind) }));
+            let expected = if first {
+                "START"
+            } else {
+                "the end of the input, or the START of another stream"
+            };
+            return Err(self.wrong(FrameError::Order {
+                expected: expected.into(),
+                found: name(header.kind),
+            }));
         }
         let slot = self.slot(header)?;
         let start = self.checked(Start::from_bytes(slot.payload()))?;
-        let mut order = Order { sequence: 0, offset: 0, frames: 0, frame_size: start.frame_size };
+        let mut order = Order {
+            sequence: 0,
+            offset: 0,
+            frames: 0,
+            frame_size: start.frame_size,
+        };
         self.in_order(&mut order, &header)?;
         self.pass(slot);
         loop {
             let header = self.header(Expect::Next)?;
-            let Some(header) = header else { return Err(self.cut_off("where a frame was expected", HEADER_LEN as u64)) };
+            let Some(header) = header else {
+                return Err(self.cut_off("where a frame was expected", HEADER_LEN as u64));
+            };
             match header.kind {
                 FrameType::Data => {
                     self.in_order(&mut order, &header)?;
@@ -76,7 +109,9 @@ impl Source<'_> {
                 }
                 FrameType::Abort => {
                     let slot = self.slot(header)?;
-                    let reason = String::from_utf8_lossy(slot.payload()).escape_debug().to_string();
+                    let reason = String::from_utf8_lossy(slot.payload())
+                        .escape_debug()
+                        .to_string();
                     return Err(self.wrong(FrameError::Aborted { reason }));
                 }
                 FrameType::Other(kind) if kind & SKIPPABLE != 0 => {
@@ -86,7 +121,10 @@ impl Source<'_> {
                 FrameType::Other(kind) => return Err(self.wrong(FrameError::Type(kind))),
                 FrameType::Start => {
                     let expected = "a frame of the stream that has begun".into();
-                    return Err(self.wrong(FrameError::Order { expected, found: "another START".into() }));
+                    return Err(self.wrong(FrameError::Order {
+                        expected,
+                        found: "another START".into(),
+                    }));
                 }
             }
         }
@@ -94,7 +132,10 @@ impl Source<'_> {
 
     /// The next frame's header; `None` where the input ends before its first byte.
     fn header(&mut self, expect: Expect) -> Result<Option<Header>, FlowError> {
-        self.origin = Origin { number: self.frames, offset: self.bytes.taken };
+        self.origin = Origin {
+            number: self.frames,
+            offset: self.bytes.taken,
+        };
         self.frames += 1;
         let mut bytes = [0; HEADER_LEN];
         let n = self.bytes.fill(&mut bytes)?;
@@ -114,20 +155,35 @@ impl Source<'_> {
 
     /// Sequence and offset go on without a gap, and the frame is no larger than START said.
     fn in_order(&self, order: &mut Order, header: &Header) -> Result<(), FlowError> {
-        let wrong = |expected: String, found: String| Err(self.wrong(FrameError::Order { expected, found }));
+        let wrong = |expected: String, found: String| {
+            Err(self.wrong(FrameError::Order { expected, found }))
+        };
         if header.channel != 0 {
-            return wrong("a frame of channel 0".into(), format!("one of channel {}", header.channel));
+            return wrong(
+                "a frame of channel 0".into(),
+                format!("one of channel {}", header.channel),
+            );
         }
         if header.sequence != order.sequence {
-            return wrong(format!("frame {} of the stream", order.sequence), format!("frame {}", header.sequence));
+            return wrong(
+                format!("frame {} of the stream", order.sequence),
+                format!("frame {}", header.sequence),
+            );
         }
         if header.offset != order.offset {
-            return wrong(format!("byte {} of the stream", order.offset), format!("byte {}", header.offset));
+            return wrong(
+                format!("byte {} of the stream", order.offset),
+                format!("byte {}", header.offset),
+            );
         }
         if header.kind == FrameType::Data {
             if header.raw_len > order.frame_size {
                 let (value, limit) = (u64::from(header.raw_len), u64::from(order.frame_size));
-                return Err(self.wrong(FrameError::Field { field: "raw length", value, limit }));
+                return Err(self.wrong(FrameError::Field {
+                    field: "raw length",
+                    value,
+                    limit,
+                }));
             }
             order.offset += u64::from(header.raw_len);
         }
@@ -156,11 +212,21 @@ impl Source<'_> {
     fn pass(&self, slot: Slot) {
         let counters = &self.shared.counters;
         if slot.header.kind == FrameType::Data {
-            counters.raw_bytes.fetch_add(u64::from(slot.header.raw_len), Ordering::Relaxed);
-            counters.packed_bytes.fetch_add(u64::from(slot.header.packed_len), Ordering::Relaxed);
+            counters
+                .raw_bytes
+                .fetch_add(u64::from(slot.header.raw_len), Ordering::Relaxed);
+            counters
+                .packed_bytes
+                .fetch_add(u64::from(slot.header.packed_len), Ordering::Relaxed);
         }
-        counters.source_cpu_ns.store(thread_cpu_ns(), Ordering::Relaxed);
-        let work = if slot.header.codec == Codec::None { 0 } else { slot.header.raw_len };
+        counters
+            .source_cpu_ns
+            .store(thread_cpu_ns(), Ordering::Relaxed);
+        let work = if slot.header.codec == Codec::None {
+            0
+        } else {
+            slot.header.raw_len
+        };
         self.shared.send(slot, work);
     }
 
@@ -168,7 +234,11 @@ impl Source<'_> {
         if expected == actual {
             return Ok(());
         }
-        self.checked(Err(FrameError::Total { what, expected: expected.to_string(), actual: actual.to_string() }))
+        self.checked(Err(FrameError::Total {
+            what,
+            expected: expected.to_string(),
+            actual: actual.to_string(),
+        }))
     }
 
     fn checked<T>(&self, result: Result<T, FrameError>) -> Result<T, FlowError> {
@@ -226,7 +296,10 @@ impl Bytes<'_> {
                     self.taken += n as u64;
                     n
                 } else {
-                    (self.at, self.filled) = (0, read(self.shared, &self.input, &mut self.buffer, self.taken)?);
+                    (self.at, self.filled) = (
+                        0,
+                        read(self.shared, &self.input, &mut self.buffer, self.taken)?,
+                    );
                     self.filled
                 };
                 if n == 0 {
@@ -242,18 +315,30 @@ impl Bytes<'_> {
     }
 }
 
-fn read(shared: &Shared, input: &Input, buffer: &mut [u8], offset: u64) -> Result<usize, FlowError> {
+fn read(
+    shared: &Shared,
+    input: &Input,
+    buffer: &mut [u8],
+    offset: u64,
+) -> Result<usize, FlowError> {
     let failed = |source: io::Error| FlowError::Read { offset, source };
     loop {
         if shared.stopped() {
             return Err(FlowError::Stopped);
         }
-        if !input.wait(&shared.source_wake, true).map_err(failed)?.descriptor {
+        if !input
+            .wait(&shared.source_wake, true)
+            .map_err(failed)?
+            .descriptor
+        {
             continue;
         }
         match input.read(buffer) {
             Ok(n) => {
-                shared.counters.bytes_in.fetch_add(n as u64, Ordering::Relaxed);
+                shared
+                    .counters
+                    .bytes_in
+                    .fetch_add(n as u64, Ordering::Relaxed);
                 return Ok(n);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

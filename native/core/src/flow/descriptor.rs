@@ -27,7 +27,10 @@ pub(super) struct Ready {
 
 impl Wake {
     pub(super) fn new() -> io::Result<Self> {
-        Ok(Wake(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
+        Ok(Wake(eventfd(
+            0,
+            EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK,
+        )?))
     }
 
     pub(super) fn signal(&self) {
@@ -36,9 +39,20 @@ impl Wake {
     }
 
     /// Waits until the descriptor is ready or someone calls [`Wake::signal`]; only looks where `block` is false.
-    fn wait(&self, descriptor: BorrowedFd<'_>, events: PollFlags, block: bool) -> io::Result<Ready> {
-        let mut fds = [PollFd::from_borrowed_fd(descriptor, events), PollFd::new(&self.0, PollFlags::IN)];
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    fn wait(
+        &self,
+        descriptor: BorrowedFd<'_>,
+        events: PollFlags,
+        block: bool,
+    ) -> io::Result<Ready> {
+        let mut fds = [
+            PollFd::from_borrowed_fd(descriptor, events),
+            PollFd::new(&self.0, PollFlags::IN),
+        ];
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
         loop {
             match poll(&mut fds, if block { None } else { Some(&now) }) {
                 Ok(_) => break,
@@ -50,7 +64,10 @@ impl Wake {
         if woken {
             let _ = read(&self.0, &mut [0u8; 8]);
         }
-        Ok(Ready { descriptor: !fds[0].revents().is_empty(), woken })
+        Ok(Ready {
+            descriptor: !fds[0].revents().is_empty(),
+            woken,
+        })
     }
 }
 
@@ -101,7 +118,11 @@ impl Output {
             Ok(FileType::Socket) => How::Socket,
             Ok(FileType::Fifo) => {
                 let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-                match open(format!("/proc/self/fd/{}", fd.as_raw_fd()), flags, Mode::empty()) {
+                match open(
+                    format!("/proc/self/fd/{}", fd.as_raw_fd()),
+                    flags,
+                    Mode::empty(),
+                ) {
                     Ok(opened) => How::NonBlocking(opened),
                     Err(_) => How::Plain,
                 }

@@ -83,11 +83,15 @@ fn grant(guest: &GuestRam, options: &DeltaOptions) -> GuestReport {
     let cache_wanted = match options.cache {
         CacheSize::Bytes(bytes) => bytes.min(cache_for_all),
         CacheSize::Percent(percent) => {
-            u64::try_from(u128::from(cache_for_all) * u128::from(percent) / 100).unwrap_or(u64::MAX).min(cache_for_all)
+            u64::try_from(u128::from(cache_for_all) * u128::from(percent) / 100)
+                .unwrap_or(u64::MAX)
+                .min(cache_for_all)
         }
     };
     GuestReport {
-        machine: String::from_utf8_lossy(&guest.machine).escape_debug().to_string(),
+        machine: String::from_utf8_lossy(&guest.machine)
+            .escape_debug()
+            .to_string(),
         ram_bytes: guest.total_bytes,
         blocks: guest.blocks.len() as u64,
         page_size: guest.page_size,
@@ -99,7 +103,11 @@ fn grant(guest: &GuestRam, options: &DeltaOptions) -> GuestReport {
     }
 }
 
-pub(super) fn run(shared: &Shared, input: Input, options: EncodeOptions) -> Result<StreamEnd, FlowError> {
+pub(super) fn run(
+    shared: &Shared,
+    input: Input,
+    options: EncodeOptions,
+) -> Result<StreamEnd, FlowError> {
     let mut source = Source {
         input,
         filler: Filler {
@@ -115,7 +123,9 @@ pub(super) fn run(shared: &Shared, input: Input, options: EncodeOptions) -> Resu
         bytes_in: 0,
     };
     if options.frames {
-        let start = Start { frame_size: options.frame_size as u32 };
+        let start = Start {
+            frame_size: options.frame_size as u32,
+        };
         source.filler.control(FrameType::Start, &start.to_bytes())?;
     }
     let result = source.read_all(&options);
@@ -131,7 +141,9 @@ pub(super) fn run(shared: &Shared, input: Input, options: EncodeOptions) -> Resu
         }
         Err(error) => {
             if options.frames && !matches!(error, FlowError::Stopped) {
-                source.filler.control(FrameType::Abort, error.to_string().as_bytes())?;
+                source
+                    .filler
+                    .control(FrameType::Abort, error.to_string().as_bytes())?;
             }
             Err(error)
         }
@@ -147,7 +159,9 @@ struct Source<'a> {
 impl Source<'_> {
     fn read_all(&mut self, options: &EncodeOptions) -> Result<StreamEnd, FlowError> {
         match &options.delta {
-            Some(delta) => self.filtered(Filter::new(delta::Options { max_delta: delta.max_delta })),
+            Some(delta) => self.filtered(Filter::new(delta::Options {
+                max_delta: delta.max_delta,
+            })),
             None => self.copied(),
         }
     }
@@ -171,10 +185,14 @@ impl Source<'_> {
                 let ended = self.filler.host(ended)?;
                 self.filler.take_counters(&filter);
                 return Ok(match ended {
-                    delta::StreamEnd::Truncated { within, .. } => {
-                        StreamEnd { ending: Ending::TruncatedInput, within: Some(within.to_string()) }
-                    }
-                    _ => StreamEnd { ending: Ending::Complete, within: None },
+                    delta::StreamEnd::Truncated { within, .. } => StreamEnd {
+                        ending: Ending::TruncatedInput,
+                        within: Some(within.to_string()),
+                    },
+                    _ => StreamEnd {
+                        ending: Ending::Complete,
+                        within: None,
+                    },
                 });
             }
             let used = filter.push(&buffer[..end], &mut self.filler);
@@ -191,9 +209,18 @@ impl Source<'_> {
     /// Straight from the descriptor into slots.
     fn copied(&mut self) -> Result<StreamEnd, FlowError> {
         loop {
-            let n = self.wait_and(|source, paused| if paused { Ok(None) } else { source.read_into_slot() })?;
+            let n = self.wait_and(|source, paused| {
+                if paused {
+                    Ok(None)
+                } else {
+                    source.read_into_slot()
+                }
+            })?;
             if n == 0 {
-                return Ok(StreamEnd { ending: Ending::Complete, within: None });
+                return Ok(StreamEnd {
+                    ending: Ending::Complete,
+                    within: None,
+                });
             }
         }
     }
@@ -230,7 +257,10 @@ impl Source<'_> {
                 self.filler.seal()?;
                 continue;
             }
-            let ready = self.input.wait(&shared.source_wake, paused).map_err(|e| self.failed(e))?;
+            let ready = self
+                .input
+                .wait(&shared.source_wake, paused)
+                .map_err(|e| self.failed(e))?;
             if ready.descriptor {
                 if let Some(n) = step(self, false)? {
                     shared.source_holds.store(false, Ordering::SeqCst);
@@ -248,7 +278,11 @@ impl Source<'_> {
         match self.input.read(buffer) {
             Ok(n) => {
                 self.bytes_in += n as u64;
-                self.filler.shared.counters.bytes_in.store(self.bytes_in, Ordering::Relaxed);
+                self.filler
+                    .shared
+                    .counters
+                    .bytes_in
+                    .store(self.bytes_in, Ordering::Relaxed);
                 Ok(Some(n))
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
@@ -268,7 +302,10 @@ impl Source<'_> {
     }
 
     fn failed(&self, source: io::Error) -> FlowError {
-        FlowError::Read { offset: self.bytes_in, source }
+        FlowError::Read {
+            offset: self.bytes_in,
+            source,
+        }
     }
 }
 
@@ -298,13 +335,19 @@ impl Filler<'_> {
 
     fn filled(&mut self, n: usize) -> Result<(), FlowError> {
         self.filled += n;
-        if self.filled == self.shared.arena.frame_size() { self.seal() } else { Ok(()) }
+        if self.filled == self.shared.arena.frame_size() {
+            self.seal()
+        } else {
+            Ok(())
+        }
     }
 
     /// Makes a frame of what the slot holds, if it holds anything.
     fn seal(&mut self) -> Result<(), FlowError> {
         let len = std::mem::take(&mut self.filled);
-        let Some(mut slot) = self.slot.take() else { return Ok(()) };
+        let Some(mut slot) = self.slot.take() else {
+            return Ok(());
+        };
         if len == 0 {
             return Ok(());
         }
@@ -319,14 +362,22 @@ impl Filler<'_> {
             content.update(slot.payload());
         }
         self.offset += len as u64;
-        self.shared.counters.raw_bytes.store(self.offset, Ordering::Relaxed);
+        self.shared
+            .counters
+            .raw_bytes
+            .store(self.offset, Ordering::Relaxed);
         self.send(slot);
         Ok(())
     }
 
     fn end(&mut self, ending: Ending) -> Result<(), FlowError> {
         let content_hash = self.content.as_ref().map_or(0, Xxh3Default::digest128);
-        let end = End { raw_bytes: self.offset, frames: u64::from(self.sequence), content_hash, ending };
+        let end = End {
+            raw_bytes: self.offset,
+            frames: u64::from(self.sequence),
+            content_hash,
+            ending,
+        };
         self.control(FrameType::End, &end.to_bytes())
     }
 
@@ -334,7 +385,10 @@ impl Filler<'_> {
     fn control(&mut self, kind: FrameType, payload: &[u8]) -> Result<(), FlowError> {
         self.seal()?;
         let mut slot = self.take_slot()?;
-        let payload = &payload[..payload.len().min(crate::frame::MAX_CONTROL).min(slot.room().len())];
+        let payload = &payload[..payload
+            .len()
+            .min(crate::frame::MAX_CONTROL)
+            .min(slot.room().len())];
         slot.room()[..payload.len()].copy_from_slice(payload);
         slot.header = Header::stored(kind, self.sequence, self.offset, payload);
         self.send(slot);
@@ -349,7 +403,10 @@ impl Filler<'_> {
     }
 
     fn publish(&self) {
-        self.shared.counters.source_cpu_ns.store(thread_cpu_ns(), Ordering::Relaxed);
+        self.shared
+            .counters
+            .source_cpu_ns
+            .store(thread_cpu_ns(), Ordering::Relaxed);
     }
 
     fn take_counters(&self, filter: &Filter) {
@@ -388,7 +445,9 @@ impl Host for Filler<'_> {
     }
 
     fn guest(&mut self, guest: &GuestRam) -> Result<u64, Stopped> {
-        let Some(delta) = &self.delta else { return Ok(0) };
+        let Some(delta) = &self.delta else {
+            return Ok(0);
+        };
         let report = grant(guest, delta);
         let granted = report.cache_granted;
         if let (CacheSize::Bytes(_), true) = (delta.cache, granted < report.cache_wanted) {
@@ -400,7 +459,10 @@ impl Host for Filler<'_> {
         }
         *lock(&self.shared.guest) = Some(report);
         self.shared.tell(Event::Guest);
-        if self.refused.is_some() { Err(Stopped) } else { Ok(granted) }
+        if self.refused.is_some() {
+            Err(Stopped)
+        } else {
+            Ok(granted)
+        }
     }
 }
-

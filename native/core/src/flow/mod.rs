@@ -78,7 +78,9 @@ pub enum FlowError {
         source: io::Error,
     },
     /// The reader of the output has closed it.
-    #[error("the output was closed by its reader after {offset} bytes (did the program behind it end?)")]
+    #[error(
+        "the output was closed by its reader after {offset} bytes (did the program behind it end?)"
+    )]
     OutputClosed {
         /// Bytes written before.
         offset: u64,
@@ -134,8 +136,14 @@ impl FlowError {
             FlowError::Read { .. } => "READ_FAILED",
             FlowError::Write { .. } => "WRITE_FAILED",
             FlowError::OutputClosed { .. } => "OUTPUT_CLOSED",
-            FlowError::Frame { source: FrameError::Truncated { .. } | FrameError::Empty, .. } => "FRAMES_TRUNCATED",
-            FlowError::Frame { source: FrameError::Aborted { .. }, .. } => "SENDER_STOPPED",
+            FlowError::Frame {
+                source: FrameError::Truncated { .. } | FrameError::Empty,
+                ..
+            } => "FRAMES_TRUNCATED",
+            FlowError::Frame {
+                source: FrameError::Aborted { .. },
+                ..
+            } => "SENDER_STOPPED",
             FlowError::Frame {
                 source: FrameError::Codec(_) | FrameError::Type(_) | FrameError::Version { .. },
                 ..
@@ -250,7 +258,11 @@ impl Shared {
         self.in_flight.fetch_add(1, Ordering::SeqCst);
         let kind = slot.header.kind;
         let slot = self.arena.park(slot);
-        self.tell(if kind == FrameType::Data { Event::Data { slot, work } } else { Event::Control { slot } });
+        self.tell(if kind == FrameType::Data {
+            Event::Data { slot, work }
+        } else {
+            Event::Control { slot }
+        });
     }
 
     /// A frame was written or dropped; wakes a source that holds a frame back until the sink has nothing to do.
@@ -286,7 +298,15 @@ impl Flow {
         listener: Box<dyn Fn(Event) + Send + Sync>,
     ) -> Result<Flow, FlowError> {
         let frame_size = options.frame_size;
-        Self::start(input, output, Direction::Encode(options), frame_size, in_flight, packers, listener)
+        Self::start(
+            input,
+            output,
+            Direction::Encode(options),
+            frame_size,
+            in_flight,
+            packers,
+            listener,
+        )
     }
 
     /// Starts to decode: frames in, the original stream out, held against their checksums and totals.
@@ -298,7 +318,15 @@ impl Flow {
         listener: Box<dyn Fn(Event) + Send + Sync>,
     ) -> Result<Flow, FlowError> {
         // Slots are as large as the format allows; memory is touched, and so used, only as far as frames fill them.
-        Self::start(input, output, Direction::Decode, crate::frame::MAX_RAW, in_flight, unpackers, listener)
+        Self::start(
+            input,
+            output,
+            Direction::Decode,
+            crate::frame::MAX_RAW,
+            in_flight,
+            unpackers,
+            listener,
+        )
     }
 
     fn start(
@@ -310,7 +338,10 @@ impl Flow {
         workers: u32,
         listener: Box<dyn Fn(Event) + Send + Sync>,
     ) -> Result<Flow, FlowError> {
-        let memory = |source: io::Error| FlowError::Memory { bytes: frame_size as u64, source };
+        let memory = |source: io::Error| FlowError::Memory {
+            bytes: frame_size as u64,
+            source,
+        };
         let shared = Arc::new(Shared {
             arena: Arena::new(frame_size, in_flight, workers)?,
             sink: sink::Queue::default(),
@@ -335,7 +366,10 @@ impl Flow {
         };
         let (input, output) = (Input::new(input), Output::new(output));
         let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
-            std::thread::Builder::new().name(name.into()).spawn(body).map_err(memory)
+            std::thread::Builder::new()
+                .name(name.into())
+                .spawn(body)
+                .map_err(memory)
         };
         let of_sink = Arc::clone(&shared);
         let sink = spawn(
@@ -348,7 +382,10 @@ impl Flow {
                 of_sink.tell(Event::SinkEnded);
             }),
         )?;
-        let flow = Flow { shared: Arc::clone(&shared), threads: Mutex::new(vec![sink]) };
+        let flow = Flow {
+            shared: Arc::clone(&shared),
+            threads: Mutex::new(vec![sink]),
+        };
         let source = spawn(
             "pagewire-source",
             Box::new(move || {

@@ -18,7 +18,8 @@ pub(super) fn pack(shared: &Shared, slot: u32, codec: Codec, level: i32) -> Resu
     let mut slot = shared.arena.claim(slot, "packed")?;
     if codec != Codec::None {
         let mut packed = shared.arena.spare().ok_or(FlowError::Stopped)?;
-        let n = PACKER.with_borrow_mut(|packer| packer.pack(codec, level, slot.payload(), packed.room()));
+        let n = PACKER
+            .with_borrow_mut(|packer| packer.pack(codec, level, slot.payload(), packed.room()));
         if let Some(n) = n {
             packed.header = slot.header;
             packed.header.codec = codec;
@@ -29,7 +30,10 @@ pub(super) fn pack(shared: &Shared, slot: u32, codec: Codec, level: i32) -> Resu
         }
     }
     slot.header.payload_hash = xxh3_64(slot.payload());
-    shared.counters.packed_bytes.fetch_add(u64::from(slot.header.packed_len), Ordering::Relaxed);
+    shared
+        .counters
+        .packed_bytes
+        .fetch_add(u64::from(slot.header.packed_len), Ordering::Relaxed);
     spent(shared, started);
     Ok(shared.arena.park(slot))
 }
@@ -38,14 +42,20 @@ pub(super) fn unpack(shared: &Shared, slot: u32) -> Result<u32, FlowError> {
     let started = super::descriptor::thread_cpu_ns();
     let mut slot = shared.arena.claim(slot, "unpacked")?;
     // Nothing looks into a payload before its checksum has been seen to match.
-    slot.header.check_payload(slot.payload()).map_err(|source| slot.origin.error(source))?;
+    slot.header
+        .check_payload(slot.payload())
+        .map_err(|source| slot.origin.error(source))?;
     if slot.header.codec != Codec::None {
         let mut raw = shared.arena.spare().ok_or(FlowError::Stopped)?;
         let codec = slot.header.codec;
         let out = &mut raw.room()[..slot.header.raw_len as usize];
-        let unpacked = UNPACKER.with_borrow_mut(|unpacker| unpacker.unpack(codec, slot.payload(), out));
+        let unpacked =
+            UNPACKER.with_borrow_mut(|unpacker| unpacker.unpack(codec, slot.payload(), out));
         unpacked.map_err(|e| {
-            slot.origin.error(FrameError::Unpack { codec: codec.name(), reason: e.to_string() })
+            slot.origin.error(FrameError::Unpack {
+                codec: codec.name(),
+                reason: e.to_string(),
+            })
         })?;
         raw.header = slot.header;
         raw.header.codec = Codec::None;
@@ -60,5 +70,8 @@ pub(super) fn unpack(shared: &Shared, slot: u32) -> Result<u32, FlowError> {
 
 fn spent(shared: &Shared, started: u64) {
     let ns = super::descriptor::thread_cpu_ns().saturating_sub(started);
-    shared.counters.codec_cpu_ns.fetch_add(ns, Ordering::Relaxed);
+    shared
+        .counters
+        .codec_cpu_ns
+        .fetch_add(ns, Ordering::Relaxed);
 }

@@ -79,13 +79,20 @@ impl Queue {
             if state.finished {
                 return Next::Finished;
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
 
 /// Runs until the queue is finished. Where content is verified, returns what the last END said of the original stream.
-pub(super) fn run(shared: &Shared, output: &Output, form: Form) -> Result<Option<Ending>, FlowError> {
+pub(super) fn run(
+    shared: &Shared,
+    output: &Output,
+    form: Form,
+) -> Result<Option<Ending>, FlowError> {
     let mut content = Xxh3Default::new();
     let mut ending = None;
     loop {
@@ -112,7 +119,10 @@ pub(super) fn run(shared: &Shared, output: &Output, form: Form) -> Result<Option
             }
             _ => {}
         }
-        shared.counters.sink_cpu_ns.store(thread_cpu_ns(), Ordering::Relaxed);
+        shared
+            .counters
+            .sink_cpu_ns
+            .store(thread_cpu_ns(), Ordering::Relaxed);
         drop(slot);
         shared.landed();
     }
@@ -124,8 +134,15 @@ fn verify(slot: &Slot, actual: u128) -> Result<Ending, FlowError> {
     if end.content_hash == actual {
         return Ok(end.ending);
     }
-    let (expected, actual) = (format!("{:032x}", end.content_hash), format!("{actual:032x}"));
-    Err(slot.origin.error(FrameError::Total { what: "content hash", expected, actual }))
+    let (expected, actual) = (
+        format!("{:032x}", end.content_hash),
+        format!("{actual:032x}"),
+    );
+    Err(slot.origin.error(FrameError::Total {
+        what: "content hash",
+        expected,
+        actual,
+    }))
 }
 
 fn write_all(shared: &Shared, output: &Output, mut bytes: &[u8]) -> Result<(), FlowError> {
@@ -133,7 +150,9 @@ fn write_all(shared: &Shared, output: &Output, mut bytes: &[u8]) -> Result<(), F
     let failed = |source: io::Error| {
         let offset = counter.load(Ordering::Relaxed);
         match source.kind() {
-            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => FlowError::OutputClosed { offset },
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
+                FlowError::OutputClosed { offset }
+            }
             _ => FlowError::Write { offset, source },
         }
     };

@@ -57,7 +57,10 @@ pub enum DecodeError {
 /// nor the new version: it must not serve as a base any more.
 pub fn decode(delta: &[u8], page: &mut [u8]) -> Result<(), DecodeError> {
     if delta.len() > page.len() {
-        return Err(DecodeError::LongerThanPage { length: delta.len(), page: page.len() });
+        return Err(DecodeError::LongerThanPage {
+            length: delta.len(),
+            page: page.len(),
+        });
     }
     let mut at = 0;
     let mut position = 0;
@@ -69,7 +72,11 @@ pub fn decode(delta: &[u8], page: &mut [u8]) -> Result<(), DecodeError> {
         }
         position += same;
         if position > page.len() {
-            return Err(DecodeError::BeyondPage { offset, end: position, page: page.len() });
+            return Err(DecodeError::BeyondPage {
+                offset,
+                end: position,
+                page: page.len(),
+            });
         }
 
         let offset = at;
@@ -79,10 +86,17 @@ pub fn decode(delta: &[u8], page: &mut [u8]) -> Result<(), DecodeError> {
         }
         let (end, page_length) = (position + changed, page.len());
         let Some(target) = page.get_mut(position..end) else {
-            return Err(DecodeError::BeyondPage { offset, end, page: page_length });
+            return Err(DecodeError::BeyondPage {
+                offset,
+                end,
+                page: page_length,
+            });
         };
         let Some(bytes) = delta.get(at..at + changed) else {
-            return Err(DecodeError::Truncated { offset: delta.len(), expected: at + changed - delta.len() });
+            return Err(DecodeError::Truncated {
+                offset: delta.len(),
+                expected: at + changed - delta.len(),
+            });
         };
         copy(bytes, target);
         at += changed;
@@ -105,7 +119,10 @@ fn copy(from: &[u8], to: &mut [u8]) {
 #[inline(always)]
 fn length(delta: &[u8], at: &mut usize) -> Result<usize, DecodeError> {
     let offset = *at;
-    let truncated = DecodeError::Truncated { offset: delta.len(), expected: 1 };
+    let truncated = DecodeError::Truncated {
+        offset: delta.len(),
+        expected: 1,
+    };
     let low = *delta.get(offset).ok_or(truncated)?;
     if low < 0x80 {
         *at = offset + 1;

@@ -1,10 +1,10 @@
 //! The encoder over masks, written once for all instruction sets.
 //!
-//! 1. One mask of differing bytes for each 64 bytes of the page, without a branch; blocks without work are sorted out.
+//! 1. One mask of differing bytes for each 64 bytes of the page, without a branch.
 //! 2. Gaps of one and two equal bytes are filled by shifts. The *edges* of what is left (`mask ^ mask << 1`) are where
-//!    runs begin and end, in turns.
-//! 3. The edges' positions are taken out eight at a time, whatever their number: a loop that runs as often as there are
-//!    edges would be mispredicted for nearly every block.
+//!    runs begin and end, in turns. Blocks without an edge are sorted out.
+//! 3. The edges' positions are taken out in groups, whatever their number: a loop that runs as often as there are edges
+//!    would be mispredicted for nearly every block.
 //! 4. One loop over the pairs of positions writes the runs.
 
 use super::PAGE_GRAIN;
@@ -16,9 +16,10 @@ const _: () = assert!(PAGE_GRAIN == BLOCK);
 /// Positions that are taken out before their runs are written. Enough that the loops are seldom changed, few enough
 /// that the page is given up soon after the limit, and that zeroing them costs little.
 const POSITIONS: usize = 96;
-/// The most that one block can add: an edge for every second byte, rounded up to a group.
+/// The most that one block can add: two edges for four bytes (gaps are of three and more), rounded up.
 const POSITIONS_OF_BLOCK: usize = 40;
-/// The positions that are taken out at a time.
+/// The positions that are taken out at a time. Measured (AVX2, EPYC of family 25): 4 is 15 % faster than 8 on counters
+/// that lie 64 bytes apart, and as fast on pages full of changes.
 const GROUP: usize = 4;
 
 /// Encodes with the instruction set `D`.
@@ -37,7 +38,10 @@ pub(super) unsafe fn encode<D: Differ>(old: &[u8], new: &[u8], out: &mut [u8]) -
         let mut masks = [0u64; 1 + BLOCKS];
         masks[0] = last;
         let mut any = last;
-        for (mask, (old, new)) in masks[1..].iter_mut().zip(blocks(&old[part..end]).zip(blocks(&new[part..end]))) {
+        for (mask, (old, new)) in masks[1..]
+            .iter_mut()
+            .zip(blocks(&old[part..end]).zip(blocks(&new[part..end])))
+        {
             // SAFETY: the caller vouches for the instruction set.
             *mask = unsafe { D::differ(old, new) };
             any |= *mask;
@@ -51,7 +55,9 @@ pub(super) unsafe fn encode<D: Differ>(old: &[u8], new: &[u8], out: &mut [u8]) -
         for i in 0..BLOCKS {
             masks[i] = edges_of(masks[i], masks[i + 1]);
         }
-        let Some(edges) = masks.first_chunk::<BLOCKS>() else { unreachable!("{BLOCKS} and one more") };
+        let Some(edges) = masks.first_chunk::<BLOCKS>() else {
+            unreachable!("{BLOCKS} and one more")
+        };
         // SAFETY: as above.
         let mut work = unsafe { D::nonzero(edges) };
 
@@ -86,7 +92,10 @@ impl Positions {
     fn new(open: Option<u32>) -> Self {
         let mut of = [0; POSITIONS + POSITIONS_OF_BLOCK];
         of[0] = open.unwrap_or(0);
-        Positions { of, found: usize::from(open.is_some()) }
+        Positions {
+            of,
+            found: usize::from(open.is_some()),
+        }
     }
 
     /// Takes out the positions of a block's edges.
@@ -96,7 +105,9 @@ impl Positions {
         let mut at = self.found;
         self.found += edges.count_ones() as usize;
         loop {
-            let Some(group) = self.of[at..].first_chunk_mut::<GROUP>() else { unreachable!("enough for a block") };
+            let Some(group) = self.of[at..].first_chunk_mut::<GROUP>() else {
+                unreachable!("enough for a block")
+            };
             for position in group {
                 *position = base.wrapping_add(edges.trailing_zeros());
                 edges &= edges.wrapping_sub(1);
@@ -130,7 +141,8 @@ const LATE: u32 = 2;
 #[inline(always)]
 fn edges_of(before: u64, mask: u64) -> u64 {
     let late_by = |bits: u32| mask << bits | before >> (64 - bits);
-    let [by_1, by_2, by_3, by_4, by_5] = [late_by(1), late_by(2), late_by(3), late_by(4), late_by(5)];
+    let [by_1, by_2, by_3, by_4, by_5] =
+        [late_by(1), late_by(2), late_by(3), late_by(4), late_by(5)];
     // A byte belongs to a run if it differs, or if it lies in a gap of one or two.
     let here = by_2 | by_3 & (by_1 | mask) | by_4 & by_1;
     let one_before = by_3 | by_4 & (by_2 | by_1) | by_5 & by_2;
@@ -139,5 +151,6 @@ fn edges_of(before: u64, mask: u64) -> u64 {
 
 #[inline(always)]
 fn blocks(page: &[u8]) -> impl Iterator<Item = &[u8; BLOCK]> {
-    page.chunks_exact(BLOCK).filter_map(|block| block.first_chunk())
+    page.chunks_exact(BLOCK)
+        .filter_map(|block| block.first_chunk())
 }

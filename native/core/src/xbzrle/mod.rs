@@ -20,7 +20,6 @@ mod tier;
 mod vector;
 mod writer;
 
-
 pub use decode::{DecodeError, decode};
 pub use tier::{ENVIRONMENT_VARIABLE, Selection, Tier, TierUnavailable, selection, tier};
 
@@ -56,7 +55,12 @@ pub fn encode(old: &[u8], new: &[u8], out: &mut [u8]) -> Option<usize> {
 ///
 /// # Panics
 /// As [`encode`].
-pub fn encode_with(tier: Tier, old: &[u8], new: &[u8], out: &mut [u8]) -> Result<Option<usize>, TierUnavailable> {
+pub fn encode_with(
+    tier: Tier,
+    old: &[u8],
+    new: &[u8],
+    out: &mut [u8],
+) -> Result<Option<usize>, TierUnavailable> {
     check_pages(old, new);
     if !tier.is_available() {
         return Err(TierUnavailable { tier });
@@ -65,6 +69,14 @@ pub fn encode_with(tier: Tier, old: &[u8], new: &[u8], out: &mut [u8]) -> Result
 }
 
 fn check_pages(old: &[u8], new: &[u8]) {
-    assert_eq!(old.len(), new.len(), "the two versions of a page are equally long");
-    assert!(new.len() <= MAX_PAGE && new.len() % PAGE_GRAIN == 0, "no page has {} bytes", new.len());
+    assert_eq!(
+        old.len(),
+        new.len(),
+        "the two versions of a page are equally long"
+    );
+    assert!(
+        new.len() <= MAX_PAGE && new.len() % PAGE_GRAIN == 0,
+        "no page has {} bytes",
+        new.len()
+    );
 }

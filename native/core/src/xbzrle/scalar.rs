@@ -69,5 +69,8 @@ pub(super) fn next_equal(old: &[u8], new: &[u8], mut at: usize) -> usize {
 fn differences(old: &[u8], new: &[u8], at: usize) -> impl Iterator<Item = u64> {
     let from = at.min(new.len());
     let load = |eight: &[u8]| eight.try_into().map_or(0, u64::from_le_bytes);
-    old[from..].chunks_exact(8).zip(new[from..].chunks_exact(8)).map(move |(old, new)| load(old) ^ load(new))
+    old[from..]
+        .chunks_exact(8)
+        .zip(new[from..].chunks_exact(8))
+        .map(move |(old, new)| load(old) ^ load(new))
 }

@@ -54,7 +54,8 @@ impl Tier {
             #[cfg(all(target_arch = "x86_64", not(pagewire_avx512)))]
             Tier::Avx512Bw => Some("it takes a build by Rust 1.89 or newer"),
             #[cfg(target_arch = "aarch64")]
-            Tier::Neon => (!std::arch::is_aarch64_feature_detected!("neon")).then_some("this processor lacks it"),
+            Tier::Neon => (!std::arch::is_aarch64_feature_detected!("neon"))
+                .then_some("this processor lacks it"),
             #[allow(unreachable_patterns)] // which tiers are left depends on the architecture
             _ => Some("it belongs to another architecture"),
         }
@@ -62,7 +63,11 @@ impl Tier {
 
     /// The best tier of this machine.
     fn best() -> Tier {
-        Tier::ALL.into_iter().rev().find(|tier| tier.is_available()).unwrap_or(Tier::Scalar)
+        Tier::ALL
+            .into_iter()
+            .rev()
+            .find(|tier| tier.is_available())
+            .unwrap_or(Tier::Scalar)
     }
 
     /// Encodes pages that have been checked, on a tier that is available.
@@ -94,7 +99,10 @@ impl FromStr for Tier {
     type Err = ();
 
     fn from_str(name: &str) -> Result<Tier, ()> {
-        Tier::ALL.into_iter().find(|tier| tier.name() == name).ok_or(())
+        Tier::ALL
+            .into_iter()
+            .find(|tier| tier.name() == name)
+            .ok_or(())
     }
 }
 
@@ -126,21 +134,38 @@ pub fn tier() -> Tier {
 /// [`tier`], with what became of `PAGEWIRE_SIMD`.
 pub fn selection() -> &'static Selection {
     static SELECTION: OnceLock<Selection> = OnceLock::new();
-    SELECTION.get_or_init(|| select(env::var_os(ENVIRONMENT_VARIABLE).map(|it| it.to_string_lossy().into_owned())))
+    SELECTION.get_or_init(|| {
+        select(env::var_os(ENVIRONMENT_VARIABLE).map(|it| it.to_string_lossy().into_owned()))
+    })
 }
 
 pub(super) fn select(asked: Option<String>) -> Selection {
     let best = Tier::best();
     // An empty value is how one unsets a variable for a single command.
-    let Some(asked) = asked.filter(|asked| !asked.is_empty()) else { return Selection { tier: best, refused: None } };
+    let Some(asked) = asked.filter(|asked| !asked.is_empty()) else {
+        return Selection {
+            tier: best,
+            refused: None,
+        };
+    };
     let lack = match asked.parse::<Tier>() {
         Ok(tier) => match tier.lack() {
-            None => return Selection { tier, refused: None },
+            None => {
+                return Selection {
+                    tier,
+                    refused: None,
+                };
+            }
             Some(lack) => lack,
         },
         Err(()) => "no such instruction set (scalar, avx2, avx512bw, neon)",
     };
-    Selection { tier: best, refused: Some(format!("{ENVIRONMENT_VARIABLE}={asked}: {lack}; using {best}")) }
+    Selection {
+        tier: best,
+        refused: Some(format!(
+            "{ENVIRONMENT_VARIABLE}={asked}: {lack}; using {best}"
+        )),
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -190,22 +215,37 @@ mod tests {
 
     #[test]
     fn the_environment_overrides_the_choice() {
-        let best = Selection { tier: Tier::best(), refused: None };
+        let best = Selection {
+            tier: Tier::best(),
+            refused: None,
+        };
         assert_eq!(select(None), best);
         assert_eq!(select(Some(String::new())), best);
         for tier in Tier::ALL.into_iter().filter(|tier| tier.is_available()) {
-            assert_eq!(select(Some(tier.name().into())), Selection { tier, refused: None });
+            assert_eq!(
+                select(Some(tier.name().into())),
+                Selection {
+                    tier,
+                    refused: None
+                }
+            );
         }
     }
 
     #[test]
     fn what_cannot_be_had_is_told_and_the_best_used() {
-        let lacking = Tier::ALL.into_iter().find(|tier| !tier.is_available()).expect("no machine has AVX2 and NEON");
+        let lacking = Tier::ALL
+            .into_iter()
+            .find(|tier| !tier.is_available())
+            .expect("no machine has AVX2 and NEON");
         for asked in [lacking.name(), "mmx", "AVX2"] {
             let Selection { tier, refused } = select(Some(asked.into()));
             assert_eq!(tier, Tier::best());
             let refused = refused.expect("a reason");
-            assert!(refused.starts_with(&format!("PAGEWIRE_SIMD={asked}: ")), "{refused}");
+            assert!(
+                refused.starts_with(&format!("PAGEWIRE_SIMD={asked}: ")),
+                "{refused}"
+            );
             assert!(refused.ends_with(&format!("using {tier}")), "{refused}");
         }
     }

@@ -21,7 +21,10 @@ pub(super) trait Differ {
     /// As [`Differ::differ`].
     #[inline(always)]
     unsafe fn nonzero(masks: &[u64; BLOCKS]) -> u64 {
-        masks.iter().rev().fold(0, |nonzero, &mask| nonzero << 1 | u64::from(mask != 0))
+        masks
+            .iter()
+            .rev()
+            .fold(0, |nonzero, &mask| nonzero << 1 | u64::from(mask != 0))
     }
 }
 
@@ -54,7 +57,10 @@ pub(super) mod x86_64 {
                 // SAFETY: the caller vouches for AVX2; the unaligned load reads four masks.
                 let zero_of_4 = unsafe {
                     let four = _mm256_loadu_si256(four.as_ptr().cast());
-                    _mm256_movemask_pd(_mm256_castsi256_pd(_mm256_cmpeq_epi64(four, _mm256_setzero_si256())))
+                    _mm256_movemask_pd(_mm256_castsi256_pd(_mm256_cmpeq_epi64(
+                        four,
+                        _mm256_setzero_si256(),
+                    )))
                 };
                 zero |= (zero_of_4 as u64) << (4 * at);
             }
@@ -66,6 +72,7 @@ pub(super) mod x86_64 {
     pub(in super::super) struct Avx512Bw;
 
     #[cfg(pagewire_avx512)]
+    #[allow(clippy::incompatible_msrv)] // the cfg is there only where the compiler has them
     impl Differ for Avx512Bw {
         #[inline(always)]
         unsafe fn differ(old: &[u8; BLOCK], new: &[u8; BLOCK]) -> u64 {
@@ -112,7 +119,10 @@ pub(super) mod aarch64 {
             unsafe {
                 let bits = vld1q_u8(BITS.as_ptr());
                 let differing = |at: usize| {
-                    let equal = vceqq_u8(vld1q_u8(old.as_ptr().add(at)), vld1q_u8(new.as_ptr().add(at)));
+                    let equal = vceqq_u8(
+                        vld1q_u8(old.as_ptr().add(at)),
+                        vld1q_u8(new.as_ptr().add(at)),
+                    );
                     vbicq_u8(bits, equal)
                 };
                 // Adding neighbours three times makes one byte of the eight bits of eight bytes.

@@ -23,13 +23,12 @@ impl<'a> Writer<'a> {
     #[inline(always)]
     pub(super) fn new(old: &'a [u8], new: &'a [u8], out: &'a mut [u8]) -> Self {
         let limit = out.len().min(new.len());
-        Writer { pages: Pages { old, new }, out: &mut out[..limit], written: 0, end: 0 }
-    }
-
-    /// The bytes that the delta may still take.
-    #[inline(always)]
-    pub(super) fn room(&self) -> usize {
-        self.out.len() - self.written
+        Writer {
+            pages: Pages { old, new },
+            out: &mut out[..limit],
+            written: 0,
+            end: 0,
+        }
     }
 
     #[inline(always)]
@@ -43,7 +42,9 @@ impl<'a> Writer<'a> {
     pub(super) fn run(&mut self, start: usize, end: usize) -> Option<()> {
         const ROOM: usize = 3 + SHORT_CHANGED;
         let (same, changed) = (start.wrapping_sub(self.end), end.wrapping_sub(start));
-        let room = self.out.get_mut(self.written..self.written.wrapping_add(ROOM));
+        let room = self
+            .out
+            .get_mut(self.written..self.written.wrapping_add(ROOM));
         let bytes = self.pages.new.get(start..start.wrapping_add(SHORT_CHANGED));
         match (room, bytes) {
             (Some(room), Some(bytes)) if (same < TWO_BYTE_LENGTH) & (changed <= SHORT_CHANGED) => {
@@ -62,7 +63,11 @@ impl<'a> Writer<'a> {
                 self.written += 2 + two + changed;
             }
             // By value, so that the loop around keeps the writer in registers.
-            _ => self.written = self.pages.any_run(self.out, self.written, self.end, start, end)?,
+            _ => {
+                self.written = self
+                    .pages
+                    .any_run(self.out, self.written, self.end, start, end)?
+            }
         }
         self.end = end;
         Some(())
@@ -80,9 +85,22 @@ impl Pages<'_> {
     /// A run of any length, anywhere: long ones, and those too near to the end of the page or the limit for a block.
     /// Returns what has been written then.
     #[inline(never)]
-    fn any_run(self, out: &mut [u8], written: usize, before: usize, start: usize, end: usize) -> Option<usize> {
-        let mut records = Records { new: self.new, out, written, end: before };
-        if end - start < TWO_BYTE_LENGTH || (end - start <= MAX_RUN && self.bridges_pay(start, end)) {
+    fn any_run(
+        self,
+        out: &mut [u8],
+        written: usize,
+        before: usize,
+        start: usize,
+        end: usize,
+    ) -> Option<usize> {
+        let mut records = Records {
+            new: self.new,
+            out,
+            written,
+            end: before,
+        };
+        if end - start < TWO_BYTE_LENGTH || (end - start <= MAX_RUN && self.bridges_pay(start, end))
+        {
             records.write(start, end)?;
         } else {
             self.write_apart(&mut records, start, end)?;
@@ -163,7 +181,9 @@ impl Records<'_> {
         self.length(start - self.end)?;
         self.length(end - start)?;
         let bytes = self.new.get(start..end)?;
-        self.out.get_mut(self.written..self.written + bytes.len())?.copy_from_slice(bytes);
+        self.out
+            .get_mut(self.written..self.written + bytes.len())?
+            .copy_from_slice(bytes);
         self.written += bytes.len();
         self.end = end;
         Some(())
@@ -175,7 +195,9 @@ impl Records<'_> {
             self.written += 1;
         } else {
             let bytes = [length as u8 | 0x80, (length >> 7) as u8];
-            self.out.get_mut(self.written..self.written + 2)?.copy_from_slice(&bytes);
+            self.out
+                .get_mut(self.written..self.written + 2)?
+                .copy_from_slice(&bytes);
             self.written += 2;
         }
         Some(())
