@@ -14,7 +14,7 @@
 # --print only tells where things are. To remove everything, delete the folder.
 set -eu
 
-cache=${PAGEWIRE_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/pagewire}
+cache=${PAGEWIRE_CACHE:-${XDG_CACHE_HOME:-${HOME:?is not set: set PAGEWIRE_CACHE}/.cache}/pagewire}
 print=
 if [ "${1-}" = --print ]; then print=1; shift; fi
 [ $# -gt 0 ] || set -- 7.2 10 11 kernel

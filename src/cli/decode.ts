@@ -1,3 +1,4 @@
+import { isatty } from 'node:tty';
 import { PagewireError } from '../errors.js';
 import { createDecoder } from '../index.js';
 import { decodeLine } from '../telemetry/progress.js';
@@ -13,7 +14,7 @@ export interface DecodeFlags extends TransferFlags {
 
 /** `pagewire decode` */
 export async function decode(flags: DecodeFlags, signal: AbortSignal): Promise<number> {
-  if (flags.input === '-' && process.stdin.isTTY) {
+  if (flags.input === '-' && isatty(0)) {
     throw new PagewireError('BAD_OPTION', 'standard input is a terminal: give -i FILE, or a pipe before it');
   }
   const source = openSource(flags.input);

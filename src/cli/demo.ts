@@ -16,6 +16,8 @@ export async function demo({ qemu, json }: DemoFlags, signal: AbortSignal): Prom
   const report: DemoReport = qemu
     ? await (await import('../demo/qemu.js')).qemuDemo(note, signal)
     : await simulatedDemo(note, signal);
+  // A reader such as `head` may have gone.
+  process.stdout.on('error', () => undefined);
   process.stdout.write(json ? `${JSON.stringify(report, null, 2)}\n` : render(report));
   const wrong = report.runs.filter((run) => !run.sameRam);
   if (wrong.length > 0) {

@@ -1,3 +1,4 @@
+import { isatty } from 'node:tty';
 import type { Codec } from '../codecs.js';
 import { PagewireError } from '../errors.js';
 import { createEncoder } from '../index.js';
@@ -24,7 +25,7 @@ export interface EncodeFlags extends TransferFlags {
 
 /** `pagewire encode` */
 export async function encode(flags: EncodeFlags, signal: AbortSignal): Promise<number> {
-  if (flags.output === '-' && process.stdout.isTTY) {
+  if (flags.output === '-' && isatty(1)) {
     throw new PagewireError('BAD_OPTION', 'standard output is a terminal: give -o FILE, or a pipe behind it');
   }
   const source = openSource(flags.input);

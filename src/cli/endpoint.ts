@@ -1,6 +1,8 @@
+import { randomBytes } from 'node:crypto';
 import {
   closeSync,
   constants,
+  fchmodSync,
   fstatSync,
   openSync,
   realpathSync,
@@ -68,19 +70,34 @@ export async function openTarget(spec: string, signal: AbortSignal): Promise<Tar
 
 function openFile(path: string, existing: Stats | undefined): Target {
   const final = existing ? realpathSync(path) : path;
-  const partial = `${final}.${process.pid}.part`;
-  const fd = openSync(partial, 'wx', existing ? existing.mode & 0o777 : 0o666);
+  // Not the process's number: in a container that is the same every time, and what a killed one left is in the way.
+  const partial = `${final}.${randomBytes(4).toString('hex')}.part`;
+  const fd = openSync(partial, 'wx', 0o666);
+  let isOpen = true;
+  const close = (): void => {
+    if (isOpen) closeSync(fd);
+    isOpen = false;
+  };
+  const abandon = (): void => {
+    close();
+    rmSync(partial, { force: true });
+  };
   return {
     fd,
     name: path,
     commit: () => {
-      closeSync(fd);
-      renameSync(partial, final);
+      try {
+        // The mode of openSync would be cut by the umask.
+        if (existing) fchmodSync(fd, existing.mode & 0o7777);
+        close();
+        renameSync(partial, final);
+      } catch (error) {
+        abandon();
+        const { message } = error as Error;
+        throw new PagewireError('WRITE_FAILED', `cannot give ${path} its name: ${message}`, { cause: error });
+      }
     },
-    abandon: () => {
-      closeSync(fd);
-      rmSync(partial, { force: true });
-    },
+    abandon,
   };
 }
 

@@ -5,7 +5,7 @@ export const EXIT = {
   ok: 0,
   /** Reading, writing or something of our own failed. */
   failed: 1,
-  /** What was asked for cannot be done as it was asked. */
+  /** What was asked for cannot be done as it was asked: an option, or a file that cannot be opened. */
   usage: 2,
   /** The QEMU stream ended in the middle; all its bytes were carried. */
   truncated: 3,
@@ -18,6 +18,7 @@ export const EXIT = {
 const BY_ERROR: Partial<Record<ErrorCode, number>> = {
   BAD_OPTION: EXIT.usage,
   BAD_DESCRIPTOR: EXIT.usage,
+  OPEN_FAILED: EXIT.usage,
   FRAMES_DAMAGED: EXIT.frames,
   FRAMES_TRUNCATED: EXIT.frames,
   FRAMES_UNSUPPORTED: EXIT.frames,

@@ -14,7 +14,7 @@ const EXIT_CODES = `
 Exit codes:
   0  all well
   1  reading or writing failed
-  2  wrong usage
+  2  wrong usage, or a file that cannot be opened
   3  the QEMU stream ended in the middle (all its bytes were carried)
   4  the frames are damaged, cut off, or of a later version
   5  the memory limit is too small for what was asked
@@ -42,7 +42,13 @@ function program(): Command {
     .exitOverride((error) => {
       process.exit(error.exitCode === 0 ? EXIT.ok : EXIT.usage);
     })
-    .configureHelp({ showGlobalOptions: false });
+    .configureHelp({ showGlobalOptions: false })
+    .configureOutput({
+      outputError: (message, write) => {
+        write(message.replace(/^error: /, 'pagewire: '));
+      },
+    })
+    .showSuggestionAfterError(false);
 
   command
     .command('encode')
@@ -107,5 +113,9 @@ function cache(text: string): CacheSize {
   const percent = /^(\d+)%$/.exec(text)?.[1];
   return percent === undefined ? { bytes: size(text) } : { percent: Number(percent) };
 }
+
+// Whoever reads our notes may go before us: what we carry does not end for that. Standard output, which may be the
+// stream's, is not touched here: to be Node's, it would become non-blocking for all who share it.
+process.stderr.on('error', () => undefined);
 
 await program().parseAsync();

@@ -64,14 +64,14 @@ function truncation({ within }: StreamEnd): string {
   return `the QEMU stream ended before its end${where}: all its bytes were carried, but no guest can be made of it`;
 }
 
-/** The core knows descriptors; the user knows names. */
+/** The core knows descriptors; the user knows names. Only at the start: behind it can stand what a sender said. */
 function named(error: PagewireError, source: Source, target: Target): PagewireError {
   const { code, frame, offset } = error;
   const message = error.message
-    .replace('cannot read the input', `cannot read ${source.name}`)
-    .replace('cannot write the output', `cannot write ${target.name}`)
-    .replace(/^the output was closed/, `${target.name} was closed`)
-    .replace(/^frame (\d+) at byte/, `${source.name}: frame $1 at byte`);
+    .replace(/^cannot read the input/, () => `cannot read ${source.name}`)
+    .replace(/^cannot write the output/, () => `cannot write ${target.name}`)
+    .replace(/^the output was closed/, () => `${target.name} was closed`)
+    .replace(/^frame (?=\d+ at byte)/, () => `${source.name}: frame `);
   return new PagewireError(code, message, { frame, offset, cause: error });
 }
 

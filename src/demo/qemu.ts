@@ -15,7 +15,6 @@ import { createServer, Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { PagewireError } from '../errors.js';
 import { createDecoder, createEncoder } from '../index.js';
 import type { EncoderSettings } from '../pipeline/settings.js';

@@ -1,6 +1,6 @@
 import { PagewireError } from '../errors.js';
 import type { Listener, NativeFlow } from '../native.js';
-import { type Input, inputDescriptor, type Output, outputDescriptor } from './descriptors.js';
+import { type Descriptor, type Input, inputDescriptor, type Output, outputDescriptor } from './descriptors.js';
 import { Lane, type StreamEnd, type Work } from './lane.js';
 import { Workers } from './workers.js';
 
@@ -23,44 +23,60 @@ export class Transfer {
   readonly flow: NativeFlow;
   readonly workers: Workers;
   readonly #lane: Lane;
+  readonly #stopped: Promise<void>;
+  #stop!: () => void;
   #closed = false;
 
   constructor(options: TransferOptions) {
     this.workers = new Workers(options.threads);
     this.#lane = new Lane(() => this.flow, options.work);
-    const input = inputDescriptor(options.input);
-    const output = outputDescriptor(options.output);
+    this.#stopped = new Promise((resolve) => {
+      this.#stop = resolve;
+    });
+    const ends: Descriptor[] = [];
     try {
+      const input = inputDescriptor(options.input);
+      ends.push(input);
+      const output = outputDescriptor(options.output);
+      ends.push(output);
       this.flow = options.start(input.fd, output.fd, this.#lane.listen);
+      this.done = this.#run(options, input, output);
     } catch (error) {
-      throw PagewireError.from(error);
+      const failure = PagewireError.from(error);
+      for (const end of ends) end.destroy(failure);
+      throw failure;
     } finally {
       // The flow has its own duplicates, and the ends of a pipe must close when those do.
-      input.release();
-      output.release();
+      for (const end of ends) end.release();
     }
-    this.done = this.#run(options, output.copied);
   }
 
   /** Ends as soon as the native threads can notice; `done` rejects with the code STOPPED. */
   stop(): void {
+    this.#stop();
     if (!this.#closed) this.#lane.stop();
   }
 
-  async #run({ signal, closing }: TransferOptions, copied: Promise<void>): Promise<StreamEnd> {
+  async #run({ signal, closing }: TransferOptions, input: Descriptor, output: Descriptor): Promise<StreamEnd> {
     const stop = (): void => {
       this.stop();
     };
     signal?.addEventListener('abort', stop, { once: true });
     if (signal?.aborted) stop();
     try {
-      const [end] = await Promise.all([this.#lane.ended, copied]);
+      const [end] = await Promise.all([this.#lane.ended, input.copied, output.copied]);
+      await output.end();
       return end;
     } catch (error) {
-      // A Node stream that failed leaves nobody to read what the flow writes.
-      stop();
+      const failure = PagewireError.from(error);
+      // A Node stream that failed leaves nobody to write what the flow reads, or to read what it writes.
+      this.#lane.stop();
       await this.#lane.ended.catch(() => undefined);
-      throw PagewireError.from(error);
+      // What came out before the failure is right, and its reader's, unless nobody wants to wait for that.
+      await Promise.race([output.copied.catch(() => undefined), this.#stopped]);
+      input.destroy(failure);
+      output.destroy(failure);
+      throw failure;
     } finally {
       signal?.removeEventListener('abort', stop);
       closing();

@@ -284,10 +284,15 @@ export class SimulatedDestination {
   #applyDelta(page: Buffer, delta: Buffer): void {
     let from = 0;
     let to = 0;
+    const byte = (): number => {
+      const value = delta[from++];
+      if (value === undefined) throw this.#error('XBZRLE that ends within a run');
+      return value;
+    };
     const length = (): number => {
-      let value = delta[from++] ?? NaN;
-      if (value >= 0x80) value = (value & 0x7f) | ((delta[from++] ?? NaN) << 7);
-      if (Number.isNaN(value) || value > PAGE_SIZE) throw this.#error('XBZRLE with a bad length');
+      const low = byte();
+      const value = low < 0x80 ? low : (low & 0x7f) | (byte() << 7);
+      if (value > PAGE_SIZE) throw this.#error('XBZRLE with a bad length');
       return value;
     };
     while (from < delta.length) {

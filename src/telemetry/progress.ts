@@ -43,8 +43,9 @@ export class Progress {
     const now = { at: performance.now(), total: this.#total() };
     const perSecond = ((now.total - this.#last.total) / (now.at - this.#last.at)) * 1000;
     this.#last = now;
-    const columns = this.#terminal?.columns ?? 80;
-    this.#terminal?.write(`\r${this.#line(perSecond).slice(0, columns - 1)}\x1b[K`);
+    // A terminal that does not know its width says 0.
+    const columns = this.#terminal?.columns ?? 0;
+    this.#terminal?.write(`\r${this.#line(perSecond).slice(0, columns > 0 ? columns - 1 : 79)}\x1b[K`);
     this.#shown = true;
   }
 }

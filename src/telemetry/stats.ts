@@ -38,7 +38,7 @@ export interface EncodeStats extends Common {
   /** What the input is, as far as delta looked; null with --no-delta. */
   stream: { qemu: boolean | null; note: string | null; verbatimFrom: number | null } | null;
   guest: Guest | null;
-  /** Null with --no-delta, or where no page was seen. */
+  /** Null with --no-delta, or where no page of a QEMU stream was seen; then there are no passes either. */
   pages: (PageCounts & { deltaBytes: number }) | null;
   passes: Pass[];
   passesCut: boolean;
@@ -61,6 +61,7 @@ export function failed({ code, message, frame, offset }: PagewireError): Outcome
 
 export function encodeStats(s: EncoderSnapshot, outcome: Outcome, elapsedSeconds: number): EncodeStats {
   const { totals, delta } = s;
+  const guest = delta?.qemu === true ? delta : undefined;
   return {
     ...common('encode', totals, totals.bytesIn, totals.bytesOut, outcome, elapsedSeconds),
     command: 'encode',
@@ -68,10 +69,10 @@ export function encodeStats(s: EncoderSnapshot, outcome: Outcome, elapsedSeconds
     level: s.level,
     stream: delta ? stream(delta) : null,
     guest: s.guest ?? null,
-    pages: delta?.qemu === true ? { ...delta.pages, deltaBytes: delta.deltaBytes } : null,
-    passes: delta?.passes ?? [],
-    passesCut: delta?.passesCut ?? false,
-    bulkPass: delta ? bulkPass(delta) : null,
+    pages: guest ? { ...guest.pages, deltaBytes: guest.deltaBytes } : null,
+    passes: guest?.passes ?? [],
+    passesCut: guest?.passesCut ?? false,
+    bulkPass: guest ? bulkPass(guest) : null,
     cache: delta ? { ...delta.cache, hitRate: share(delta.cache.hits, delta.cache.misses) } : null,
   };
 }

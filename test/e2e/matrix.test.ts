@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import type { Filter } from './harness/carriage.js';
-import { bareGuest } from './harness/guests.js';
+import { WORKING_SET, bareGuest } from './harness/guests.js';
 import type { Workload } from './harness/guests.js';
 import { migrate } from './harness/migrate.js';
 import { allCases, chooseCases } from './harness/pairwise.js';
@@ -12,7 +12,7 @@ import { commonMachine, howToInstall, missing, qemus } from './harness/qemus.js'
 import type { QemuBuild } from './harness/qemus.js';
 import { atOnce, full, inCi } from './harness/repository.js';
 import { onStage } from './harness/stage.js';
-import { pagesOfKind } from './harness/stats.js';
+import { bytesLeftAlone, pagesOfKind } from './harness/stats.js';
 
 const CODECS: Readonly<Record<string, readonly string[]>> = {
   zstd: [],
@@ -58,7 +58,7 @@ async function run(one: Case<Dimensions>): Promise<void> {
     stock,
     options: [
       ...(stock ? [] : (CODECS[one.codec] ?? [])),
-      ...(one.cache === 'small' ? ['--cache-size', '24M'] : []), // of a working set of 64 MiB
+      ...(one.cache === 'small' ? ['--cache-size', `${WORKING_SET / 2}M`] : []),
     ],
   };
   await onStage(async (stage) => {
@@ -74,10 +74,14 @@ async function run(one: Case<Dimensions>): Promise<void> {
         ramBlocks: one.blocks === '2' ? 2 : 1,
       },
     });
+    if (one.codec !== 'no-delta') {
+      assert.ok(bytesLeftAlone(stats) < 2e6, 'delta ended before the device state');
+    }
     // Random bytes are no delta, and half a page of them only where no codec can do better.
     const deltas = pagesOfKind(stats, 'delta');
     if (one.codec === 'no-delta') assert.equal(deltas, 0);
-    else if (one.workload === 'sparse' || (stock && one.workload === 'half')) assert.ok(deltas > 0, 'no page went as a delta');
+    else if (one.workload === 'sparse' || (stock && one.workload === 'half'))
+      assert.ok(deltas > 0, 'no page went as a delta');
   });
 }
 
@@ -86,7 +90,9 @@ const cases = chooseCases(allCases(dimensions, isPossible), full ? MAIN : []);
 void describe('a guest goes through the filter', { concurrency: atOnce }, () => {
   void it(
     'has QEMUs to be tried on',
-    { skip: missing.length === 0 || inCi ? false : `PAGEWIRE-NOT-RUN real QEMU ${missing.join(', ')}: ${howToInstall}` },
+    {
+      skip: missing.length === 0 || inCi ? false : `PAGEWIRE-NOT-RUN real QEMU ${missing.join(', ')}: ${howToInstall}`,
+    },
     () => {
       assert.deepEqual(missing, [], `no QEMU ${missing.join(', ')} here: ${howToInstall}`);
     },

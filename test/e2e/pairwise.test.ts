@@ -13,7 +13,8 @@ const dimensions = {
 function meet(cases: readonly Readonly<Record<string, string>>[]): Set<string> {
   const met = new Set<string>();
   for (const one of cases) {
-    for (const [a, x] of Object.entries(one)) for (const [b, y] of Object.entries(one)) if (a < b) met.add(`${a}${x} ${b}${y}`);
+    for (const [a, x] of Object.entries(one))
+      for (const [b, y] of Object.entries(one)) if (a < b) met.add(`${a}${x} ${b}${y}`);
   }
   return met;
 }

@@ -67,7 +67,8 @@ void describe('streams of other kinds', { concurrency: atOnce }, () => {
         const stats = await throughFilter(build, filter, {
           sourceCapabilities: ['xbzrle'],
           sourceParameters: { 'xbzrle-cache-size': 128 << 20 },
-          machine: (stage) => ({ guest: bareGuest(stage, 'mixed') }),
+          passes: 6,
+          machine: (stage) => ({ guest: bareGuest(stage, 'mixed', 24) }),
         });
         assert.ok(pagesOfKind(stats, 'xbzrle') > 0, 'QEMU sent no delta of its own');
       });
@@ -92,10 +93,13 @@ void describe('streams of other kinds', { concurrency: atOnce }, () => {
     }
 
     void it(on('every kind of page, a cache of a sixteenth of the guest, encode --stock'), async () => {
-      const stats = await throughFilter(build, { stock: true, options: ['--cache-size', '12M'] }, {
-        passes: 8,
-        machine: (stage) => ({ megabytes: 192, guest: bareGuest(stage, 'mixed', 160) }),
-      });
+      const stats = await throughFilter(
+        build,
+        { stock: true, options: ['--cache-size', '12M'] },
+        {
+          machine: (stage) => ({ megabytes: 192, guest: bareGuest(stage, 'mixed', 160) }),
+        },
+      );
       assert.ok(pagesOfKind(stats, 'delta') > 0);
     });
 
@@ -220,8 +224,10 @@ async function dirtyBitmap(build: QemuBuild, filter: Filter): Promise<void> {
     await from.finishMigration();
     await carriage.endsWell();
     await to.qemu.waitForMigration('completed');
-    if (keepsDirtyPages(build, 1)) await assertSameGuest(from, to.qemu);
-    await to.qemu.runsOnFrom(lastTickOf(from));
+    if (keepsDirtyPages(build, 1)) {
+      await assertSameGuest(from, to.qemu);
+      await to.qemu.runsOnFrom(lastTickOf(from));
+    }
     const nodes = await to.qemu.qmp.execute('query-named-block-nodes', { flat: true });
     assert.ok(Array.isArray(nodes));
     const node: unknown = nodes.find((one: unknown) => isObject(one) && one['node-name'] === 'disk0');
@@ -352,7 +358,9 @@ async function pauseBeforeSwitchover(build: QemuBuild, filter: Filter): Promise<
     const to = await startDestination(stage, machine, { build }, 'unix');
     await carry(stage, stream, to, 'unix');
     await to.qemu.waitForMigration('completed');
-    if (keepsDirtyPages(build, 1)) await assertSameGuest(from, to.qemu);
-    await to.qemu.runsOnFrom(lastTickOf(from));
+    if (keepsDirtyPages(build, 1)) {
+      await assertSameGuest(from, to.qemu);
+      await to.qemu.runsOnFrom(lastTickOf(from));
+    }
   });
 }

@@ -1,12 +1,14 @@
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { type AddressInfo, connect, createServer } from 'node:net';
 import { closeSync, mkdtempSync, openSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { PassThrough, Writable } from 'node:stream';
-import { describe, it } from 'node:test';
+import { PassThrough, Readable, Writable } from 'node:stream';
+import { describe, it, type TestContext } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { CODECS, createDecoder, createEncoder, type Decoder, type Encoder, PagewireError } from '#src/index.js';
-import { encoded } from './carried.js';
+import { Collector, encoded, readable, tryDecode } from './carried.js';
 import { noise, qemuElements, text } from './content.js';
 import { Pipe } from './pipe.js';
 import { leavesNothing } from './process.js';
@@ -28,18 +30,16 @@ async function standsStill(count: () => number): Promise<number> {
   return last;
 }
 
-/** A file with these bytes, and as many zeros behind them that take no room. */
-function temporaryFile(bytes: Uint8Array, zeros = 0): { open: () => number; remove: () => void } {
+/** Opens a file with these bytes, and as many zeros behind them that take no room; it goes with the test. */
+function temporaryFile(t: TestContext, bytes: Uint8Array, zeros = 0): () => number {
   const folder = mkdtempSync(join(tmpdir(), 'pagewire-'));
+  t.after(() => {
+    rmSync(folder, { recursive: true });
+  });
   const path = join(folder, 'file');
   writeFileSync(path, bytes);
   if (zeros > 0) truncateSync(path, bytes.length + zeros);
-  return {
-    open: () => openSync(path, 'r'),
-    remove: () => {
-      rmSync(folder, { recursive: true });
-    },
-  };
+  return () => openSync(path, 'r');
 }
 
 /** The ways to stop: each gives what is to be passed to the pipeline, and what then stops it. */
@@ -99,10 +99,10 @@ describe('stopping', () => {
     });
 
     it(`by ${way}, with an output that nobody reads: nothing is left`, async (t) => {
-      const file = temporaryFile(noise(32 << 20));
+      const open = temporaryFile(t, noise(32 << 20));
       await leavesNothing(async () => {
         for (const codec of ['none', 'zstd'] as const) {
-          const input = file.open();
+          const input = open();
           const output = new Pipe(t);
           const { signal, stop } = make();
           const encoder = createEncoder({ input, output: output.writeEnd, signal, codec });
@@ -113,14 +113,13 @@ describe('stopping', () => {
           closeSync(input);
         }
       });
-      file.remove();
     });
 
     it(`by ${way}, a decoder with an output that nobody reads: nothing is left`, async (t) => {
       const frames = await encoded(noise(24 << 20), { frameSize: 300_000 });
-      const file = temporaryFile(frames);
+      const open = temporaryFile(t, frames);
       await leavesNothing(async () => {
-        const input = file.open();
+        const input = open();
         const output = new Pipe(t);
         const { signal, stop } = make();
         const decoder = createDecoder({ input, output: output.writeEnd, signal });
@@ -130,7 +129,6 @@ describe('stopping', () => {
         output.close();
         closeSync(input);
       });
-      file.remove();
     });
   }
 
@@ -149,10 +147,10 @@ describe('stopping', () => {
   });
 
   it('while workers pack', async (t) => {
-    const file = temporaryFile(text(4 << 20));
+    const open = temporaryFile(t, text(4 << 20));
     await leavesNothing(async () => {
       for (let round = 0; round < 4; round++) {
-        const input = file.open();
+        const input = open();
         const output = new Pipe(t);
         const reader = output.reader();
         const encoder = createEncoder({ input, output: output.writeEnd, level: 19, threads: 2, delta: false });
@@ -164,7 +162,6 @@ describe('stopping', () => {
         closeSync(input);
       }
     });
-    file.remove();
   });
 
   it('after the end does nothing', async () => {
@@ -184,8 +181,8 @@ describe('an output that nobody reads', () => {
   for (const codec of CODECS) {
     it(`stops the input after a bounded number of bytes: ${codec}`, async (t) => {
       // Noise stays as large as it is with every codec.
-      const file = temporaryFile(noise(32 << 20), 256 << 20);
-      const input = file.open();
+      const open = temporaryFile(t, noise(32 << 20), 256 << 20);
+      const input = open();
       const output = new Pipe(t);
       const [threads, frameSize] = [2, 256 << 10];
       const before = process.memoryUsage.rss();
@@ -200,7 +197,6 @@ describe('an output that nobody reads', () => {
       encoder.stop();
       await isStopped(encoder);
       closeSync(input);
-      file.remove();
     });
   }
 
@@ -257,5 +253,98 @@ it('a reader that goes away ends an encoder and a decoder with OUTPUT_CLOSED', a
       );
       input.close();
     }
+  });
+});
+
+describe('Node streams', () => {
+  it('are let go when the pipeline is stopped, though they are silent or full', async () => {
+    await leavesNothing(async () => {
+      for (const how of [createEncoder, createDecoder]) {
+        const [silent, full] = [new PassThrough(), new Writable({ write: () => undefined })];
+        const flow = how({ input: silent, output: full });
+        await sleep(20);
+        flow.stop();
+        await isStopped(flow);
+        assert.ok(silent.destroyed, 'the input');
+        assert.ok(full.destroyed, 'the output');
+      }
+    });
+  });
+
+  it('an output does not end well where the pipeline failed', async () => {
+    const frames = await encoded(text(100_000));
+    const output = new PassThrough().resume();
+    let finished = false;
+    output.on('finish', () => (finished = true)).on('error', () => undefined);
+    const decoder = createDecoder({ input: readable(frames.subarray(0, -1)), output });
+    await assert.rejects(decoder.done);
+    await sleep(50);
+    assert.equal(finished, false);
+    assert.ok(output.destroyed);
+  });
+
+  it('an input that fails, or is cut short, does not end well: there is no end mark', async () => {
+    async function* broken(): AsyncGenerator<Buffer> {
+      yield text(1000);
+      await sleep(10);
+      throw new Error('the source broke off');
+    }
+    const cut = new PassThrough();
+    cut.write(text(1000));
+    setTimeout(() => cut.destroy(), 20);
+    for (const [input, message] of [
+      [Readable.from(broken()), /the source broke off/],
+      [cut, /Premature close/],
+    ] as const) {
+      const output = new Collector();
+      const encoder = createEncoder({ input, output });
+      await assert.rejects(
+        encoder.done,
+        (error) => error instanceof PagewireError && error.code === 'READ_FAILED' && message.test(error.message),
+      );
+      assert.ok(output.destroyed && !output.writableFinished);
+      assert.equal((await tryDecode(output.bytes)).error?.code, 'FRAMES_TRUNCATED');
+    }
+  });
+
+  it('what came out before a failure is there when done is settled', async () => {
+    const content = noise(900_000);
+    const frames = await encoded(content, { frameSize: 100_000 });
+    const output = new Collector();
+    await assert.rejects(createDecoder({ input: readable(frames.subarray(0, -1)), output }).done);
+    assert.ok(output.bytes.equals(content));
+  });
+
+  it('an output that fails ends the pipeline with its error', async () => {
+    const failing = (): Writable =>
+      new Writable({
+        write: (_chunk, _encoding, done) => {
+          done(new Error('the disk is on fire'));
+        },
+      });
+    const [input, closed] = [readable(noise(8 << 20)), new PassThrough()];
+    await assert.rejects(createEncoder({ input, output: failing() }).done, {
+      code: 'WRITE_FAILED',
+      message: 'cannot write the output: the disk is on fire',
+    });
+    assert.ok(input.destroyed);
+    setTimeout(() => closed.destroy(), 20);
+    const { done } = createEncoder({ input: readable(noise(8 << 20)), output: closed });
+    await assert.rejects(done, { code: 'OUTPUT_CLOSED' });
+  });
+
+  it('both ways of one socket can be used at once', async () => {
+    const server = createServer({ allowHalfOpen: true }, (socket) => {
+      createDecoder({ input: socket, output: socket }).done.catch(() => undefined);
+    }).listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    const socket = connect({ port: (server.address() as AddressInfo).port, host: '127.0.0.1', allowHalfOpen: true });
+    const back = new Collector();
+    socket.pipe(back);
+    const content = text(500_000);
+    await createEncoder({ input: readable(content), output: socket }).done;
+    await once(back, 'finish');
+    assert.ok(back.bytes.equals(content));
+    server.close();
   });
 });

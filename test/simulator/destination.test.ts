@@ -107,7 +107,9 @@ describe('a simulated destination', () => {
     ['an unknown section', /unknown section 0x55/, [Buffer.from([0x55])]],
     ['a delta past the page', /does not fit/, [PART, xbzrle(0, 0xff, 0x1f, 2, 1, 1)]],
     ['a delta that ends in a run', /does not fit/, [PART, xbzrle(0, 1, 3, 1)]],
-    ['a delta that ends in a length', /bad length/, [PART, xbzrle(0, 1, 0x80)]],
+    ['a delta that ends in a length', /ends within a run/, [PART, xbzrle(0, 1, 0x80)]],
+    ['a delta that ends after what is unchanged', /ends within a run/, [PART, xbzrle(0, 1)]],
+    ['a delta with a length of three bytes', /bad length/, [PART, xbzrle(0, 0x80, 0x80, 1, 1, 1)]],
     ['a delta with an empty run inside', /empty run/, [PART, xbzrle(0, 0, 1, 1, 0, 1, 1)]],
     ['a delta larger than a page', /more than a page/, [PART, xbzrle(0, ...Array<number>(4097).fill(1))]],
   ];

@@ -132,6 +132,10 @@ fn cpu_time() -> Duration {
     Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
 }
 
+/// Its name; what is measured, the first pass or a second one, in order or at random, over pages that change so; the
+/// cache's share of what the whole guest needs.
+type Case = (&'static str, Option<(bool, fn(&mut [u8], &mut u64))>, f64);
+
 /// Feeds a stream from some offset on.
 fn feed(filter: &mut Filter, stream: &[u8], host: &mut Ring) {
     let (mut start, mut end) = (0, 0);
@@ -152,8 +156,7 @@ fn main() {
         .collect();
     let pages = if measure { 65536 } else { 600 };
 
-    type Change = fn(&mut [u8], &mut u64);
-    let cases: [(&str, Option<(bool, Change)>, f64); 9] = [
+    let cases: [Case; 9] = [
         ("cold cache", None, 1.0),
         ("no cache", None, 0.0),
         ("unchanged", Some((true, |_, _| {})), 1.0),

@@ -46,7 +46,8 @@ export function chooseCases<D extends Dimensions>(
     chosen.push(best.one);
     for (const pair of best.pairs) open.delete(pair);
     // once all pairs are met, go on meeting them again: the values of the other dimensions stay spread evenly
-    if (open.size === 0 && groupBy.length > 0) for (const { pairs } of candidates) for (const pair of pairs) open.add(pair);
+    if (open.size === 0 && groupBy.length > 0)
+      for (const { pairs } of candidates) for (const pair of pairs) open.add(pair);
   };
   if (groupBy.length === 0) {
     while (open.size > 0) take(candidates);

@@ -130,7 +130,7 @@ export class Qemu {
   async runsOnFrom(before: { time: number; line: string }): Promise<void> {
     await this.qmp.execute('cont');
     const goesOn = (): boolean => (this.lastTick()?.time ?? 0) > before.time + 4;
-    await until(goesOn, 20, () => `the guest does not run on after '${before.line}': '${this.printed().slice(-200)}'`);
+    await until(goesOn, 15, () => `the guest does not run on after '${before.line}': '${this.printed().slice(-200)}'`);
     // it must not have started anew, either
     if (this.printed().includes(this.machine.guest.ready)) throw new Error('the guest booted instead of running on');
   }
@@ -228,7 +228,7 @@ run('migrate', uri='fd:outgoing')
    * Lets a migration that has been ordered make `passes` passes over the guest's RAM at a pace that leaves it time to
    * dirty pages, then finishes it. It is to be slowed down by `slowDown` before.
    */
-  async finishMigration(passes = 5, seconds = 90): Promise<void> {
+  async finishMigration(passes = 4, seconds = 90): Promise<void> {
     await until(
       async () => {
         const { status, passes: made } = await this.migration();
@@ -242,7 +242,7 @@ run('migrate', uri='fd:outgoing')
   }
 
   /** Before a migration: `megabytes` in a second, and no end while more than a few pages are dirty. */
-  async slowDown(megabytes = 64): Promise<void> {
+  async slowDown(megabytes = 56): Promise<void> {
     // not 0: while a disk's bitmap waits, older QEMUs would never look for dirty pages again
     await this.setParameters({ 'max-bandwidth': megabytes * MIB, 'downtime-limit': 1 });
   }

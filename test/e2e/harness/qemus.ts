@@ -58,7 +58,11 @@ function inspect(command: string): QemuBuild | undefined {
 /** In CI what is missing is fetched; a mirror that does not answer is told by the tests that then miss a QEMU. */
 export function fetchMissing(...names: string[]): void {
   if (!inCi) return;
-  const { status, stderr } = spawnSync(setup, names, { encoding: 'utf8', stdio: ['ignore', 'ignore', 'pipe'] });
+  const { status, stderr } = spawnSync(setup, names, {
+    encoding: 'utf8',
+    stdio: ['ignore', 'ignore', 'pipe'],
+    env: { ...process.env, PAGEWIRE_CACHE: cache },
+  });
   if (status !== 0) console.error(stderr);
 }
 

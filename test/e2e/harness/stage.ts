@@ -2,7 +2,7 @@
 // When the test ends, however it ends, all of them go.
 import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import type { ChildProcess, StdioOptions } from 'node:child_process';
-import { closeSync, constants, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
+import { closeSync, constants, existsSync, mkdtempSync, openSync, readFileSync, readdirSync, rmSync } from 'node:fs';
 import { connect, createServer } from 'node:net';
 import type { Socket } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -69,8 +69,20 @@ export class Running {
   }
 }
 
+const FOLDER = 'pagewire-e2e-';
+
+/** Removes the folders of test runs that were killed: they hold the memory of guests. */
+function sweep(): void {
+  for (const name of readdirSync(tmpdir())) {
+    const pid = name.startsWith(FOLDER) ? /^(\d+)-/.exec(name.slice(FOLDER.length))?.[1] : undefined;
+    if (pid !== undefined && !existsSync(`/proc/${pid}`))
+      rmSync(join(tmpdir(), name), { recursive: true, force: true });
+  }
+}
+sweep();
+
 export class Stage {
-  readonly folder = mkdtempSync(join(tmpdir(), 'pagewire-e2e-'));
+  readonly folder = mkdtempSync(join(tmpdir(), `${FOLDER}${process.pid}-`));
   private readonly atEnd: (() => Promise<void> | void)[] = [];
   private readonly started: Running[] = [];
   private count = 0;

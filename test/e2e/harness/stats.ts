@@ -9,3 +9,12 @@ export function pagesOfKind(stats: unknown, kind: string): number {
   if (typeof count !== 'number') throw new Error(`the stats hold no pages.${kind}: ${JSON.stringify(stats)}`);
   return count;
 }
+
+/** How many bytes at the stream's end the filter carried as they were: the device state in it, if all is as it should. */
+export function bytesLeftAlone(stats: unknown): number {
+  if (!isObject(stats) || !isObject(stats['stream']) || !isObject(stats['input'])) {
+    throw new Error(`the stats hold no stream and input: ${JSON.stringify(stats)}`);
+  }
+  const [from, bytes] = [stats['stream']['verbatimFrom'], stats['input']['bytes']];
+  return typeof from === 'number' && typeof bytes === 'number' ? bytes - from : 0;
+}

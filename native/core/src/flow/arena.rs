@@ -290,13 +290,8 @@ mod tests {
             drop(a);
             drop(b);
         }
-        assert_eq!(
-            (
-                lock(&arena.free).flight.len(),
-                lock(&arena.free).spare.len()
-            ),
-            (1, 1)
-        );
+        let free = lock(&arena.free);
+        assert_eq!((free.flight.len(), free.spare.len()), (1, 1));
     }
 
     #[test]

@@ -1,0 +1,136 @@
+import assert from 'node:assert/strict';
+import { chmodSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { describe, it } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { EXIT, exitCode, SIGNALS } from '#src/cli/exit.js';
+import { ERROR_CODES } from '#src/index.js';
+import { folder, pagewire, PAGEWIRE } from './command.js';
+
+const ROOT = fileURLToPath(new URL('../../../', import.meta.url));
+const docs = readFileSync(`${ROOT}docs/cli.md`, 'utf8');
+
+describe('help', () => {
+  for (const args of [['--help'], ['encode', '--help'], ['decode', '--help'], ['demo', '--help'], ['help', 'encode']]) {
+    it(`pagewire ${args.join(' ')}`, async (t) => {
+      const { code, stdout, stderr } = await pagewire(t, args);
+      assert.deepEqual({ code, stderr }, { code: 0, stderr: '' });
+      assert.match(stdout.toString(), /^Usage: pagewire/);
+      assert.match(stdout.toString(), /Exit codes:/);
+    });
+  }
+
+  it('names every option that docs/cli.md describes, and the other way round', async (t) => {
+    for (const command of ['encode', 'decode', 'demo']) {
+      const { stdout } = await pagewire(t, [command, '--help']);
+      const options = /Options:\n([\s\S]*?)\n\n/.exec(stdout.toString())?.[1] ?? '';
+      const told = [...options.matchAll(/^ {2}(?:-\w, )?(--[\w-]+)/gm)].map(([, name]) => name);
+      const section = new RegExp(`\n## pagewire ${command}\n([\\s\\S]*?)(\n## |$)`).exec(docs)?.[1] ?? '';
+      const documented = [...section.matchAll(/^\| `(?:-\w, )?(--[\w-]+)/gm)].map(([, name]) => name);
+      assert.deepEqual(documented.sort(), told.sort(), command);
+    }
+  });
+
+  it('without a command tells how to use it, and fails', async (t) => {
+    const { code, stdout, stderr } = await pagewire(t, []);
+    assert.equal(code, EXIT.usage);
+    assert.equal(stdout.length, 0);
+    assert.match(stderr, /^Usage: pagewire/);
+  });
+
+  it('does not mind a reader that goes', async (t) => {
+    const { stderr, stdout } = await pagewire(
+      t,
+      ['-c', `"${process.execPath}" "${PAGEWIRE}" encode --help | head -n 1`],
+      {
+        program: 'sh',
+      },
+    );
+    assert.deepEqual([stdout.toString(), stderr], ['Usage: pagewire encode [options]\n', '']);
+  });
+});
+
+describe('the version', () => {
+  const { version } = JSON.parse(readFileSync(`${ROOT}package.json`, 'utf8')) as { version: string };
+  for (const args of [['--version'], ['-V'], ['encode', '--version'], ['--version', 'encode']]) {
+    it(`pagewire ${args.join(' ')}`, async (t) => {
+      const { code, stdout, stderr } = await pagewire(t, args);
+      assert.deepEqual([code, stdout.toString(), stderr], [0, `${version}\n`, '']);
+    });
+  }
+});
+
+describe('exit codes', () => {
+  const table = (text: string, row: RegExp): number[] => [...text.matchAll(row)].map(([, code]) => Number(code));
+
+  it('are those that the help and docs/cli.md tell', async (t) => {
+    const expected = Object.values(EXIT);
+    const { stdout } = await pagewire(t, ['--help']);
+    assert.deepEqual(table(stdout.toString(), /^ {2}(\d) {2}/gm), expected);
+    assert.deepEqual(table(docs, /^\| (\d) \|/gm), expected);
+    for (const number of Object.values(SIGNALS)) assert.match(docs, new RegExp(`\\| ${128 + number} \\|`));
+  });
+
+  it('stand in docs/cli.md for every error code', () => {
+    for (const code of ERROR_CODES) {
+      const row = new RegExp(`^\\| (\\d) \\|.*\`${code}\``, 'm').exec(docs);
+      if (code !== 'STOPPED') assert.equal(Number(row?.[1]), exitCode(code), code);
+    }
+  });
+});
+
+describe('what cannot be done as it was asked gets one line and exit code 2', () => {
+  const wrong: [args: string, message: RegExp][] = [
+    ['encode --codec gzip', /gzip.*none, lz4, zlib, zstd/],
+    ['encode --codec', /argument missing/],
+    ['encode --level 20', /level 20 of zstd: from -100 to 19/],
+    ['encode --codec lz4 --level 13', /level 13 of lz4: from -100 to 12/],
+    ['encode --codec zlib --level -1', /level -1 of zlib: from 0 to 12/],
+    ['encode --level high', /a whole number is needed/],
+    ['encode --level 1.5', /a whole number is needed/],
+    ['encode --threads 0', /0 threads: from 1 to 256/],
+    ['decode --threads 257', /257 threads: from 1 to 256/],
+    ['encode --cache-size many', /a size such as 512M/],
+    ['encode --cache-size -1', /a size such as 512M/],
+    ['encode --cache-size 10X', /a size such as 512M/],
+    ['encode --memory-limit 50%', /a size such as 512M/],
+    ['encode --stock --no-delta', /leave one of the two out/],
+    ['encode --levl 1', /unknown option '--levl'/],
+    ['decode --codec zstd', /unknown option '--codec'/],
+    ['encode file', /too many arguments/],
+    ['compress', /unknown command 'compress'/],
+    ['encode -i fd:77', /fd:77: no such descriptor is open/],
+    ['decode -o fd:77', /fd:77: no such descriptor is open/],
+    ['encode --stats fd:77', /fd:77: no such descriptor is open/],
+    ['encode -i missing', /cannot open missing: no such file/],
+    ['encode -o missing/file', /cannot open missing\/file: no such file or folder/],
+    ['encode -o file/below', /cannot open file\/below: a part of the path is not a folder/],
+    ['encode -o .', /cannot open \.: it is a folder/],
+    ['encode --stats missing/file', /cannot open missing\/file for --stats/],
+    ['encode -i file -o out --stats missing/file', /cannot open missing\/file for --stats/],
+  ];
+  for (const [args, message] of wrong) {
+    it(`pagewire ${args}`, async (t) => {
+      const path = folder(t);
+      writeFileSync(path('file'), 'left alone');
+      const { code, stdout, stderr } = await pagewire(t, args.split(' '), { cwd: path('') });
+      assert.match(stderr, /^pagewire.*\n$/);
+      assert.match(stderr, message);
+      assert.deepEqual([code, stdout.length], [EXIT.usage, 0]);
+      assert.equal(readFileSync(path('file'), 'utf8'), 'left alone');
+      const { stdout: left } = await pagewire(t, ['-A', path('')], { program: 'ls' });
+      assert.equal(left.toString(), 'file\n');
+    });
+  }
+
+  it('a folder that may not be written', async (t) => {
+    if (process.getuid?.() === 0) {
+      t.skip('root may write everywhere');
+      return;
+    }
+    const path = folder(t);
+    mkdirSync(path('closed'));
+    chmodSync(path('closed'), 0o500);
+    const { code, stderr } = await pagewire(t, ['encode', '-o', 'closed/file'], { cwd: path('') });
+    assert.deepEqual([code, stderr], [EXIT.usage, 'pagewire encode: cannot open closed/file: permission denied\n']);
+  });
+});

@@ -1,0 +1,83 @@
+// The examples of README.md and docs/library.md run as they stand, one after the other, each document in a folder of its
+// own with a stream to work on.
+import assert from 'node:assert/strict';
+import { existsSync, mkdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { delimiter } from 'node:path';
+import { it } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { SimulatedDestination } from '#src/simulator/destination.js';
+import { folder, Running } from '../cli/command.js';
+import { simulated } from '../pipeline/content.js';
+
+const ROOT = fileURLToPath(new URL('../../../', import.meta.url));
+
+/** What each example must print, and leave behind. */
+const EXPECTED: Record<string, { prints: RegExp; leaves: string[] }[]> = {
+  'README.md': [
+    { prints: /^$/, leaves: ['guest.pw', 'again.stream', 'smaller.stream'] },
+    { prints: /^\d+ bytes became \d+\n$/, leaves: ['guest.pw'] },
+  ],
+  'docs/library.md': [
+    { prints: /^all of it\n$/, leaves: ['guest.pw', 'again.stream'] },
+    { prints: /^arrived\n$/, leaves: ['arrived.stream'] },
+    {
+      prints: /^pc-q35-10.0 has \d+ bytes of RAM, the page cache gets \d+\n(\d+ → \d+, pass \d+\n)*\d+ pages whole, /,
+      leaves: ['watched.pw'],
+    },
+    { prints: /^FRAMES_DAMAGED, frame 0, byte 0: frame 0 at byte 0: expected a frame/, leaves: [] },
+  ],
+};
+
+for (const [document, expected] of Object.entries(EXPECTED)) {
+  it(`the examples of ${document} run`, async (t) => {
+    const path = folder(t);
+    const { guest, stream } = simulated();
+    writeFileSync(path('guest.stream'), stream);
+    mkdirSync(path('node_modules/.bin'), { recursive: true });
+    symlinkSync(ROOT, path('node_modules/pagewire'));
+    symlinkSync(`${ROOT}bin/pagewire`, path('node_modules/.bin/pagewire'));
+
+    const text = readFileSync(`${ROOT}${document}`, 'utf8');
+    const examples = [...text.matchAll(/^```(js|sh)\n([\s\S]*?)^```$/gm)];
+    assert.equal(examples.length, expected.length, 'every example has its expectation');
+    for (const [i, [, language, code = '']] of examples.entries()) {
+      const { prints, leaves } = expected[i]!;
+      const [program, args] =
+        language === 'sh' ? ['bash', ['-ec', code]] : [process.execPath, ['--input-type=module', '--eval', code]];
+      const env = { PATH: [path('node_modules/.bin'), process.env['PATH']].join(delimiter) };
+      const running = new Running(t, args, { program, cwd: path(''), env });
+      running.child.stdin?.end();
+      const ended = await running.ended;
+      assert.equal(ended.code, 0, `${code}\n${ended.stderr}`);
+      assert.match(ended.stdout.toString(), prints);
+      for (const name of leaves) assert.ok(existsSync(path(name)), name);
+    }
+    for (const name of ['again.stream', 'smaller.stream', 'arrived.stream']) {
+      if (!existsSync(path(name))) continue;
+      const destination = new SimulatedDestination();
+      destination.push(readFileSync(path(name)));
+      destination.end();
+      assert.deepEqual(destination.digests(), guest.digests(), name);
+      assert.ok(statSync(path(name)).size < stream.length, name);
+    }
+  });
+}
+
+it('the documents link to what there is', () => {
+  for (const document of ['README.md', 'CHANGELOG.md', 'docs/cli.md', 'docs/stats.md', 'docs/library.md']) {
+    const text = readFileSync(`${ROOT}${document}`, 'utf8');
+    const base = new URL(document, `file://${ROOT}`);
+    for (const [, target = ''] of text.matchAll(/\]\(([^)\s]+)\)/g)) {
+      const { pathname, hash } = new URL(target, base);
+      assert.ok(existsSync(pathname), `${document}: ${target}`);
+      if (hash === '') continue;
+      const headings = [...readFileSync(pathname, 'utf8').matchAll(/^#+ (.*)$/gm)].map(([, heading = '']) =>
+        heading
+          .toLowerCase()
+          .replaceAll(/[^\w\s-]/g, '')
+          .replaceAll(' ', '-'),
+      );
+      assert.ok(headings.includes(hash.slice(1)), `${document}: ${target}`);
+    }
+  }
+});

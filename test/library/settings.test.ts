@@ -1,0 +1,94 @@
+import assert from 'node:assert/strict';
+import { closeSync, openSync } from 'node:fs';
+import { describe, it } from 'node:test';
+import * as pagewire from '#src/index.js';
+import { createDecoder, createEncoder, type EncoderSettings, PagewireError } from '#src/index.js';
+import { framesInFlight } from '#src/pipeline/settings.js';
+import { leavesNothing } from '../pipeline/process.js';
+
+const isA =
+  (code: string, message: RegExp) =>
+  (error: unknown): boolean =>
+    error instanceof PagewireError && error.code === code && message.test(error.message);
+
+describe('the library', () => {
+  it('has this public face', () => {
+    assert.deepEqual(Object.keys(pagewire).sort(), [
+      'CODECS',
+      'ERROR_CODES',
+      'PagewireError',
+      'createDecoder',
+      'createEncoder',
+    ]);
+  });
+
+  it('is what the package name stands for', async () => {
+    // Not a literal: what the package is called is known only when it runs.
+    const byName = (await import(['page', 'wire'].join(''))) as typeof pagewire;
+    assert.equal(byName.createEncoder, createEncoder);
+  });
+
+  const refused: [settings: EncoderSettings, message: RegExp][] = [
+    [{ codec: 'gzip' as 'zlib' }, /codec gzip: one of none, lz4, zlib, zstd/],
+    [{ level: 20 }, /level 20 of zstd: from -100 to 19/],
+    [{ level: 0.5 }, /level 0.5/],
+    [{ codec: 'lz4', level: NaN }, /level NaN/],
+    [{ threads: 0 }, /0 threads/],
+    [{ threads: 257 }, /257 threads/],
+    [{ threads: 1.5 }, /1.5 threads/],
+    [{ frameSize: 4095 }, /frame size 4095: from 4096 to 4194304/],
+    [{ frameSize: (4 << 20) + 1 }, /frame size/],
+    [{ frameSize: 5000.5 }, /frame size/],
+    [{ cacheSize: { bytes: -1 } }, /cache size -1/],
+    [{ cacheSize: { percent: 0.5 } }, /cache size 0.5/],
+    [{ memoryLimit: -1 }, /memory limit -1/],
+    [{ memoryLimit: Infinity }, /memory limit Infinity/],
+    [{ stock: true, delta: false }, /leave one of the two out/],
+  ];
+  for (const [settings, message] of refused) {
+    it(`refuses ${JSON.stringify(settings)} at once`, () => {
+      assert.throws(() => createEncoder({ input: 0, output: 1, ...settings }), isA('BAD_OPTION', message));
+    });
+  }
+
+  it('refuses descriptors that are none, at once, and holds nothing then', async () => {
+    await leavesNothing(() => {
+      const open = openSync('/dev/null', 'r+');
+      for (const wrong of [-1, 9999]) {
+        for (const how of [createEncoder, createDecoder]) {
+          assert.throws(() => how({ input: wrong, output: open }), isA('BAD_DESCRIPTOR', /^file descriptor -?\d+: /));
+          assert.throws(() => how({ input: open, output: wrong }), isA('BAD_DESCRIPTOR', /^file descriptor -?\d+: /));
+        }
+      }
+      closeSync(open);
+      return Promise.resolve();
+    });
+  });
+
+  it('takes as many frames at once as docs/library.md says', () => {
+    assert.deepEqual([1, 2, 8].map(framesInFlight), [6, 8, 20]);
+  });
+});
+
+describe('a PagewireError', () => {
+  it('keeps what it is told', () => {
+    const cause = new Error('below');
+    const error = new PagewireError('FRAMES_DAMAGED', 'wrong', { frame: 3, offset: 99, cause });
+    assert.ok(error instanceof Error);
+    assert.deepEqual(
+      [error.name, error.code, error.message, error.frame, error.offset],
+      [...['PagewireError', 'FRAMES_DAMAGED', 'wrong', 3, 99]],
+    );
+    assert.equal(error.cause, cause);
+    assert.ok(!('cause' in new PagewireError('STOPPED', 'stopped')));
+  });
+
+  it('is made of anything that was thrown', () => {
+    const own = new PagewireError('STOPPED', 'stopped');
+    assert.equal(PagewireError.from(own), own);
+    const native = Object.assign(new Error('no memory'), { code: 'OUT_OF_MEMORY' });
+    assert.deepEqual([PagewireError.from(native).code, PagewireError.from(native).cause], ['OUT_OF_MEMORY', native]);
+    assert.equal(PagewireError.from(Object.assign(new Error('no'), { code: 'ENOENT' })).code, 'INTERNAL');
+    assert.equal(PagewireError.from('text').message, 'text');
+  });
+});

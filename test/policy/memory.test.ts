@@ -1,0 +1,53 @@
+import assert from 'node:assert/strict';
+import { totalmem } from 'node:os';
+import { describe, it } from 'node:test';
+import { checkEncoder } from '#src/pipeline/settings.js';
+import { BASE_BYTES, defaultMemoryLimit, WORKER_BYTES } from '#src/policy/memory.js';
+
+describe('the memory limit', () => {
+  it('is at most half of the machine, in whole bytes', () => {
+    const limit = defaultMemoryLimit();
+    assert.ok(Number.isSafeInteger(limit) && limit > 0 && limit <= totalmem() / 2, `${limit}`);
+  });
+
+  it('is what was asked for, or the default', () => {
+    const limit = (memoryLimit?: number): number | undefined => checkEncoder({ memoryLimit }).native.delta?.memoryLimit;
+    assert.equal(limit(12_345_678), 12_345_678);
+    const byDefault = limit();
+    assert.ok(byDefault !== undefined && byDefault > 0 && byDefault <= totalmem() / 2);
+  });
+});
+
+describe('what everything but the cache takes', () => {
+  const fixed = (settings: Parameters<typeof checkEncoder>[0]): number =>
+    checkEncoder(settings).native.delta?.fixedMemory ?? NaN;
+  const [frame, page] = [1 << 20, 4096];
+
+  it('is Node, the slots, and for each worker its engine and its codec', () => {
+    // docs/library.md: 2 × threads + 4 slots on their way and threads + 1 to pack into, each with room for its header.
+    const slots = (threads: number, frameSize: number): number => (3 * threads + 5) * (frameSize + page);
+    assert.equal(fixed({ codec: 'none', threads: 1 }), BASE_BYTES + slots(1, frame));
+    assert.equal(fixed({ codec: 'none', threads: 4, frameSize: 64 << 10 }), BASE_BYTES + slots(4, 64 << 10));
+    for (const codec of ['lz4', 'zlib', 'zstd'] as const) {
+      const [two, three] = [fixed({ codec, threads: 2 }), fixed({ codec, threads: 3 })];
+      assert.ok(two > BASE_BYTES + slots(2, frame) + 2 * WORKER_BYTES, codec);
+      assert.ok(three - two > WORKER_BYTES + 3 * frame, codec);
+    }
+  });
+
+  it('grows with the level and with the frames', () => {
+    assert.ok(fixed({ level: 19 }) > fixed({ level: 1 }));
+    assert.ok(fixed({ codec: 'lz4', level: 9 }) > fixed({ codec: 'lz4', level: 1 }));
+    assert.ok(fixed({ frameSize: 4 << 20 }) > fixed({ frameSize: 1 << 20 }));
+  });
+});
+
+describe('a delta that is worth sending', () => {
+  it('is a small one before a codec, any that is smaller than the page without', () => {
+    const most = (settings: Parameters<typeof checkEncoder>[0]): number | undefined =>
+      checkEncoder(settings).native.delta?.maxDelta;
+    assert.equal(most({}), 1024);
+    assert.ok(most({ codec: 'none' })! > 65_536 && most({ stock: true })! > 65_536);
+    assert.equal(most({ delta: false }), undefined);
+  });
+});
