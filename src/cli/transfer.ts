@@ -1,4 +1,4 @@
-import { closeSync, openSync, writeSync } from 'node:fs';
+import { closeSync, constants, openSync, writeSync } from 'node:fs';
 import { PagewireError } from '../errors.js';
 import type { StreamEnd } from '../pipeline/lane.js';
 import { Progress } from '../telemetry/progress.js';
@@ -75,12 +75,15 @@ function named(error: PagewireError, source: Source, target: Target): PagewireEr
   return new PagewireError(code, message, { frame, offset, cause: error });
 }
 
+const STATS_FLAGS = constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC | constants.O_NONBLOCK;
+
 /** Opens the file at once, so that a name that cannot be written is an error before the guest's bytes move. */
 function openStats(spec: string): (stats: object) => void {
   const given = descriptor(spec);
   let fd: number;
   try {
-    fd = given ?? openSync(spec, 'w');
+    // Without a reader, a FIFO is an error: waiting for one here would be deaf to signals.
+    fd = given ?? openSync(spec, STATS_FLAGS, 0o666);
   } catch (error) {
     throw new PagewireError('OPEN_FAILED', `cannot open ${spec} for --stats: ${(error as Error).message}`);
   }

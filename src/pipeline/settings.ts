@@ -93,7 +93,8 @@ function deltaOptions(settings: EncoderSettings, codec: Codec, fixedMemory: numb
   }
   return {
     maxDelta: codec === 'none' ? ANY_DELTA : MAX_DELTA_BEFORE_CODEC,
-    ...('bytes' in cache ? { cacheBytes: cache.bytes } : { cachePercent: cache.percent }),
+    // More than all of the guest's pages is never wanted.
+    ...('bytes' in cache ? { cacheBytes: cache.bytes } : { cachePercent: Math.min(cache.percent, 100) }),
     memoryLimit,
     fixedMemory,
   };

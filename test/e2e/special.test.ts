@@ -7,14 +7,14 @@ import type { Filter } from './harness/carriage.js';
 import { bareGuest, linuxGuest, linuxGuestLacks } from './harness/guests.js';
 import { assertSameGuest, lastTickOf, migrate, startPair } from './harness/migrate.js';
 import { Qemu } from './harness/qemu.js';
-import { isObject, object } from './harness/qmp.js';
+import { isObject, object } from '#src/demo/qmp.js';
 import { keepsDirtyPages, qemus } from './harness/qemus.js';
 import type { QemuBuild } from './harness/qemus.js';
 import { atOnce, full, inCi, pagewire } from './harness/repository.js';
 import { onStage } from './harness/stage.js';
 import type { Stage } from './harness/stage.js';
 import { pagesOfKind } from './harness/stats.js';
-import { until } from './harness/time.js';
+import { until } from '#src/demo/time.js';
 
 const RELAY: Filter = { stock: false, options: [] };
 const STOCK: Filter = { stock: true, options: [] };

@@ -12,7 +12,7 @@ import { Qemu } from './qemu.js';
 import type { Machine, Role } from './qemu.js';
 import { pagewire, shellCommand, shellWord } from './repository.js';
 import type { Endpoint, Running, Stage } from './stage.js';
-import { until, within } from './time.js';
+import { until, within } from '#src/demo/time.js';
 
 export type Transport = 'exec' | 'fd' | 'unix';
 

@@ -5,7 +5,7 @@ import { Qemu, assertSameRam } from './qemu.js';
 import type { Capability, Machine } from './qemu.js';
 import { keepsDirtyPages } from './qemus.js';
 import type { QemuBuild } from './qemus.js';
-import type { Answer } from './qmp.js';
+import type { Answer } from '#src/demo/qmp.js';
 import type { Stage } from './stage.js';
 
 export interface Migration {

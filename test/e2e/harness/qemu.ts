@@ -2,11 +2,11 @@
 import { existsSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { basename } from 'node:path';
 import type { Guest } from './guests.js';
-import { Qmp, number, object, text } from './qmp.js';
-import type { Answer } from './qmp.js';
+import { Qmp, number, object, text } from '#src/demo/qmp.js';
+import type { Answer } from '#src/demo/qmp.js';
 import type { QemuBuild } from './qemus.js';
 import type { Running, Stage } from './stage.js';
-import { sleep, until } from './time.js';
+import { sleep, until } from '#src/demo/time.js';
 
 /** What the machine is made of; both QEMUs of a migration get the same. */
 export interface Machine {

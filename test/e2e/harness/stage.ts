@@ -7,7 +7,7 @@ import { connect, createServer } from 'node:net';
 import type { Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
-import { until, within } from './time.js';
+import { until, within } from '#src/demo/time.js';
 
 /** What a child's descriptors can be: a descriptor of ours or a socket that we have not read from. */
 export type Endpoint = number | Socket;

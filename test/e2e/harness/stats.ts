@@ -1,5 +1,5 @@
 // What the tests look at in encode's --stats (docs/stats.md).
-import { isObject } from './qmp.js';
+import { isObject } from '#src/demo/qmp.js';
 
 /** How many pages went as `kind`; none where the filter looked at no pages. */
 export function pagesOfKind(stats: unknown, kind: string): number {

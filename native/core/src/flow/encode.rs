@@ -171,7 +171,6 @@ impl Source<'_> {
         let mut buffer = vec![0; PARSE_BUFFER];
         let mut held = 0;
         loop {
-            self.control(&mut filter);
             let n = self.wait_and(|source, paused| {
                 if paused {
                     let result = filter.pause(&buffer[..held], &mut source.filler);
@@ -195,6 +194,7 @@ impl Source<'_> {
                     },
                 });
             }
+            self.control(&mut filter);
             let used = filter.push(&buffer[..end], &mut self.filler);
             let used = self.filler.host(used)?;
             buffer.copy_within(used..end, 0);
