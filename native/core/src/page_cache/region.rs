@@ -4,6 +4,10 @@
 //! Reserved addresses cost nothing (`PROT_NONE`); memory comes 2 MiB at a time, as huge pages where the system gives
 //! them, and is zeroed by nobody but the kernel.
 
+use rustix::mm::{
+    Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap_anonymous, mprotect, munmap,
+};
+use std::ffi::c_void;
 use std::ptr::NonNull;
 
 const HUGE_PAGE: usize = 2 << 20;
@@ -126,18 +130,16 @@ impl Region {
         };
         // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
         let address = unsafe {
-            libc::mmap(
+            mmap_anonymous(
                 std::ptr::null_mut(),
                 mapped,
-                libc::PROT_NONE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-                -1,
-                0,
+                ProtFlags::empty(),
+                MapFlags::PRIVATE | MapFlags::NORESERVE,
             )
         };
-        if address == libc::MAP_FAILED {
+        let Ok(address) = address else {
             return false;
-        }
+        };
         self.mapping = (address as usize, mapped);
         // One huge page more was mapped than is needed, so there is an aligned address in it.
         let skip = address.align_offset(HUGE_PAGE);
@@ -161,23 +163,23 @@ impl Region {
         }
         // SAFETY: within what is reserved; the memory is given rights, none is taken away.
         let done = unsafe {
-            libc::mprotect(
+            mprotect(
                 self.base.as_ptr().add(chunk).cast(),
                 end - chunk,
-                libc::PROT_READ | libc::PROT_WRITE,
+                MprotectFlags::READ | MprotectFlags::WRITE,
             )
         };
-        if done != 0 {
+        if done.is_err() {
             return false;
         }
         // A huge page only where all of it may be used, or it would take more than the limit.
         let advice = if end == chunk + HUGE_PAGE {
-            libc::MADV_HUGEPAGE
+            Advice::LinuxHugepage
         } else {
-            libc::MADV_NOHUGEPAGE
+            Advice::LinuxNoHugepage
         };
         // SAFETY: as above; advice changes no content. Kernels without huge pages refuse it, which is fine.
-        unsafe { libc::madvise(self.base.as_ptr().add(chunk).cast(), end - chunk, advice) };
+        let _ = unsafe { madvise(self.base.as_ptr().add(chunk).cast(), end - chunk, advice) };
         self.committed = end;
         true
     }
@@ -192,16 +194,14 @@ impl Region {
         // SAFETY: the range is within what is reserved, and no slot beyond the limit is in use any more; a new mapping
         // without rights in its place gives the memory back.
         let address = unsafe {
-            libc::mmap(
+            mmap_anonymous(
                 self.base.as_ptr().add(start).cast(),
                 self.reserved - start,
-                libc::PROT_NONE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED,
-                -1,
-                0,
+                ProtFlags::empty(),
+                MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED,
             )
         };
-        if address != libc::MAP_FAILED {
+        if address.is_ok() {
             self.committed = self.limit;
         }
     }
@@ -211,7 +211,7 @@ impl Drop for Region {
     fn drop(&mut self) {
         if self.mapping.1 != 0 {
             // SAFETY: the mapping is ours, and nobody can hold a borrow of it any more.
-            unsafe { libc::munmap(self.mapping.0 as *mut libc::c_void, self.mapping.1) };
+            let _ = unsafe { munmap(self.mapping.0 as *mut c_void, self.mapping.1) };
         }
     }
 }
