@@ -40,7 +40,7 @@ function hasSources(name) {
 function removeStale(name, output) {
   const [from, to] = [join(root, output), join(root, name)];
   for (const file of filesIn(from)) {
-    const source = file.replace(from, to).replace(/(\.d\.ts|\.js)(\.map)?$/, '.ts');
-    if (source.endsWith('.ts') && !existsSync(source)) rmSync(file);
+    const source = file.replace(from, to).replace(/(\.d)?\.(c?)(ts|js)(\.map)?$/, '.$2ts');
+    if (/\.c?ts$/.test(source) && !existsSync(source)) rmSync(file);
   }
 }

@@ -10,7 +10,7 @@ import { Encoder, type EncoderOptions } from './pipeline/encoder.js';
 /**
  * Starts to encode `input` into `output`.
  *
- * @throws PagewireError with the code BAD_OPTION or BAD_DESCRIPTOR; what fails later rejects `done`.
+ * @throws PagewireError with the code BAD_OPTION, BAD_DESCRIPTOR or OUT_OF_MEMORY; what fails later rejects `done`.
  */
 export function createEncoder(options: EncoderOptions): Encoder {
   return new Encoder(options);

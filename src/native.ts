@@ -128,7 +128,8 @@ export interface NativeDelta {
   cache: { bytes: number; budget: number; pages: number; hits: number; misses: number; evictions: number };
 }
 
-interface Native {
+/** What the addon exports. */
+export interface Native {
   NativeFlow: {
     encode(input: number, output: number, options: NativeEncodeOptions, listener: Listener): NativeFlow;
     decode(input: number, output: number, inFlight: number, unpackers: number, listener: Listener): NativeFlow;

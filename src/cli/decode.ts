@@ -1,9 +1,10 @@
 import { isatty } from 'node:tty';
 import { PagewireError } from '../errors.js';
 import { createDecoder } from '../index.js';
+import { checkThreads } from '../pipeline/settings.js';
 import { decodeLine } from '../telemetry/progress.js';
 import { decodeStats } from '../telemetry/stats.js';
-import { openSource, openTarget } from './endpoint.js';
+import { descriptor, openSource, openTarget } from './endpoint.js';
 import { transfer, type TransferFlags } from './transfer.js';
 
 export interface DecodeFlags extends TransferFlags {
@@ -14,9 +15,11 @@ export interface DecodeFlags extends TransferFlags {
 
 /** `pagewire decode` */
 export async function decode(flags: DecodeFlags, signal: AbortSignal): Promise<number> {
-  if (flags.input === '-' && isatty(0)) {
+  if (isatty(flags.input === '-' ? 0 : (descriptor(flags.input) ?? -1))) {
     throw new PagewireError('BAD_OPTION', 'standard input is a terminal: give -i FILE, or a pipe before it');
   }
+  // Before a file is touched.
+  checkThreads(flags.threads);
   const source = openSource(flags.input);
   const target = await openTarget(flags.output, signal);
   return transfer(source, target, flags, () => {

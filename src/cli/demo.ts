@@ -2,6 +2,7 @@ import { PagewireError } from '../errors.js';
 import { simulatedDemo } from '../demo/simulated.js';
 import { type DemoReport, render } from '../demo/report.js';
 import { EXIT } from './exit.js';
+import { tell } from './run.js';
 
 export interface DemoFlags {
   qemu: boolean;
@@ -11,7 +12,7 @@ export interface DemoFlags {
 /** `pagewire demo` */
 export async function demo({ qemu, json }: DemoFlags, signal: AbortSignal): Promise<number> {
   const note = (text: string): void => {
-    if (!json) process.stderr.write(`${text}\n`);
+    if (!json) tell(`${text}\n`);
   };
   const report: DemoReport = qemu
     ? await (await import('../demo/qemu.js')).qemuDemo(note, signal)

@@ -3,11 +3,11 @@ import type { Codec } from '../codecs.js';
 import { PagewireError } from '../errors.js';
 import { createEncoder } from '../index.js';
 import type { Guest } from '../native.js';
-import type { CacheSize } from '../pipeline/settings.js';
+import { type CacheSize, checkEncoder } from '../pipeline/settings.js';
 import { bytes } from '../telemetry/amounts.js';
 import { encodeLine } from '../telemetry/progress.js';
 import { encodeStats } from '../telemetry/stats.js';
-import { openSource, openTarget } from './endpoint.js';
+import { descriptor, openSource, openTarget } from './endpoint.js';
 import { say } from './run.js';
 import { transfer, type TransferFlags } from './transfer.js';
 
@@ -15,7 +15,7 @@ export interface EncodeFlags extends TransferFlags {
   input: string;
   output: string;
   delta: boolean;
-  codec: Codec;
+  codec?: Codec;
   level?: number;
   threads?: number;
   cacheSize?: CacheSize;
@@ -25,9 +25,11 @@ export interface EncodeFlags extends TransferFlags {
 
 /** `pagewire encode` */
 export async function encode(flags: EncodeFlags, signal: AbortSignal): Promise<number> {
-  if (flags.output === '-' && isatty(1)) {
+  if (isatty(flags.output === '-' ? 1 : (descriptor(flags.output) ?? -1))) {
     throw new PagewireError('BAD_OPTION', 'standard output is a terminal: give -o FILE, or a pipe behind it');
   }
+  // Before a file is touched.
+  checkEncoder(flags);
   const source = openSource(flags.input);
   const target = await openTarget(flags.output, signal);
   return transfer(source, target, flags, () => {
@@ -58,7 +60,7 @@ function memory(guest: Guest): string {
       ? `; the page cache wanted ${bytes(guest.cacheWanted)}, and pages that do not fit are sent whole`
       : '';
   return (
-    `guest ${guest.machine || 'of unknown machine type'}, ${bytes(guest.ramBytes)} of RAM in ${guest.blocks} blocks: ` +
+    `guest ${guest.machine || 'of unknown machine type'}, ${bytes(guest.ramBytes)} of RAM in ${guest.blocks} ${guest.blocks === 1 ? 'block' : 'blocks'}: ` +
     `needs up to ${bytes(needed)} of memory (page cache ${bytes(guest.cacheGranted)}), ` +
     `limit ${bytes(guest.memoryLimit)}${cut}`
   );

@@ -8,7 +8,7 @@ import type { DecodeFlags } from './decode.js';
 import type { DemoFlags } from './demo.js';
 import type { EncodeFlags } from './encode.js';
 import { EXIT } from './exit.js';
-import { run } from './run.js';
+import { replaceStandardStreams, run, tell } from './run.js';
 
 const EXIT_CODES = `
 Exit codes:
@@ -44,6 +44,9 @@ function program(): Command {
     })
     .configureHelp({ showGlobalOptions: false })
     .configureOutput({
+      writeErr: tell,
+      getErrHelpWidth: () => 80,
+      getErrHasColors: () => false,
       outputError: (message, write) => {
         write(message.replace(/^error: /, 'pagewire: '));
       },
@@ -57,7 +60,7 @@ function program(): Command {
     .option('-o, --output <OUT>', 'where the frames go', '-')
     .option('--delta', 'send pages of a QEMU stream as differences (default)')
     .option('--no-delta', 'carry every byte as it is')
-    .addOption(new Option('-c, --codec <NAME>', 'what packs the frames').choices(CODECS).default('zstd'))
+    .addOption(new Option('-c, --codec <NAME>', 'what packs the frames (default: zstd)').choices(CODECS))
     .option('-l, --level <N>', "the codec's level; 0 is its own default (default: 1)", integer)
     .option('-T, --threads <N>', 'threads that pack (default: one for each processor, up to 8)', integer)
     .option('--cache-size <SIZE>', "page cache: bytes (512M, 2G) or percent of the guest's RAM (default: 100%)", cache)
@@ -114,8 +117,8 @@ function cache(text: string): CacheSize {
   return percent === undefined ? { bytes: size(text) } : { percent: Number(percent) };
 }
 
-// Whoever reads our notes may go before us: what we carry does not end for that. Standard output, which may be the
-// stream's, is not touched here: to be Node's, it would become non-blocking for all who share it.
-process.stderr.on('error', () => undefined);
+// Neither standard output, which may be the stream's, nor standard error is touched here: to be Node's, they would
+// become non-blocking for all who share them.
+replaceStandardStreams('stderr');
 
 await program().parseAsync();

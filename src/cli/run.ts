@@ -1,3 +1,6 @@
+import { writeSync } from 'node:fs';
+import { Writable } from 'node:stream';
+import { isatty } from 'node:tty';
 import { PagewireError } from '../errors.js';
 import { exitCode, type Signal, SIGNALS, signalExit } from './exit.js';
 
@@ -25,12 +28,56 @@ export async function run(name: string, command: (signal: AbortSignal) => Promis
   } catch (error) {
     const failure = PagewireError.from(error);
     code = exitCode(failure.code);
-    if (!signalled) say(name, failure.message);
+    if (!signalled) say(name, plain(failure.message));
   }
   process.exit(signalled ? signalExit(signalled) : code);
 }
 
 /** One line on stderr, with the command's name before it. */
 export function say(name: string, message: string): void {
-  process.stderr.write(`pagewire ${name}: ${message}\n`);
+  tell(`pagewire ${name}: ${message}\n`);
+}
+
+/** A system's error without its number: the words before it say the same. */
+export function plain(message: string): string {
+  return message.replace(/ \(os error \d+\)/g, '');
+}
+
+/** How often, and how long, a full pipe that is non-blocking is tried again, in milliseconds. */
+const RETRY_MS = 5;
+const RETRY_FOR_MS = 200;
+
+/**
+ * Writes to stderr. Not by `process.stderr`: for that Node makes a pipe non-blocking, for all who share it, and under
+ * QEMU's exec: that is QEMU's own log. Whoever reads our notes may go before us: what we carry does not end for that.
+ */
+export function tell(text: string | Uint8Array): void {
+  const bytes = Buffer.from(text);
+  const until = performance.now() + RETRY_FOR_MS;
+  for (let at = 0; at < bytes.length;) {
+    try {
+      at += writeSync(2, bytes, at);
+    } catch (error) {
+      const again = error instanceof Error && 'code' in error && (error.code === 'EAGAIN' || error.code === 'EINTR');
+      if (!again || performance.now() > until) return;
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, RETRY_MS);
+    }
+  }
+}
+
+/**
+ * Puts streams in the place of Node's own, which would make what they write to non-blocking. Worker threads ask for
+ * both when they start, to print there; ours print nothing.
+ */
+export function replaceStandardStreams(...names: ('stdout' | 'stderr')[]): void {
+  for (const name of names) {
+    if (isatty(name === 'stdout' ? 1 : 2)) continue;
+    const value = new Writable({
+      write: (chunk: Uint8Array, _encoding, done) => {
+        tell(chunk);
+        done();
+      },
+    });
+    Object.defineProperty(process, name, { value, configurable: true, enumerable: true });
+  }
 }

@@ -1,11 +1,11 @@
-import { closeSync, constants, openSync, writeSync } from 'node:fs';
+import { closeSync, constants, fstatSync, ftruncateSync, openSync, rmSync, statSync, writeSync } from 'node:fs';
 import { PagewireError } from '../errors.js';
 import type { StreamEnd } from '../pipeline/lane.js';
 import { Progress } from '../telemetry/progress.js';
 import { failed, type Outcome, outcomeOf } from '../telemetry/stats.js';
 import { descriptor, type Source, type Target } from './endpoint.js';
 import { EXIT } from './exit.js';
-import { say } from './run.js';
+import { plain, replaceStandardStreams, say } from './run.js';
 
 /** What encode and decode share: an operation between two descriptors, its progress, its report and its end. */
 export interface Operation {
@@ -29,11 +29,13 @@ export async function transfer(
   { stats, quiet }: TransferFlags,
   start: () => Operation,
 ): Promise<number> {
+  replaceStandardStreams('stdout');
   const began = performance.now();
   let writeStats: ((stats: object) => void) | undefined;
   let operation: Operation;
   try {
-    writeStats = stats === undefined ? undefined : openStats(stats);
+    writeStats = stats === undefined ? undefined : openStats(stats, source, target);
+    target.begin(source);
     operation = start();
   } catch (error) {
     target.abandon();
@@ -46,7 +48,7 @@ export async function transfer(
   };
   try {
     const end = await operation.done;
-    target.commit();
+    await target.commit();
     report(outcomeOf(end));
     if (!end.truncated) return EXIT.ok;
     say(operation.name, truncation(end));
@@ -67,7 +69,7 @@ function truncation({ within }: StreamEnd): string {
 /** The core knows descriptors; the user knows names. Only at the start: behind it can stand what a sender said. */
 function named(error: PagewireError, source: Source, target: Target): PagewireError {
   const { code, frame, offset } = error;
-  const message = error.message
+  const message = plain(error.message)
     .replace(/^cannot read the input/, () => `cannot read ${source.name}`)
     .replace(/^cannot write the output/, () => `cannot write ${target.name}`)
     .replace(/^the output was closed/, () => `${target.name} was closed`)
@@ -75,18 +77,29 @@ function named(error: PagewireError, source: Source, target: Target): PagewireEr
   return new PagewireError(code, message, { frame, offset, cause: error });
 }
 
-const STATS_FLAGS = constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC | constants.O_NONBLOCK;
+/** Not O_TRUNC: the file may be the stream's. */
+const STATS_FLAGS = constants.O_WRONLY | constants.O_CREAT | constants.O_NONBLOCK;
 
 /** Opens the file at once, so that a name that cannot be written is an error before the guest's bytes move. */
-function openStats(spec: string): (stats: object) => void {
+function openStats(spec: string, source: Source, target: Target): (stats: object) => void {
   const given = descriptor(spec);
   let fd: number;
+  let isNew: boolean;
   try {
+    isNew = given === undefined && statSync(spec, { throwIfNoEntry: false }) === undefined;
     // Without a reader, a FIFO is an error: waiting for one here would be deaf to signals.
     fd = given ?? openSync(spec, STATS_FLAGS, 0o666);
   } catch (error) {
     throw new PagewireError('OPEN_FAILED', `cannot open ${spec} for --stats: ${(error as Error).message}`);
   }
+  const end = isSame(fd, source.fd) ? source : isSame(fd, target.fd, target.path) ? target : undefined;
+  if (end) {
+    if (given === undefined) closeSync(fd);
+    if (isNew) rmSync(spec, { force: true });
+    const other = end === source ? 'read from' : 'written to';
+    throw new PagewireError('BAD_OPTION', `--stats ${spec}: the stream is ${other} the same place (${end.name})`);
+  }
+  if (given === undefined && fstatSync(fd).isFile()) ftruncateSync(fd);
   return (stats) => {
     try {
       const text = Buffer.from(`${JSON.stringify(stats, null, 2)}\n`);
@@ -97,4 +110,13 @@ function openStats(spec: string): (stats: object) => void {
       if (given === undefined) closeSync(fd);
     }
   };
+}
+
+/** Whether what is written to one descriptor gets to where the other, or a path, leads. A device may be shared. */
+function isSame(fd: number, other: number, path?: string): boolean {
+  if (fd === other) return true;
+  const mine = fstatSync(fd);
+  if (!mine.isFile() && !mine.isFIFO() && !mine.isSocket()) return false;
+  const others = [fstatSync(other), path === undefined ? undefined : statSync(path, { throwIfNoEntry: false })];
+  return others.some((its) => its?.dev === mine.dev && its.ino === mine.ino);
 }

@@ -36,6 +36,9 @@ export function outputDescriptor(output: Output): Descriptor {
 }
 
 function given(fd: number): Descriptor {
+  if (!Number.isInteger(fd) || Math.abs(fd) > 0x7fff_ffff) {
+    throw new PagewireError('BAD_DESCRIPTOR', `file descriptor ${fd}: a whole number is needed`);
+  }
   const nothing = (): void => undefined;
   return { fd, release: nothing, copied: Promise.resolve(), end: () => Promise.resolve(), destroy: nothing };
 }
@@ -58,8 +61,20 @@ function ours(fd: number, stream: Readable | Writable, pipe: Socket): Pick<Descr
 
 /** The pipe stays open where the input fails: to the core its end would be the stream's. */
 async function copyIn(input: Readable, pipe: Socket): Promise<void> {
-  input.pipe(pipe, { end: false });
   await new Promise<void>((resolve, reject) => {
+    // Not input.pipe(): what is no bytes would be thrown where nobody can catch it.
+    const copy = (chunk: unknown): void => {
+      if (typeof chunk !== 'string' && !(chunk instanceof Uint8Array)) {
+        input.off('data', copy).pause();
+        const what = `the stream gives ${chunk === null ? 'null' : `values of type ${typeof chunk}`}, not bytes`;
+        reject(new PagewireError('READ_FAILED', `cannot read the input: ${what}`));
+      } else if (!pipe.write(chunk, input.readableEncoding ?? 'utf8')) {
+        input.pause();
+      }
+    };
+    pipe.on('drain', () => input.resume());
+    pipe.once('close', () => input.off('data', copy).pause());
+    input.on('data', copy).resume();
     finished(input, { writable: false }, (error) => {
       if (error) reject(new PagewireError('READ_FAILED', `cannot read the input: ${error.message}`, { cause: error }));
       else resolve();

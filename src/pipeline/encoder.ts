@@ -3,7 +3,9 @@ import { events, type Guest, native, type NativeDelta, type NativeTotals } from 
 import type { Input, Output } from './descriptors.js';
 import type { StreamEnd } from './lane.js';
 import { slotOf } from './outcome.js';
-import { checkEncoder, checkLevel, type EncoderSettings, INLINE_BYTES } from './settings.js';
+import { PagewireError } from '../errors.js';
+import { bytes as amount } from '../telemetry/amounts.js';
+import { type CheckedSettings, checkEncoder, checkLevel, type EncoderSettings, INLINE_BYTES } from './settings.js';
 import { Transfer } from './transfer.js';
 
 export interface EncoderOptions extends EncoderSettings {
@@ -32,12 +34,16 @@ export interface EncoderSnapshot {
 export class Encoder {
   readonly #transfer: Transfer;
   readonly #delta: boolean;
+  readonly #settings: CheckedSettings;
   #codec: Codec;
   #level: number;
+  /** What the page cache may take by {@link setCacheBytes}, in bytes. */
+  #cacheBytes: number | undefined;
   #last: EncoderSnapshot | undefined;
 
   constructor(options: EncoderOptions) {
     const settings = checkEncoder(options);
+    this.#settings = settings;
     this.#codec = settings.codec;
     this.#level = settings.level;
     this.#delta = settings.native.delta !== undefined;
@@ -77,9 +83,24 @@ export class Encoder {
     };
   }
 
-  /** Changes codec and level, from the next frame on. */
+  /**
+   * Changes codec and level, from the next frame on.
+   *
+   * @throws PagewireError with the code BAD_OPTION, also where they need more memory than there is beside the cache.
+   */
   setCodec(codec: Codec, level: number): void {
     checkLevel(codec, level);
+    const { fixedMemory, memoryLimit } = this.#settings;
+    const needed = fixedMemory(codec, level);
+    // Before the guest is known the cache has taken nothing: it gets what is left.
+    const cache = this.#last ? 0 : this.#cache();
+    if (needed > fixedMemory(this.#codec, this.#level) && needed + cache > memoryLimit) {
+      throw new PagewireError(
+        'BAD_OPTION',
+        `${codec} with level ${level} needs ${amount(needed)} of memory, which does not fit beside a page cache of ` +
+          `${amount(cache)} in the limit of ${amount(memoryLimit)}: setCacheBytes can make room`,
+      );
+    }
     this.#codec = codec;
     this.#level = level;
   }
@@ -89,9 +110,11 @@ export class Encoder {
     if (!this.#last) this.#transfer.flow.setDelta(on);
   }
 
-  /** Grows or shrinks the page cache, to bytes with its metadata. */
+  /** Grows or shrinks the page cache, to bytes with its metadata; to no more than the memory limit leaves. */
   setCacheBytes(bytes: number): void {
-    if (!this.#last) this.#transfer.flow.setCacheBytes(bytes);
+    if (this.#last) return;
+    this.#cacheBytes = Math.min(bytes, this.#room());
+    this.#transfer.flow.setCacheBytes(this.#cacheBytes);
   }
 
   /** Ends at once, without an end mark; {@link done} rejects with the code STOPPED. */
@@ -106,8 +129,23 @@ export class Encoder {
     return slotOf(native.pack(task.handle, slot, task.codec, task.level));
   }
 
+  /** What the memory limit leaves to the page cache, in bytes. */
+  #room(): number {
+    const { fixedMemory, memoryLimit } = this.#settings;
+    return Math.max(memoryLimit - fixedMemory(this.#codec, this.#level), 0);
+  }
+
+  /** What the page cache may take now, in bytes. */
+  #cache(): number {
+    if (!this.#delta) return 0;
+    return this.#cacheBytes ?? this.#transfer.flow.guest()?.cacheGranted ?? 0;
+  }
+
   #tellGuest(onGuest: EncoderOptions['onGuest']): void {
     const guest = this.#transfer.flow.guest();
-    if (guest) onGuest?.(guest);
+    if (!guest) return;
+    // The codec that was planned with may not be the one that packs.
+    if (this.#cache() > this.#room()) this.setCacheBytes(this.#room());
+    onGuest?.(guest);
   }
 }

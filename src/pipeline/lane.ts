@@ -105,8 +105,9 @@ export class Lane {
     if (sequence < this.#failedAt) {
       this.#failedAt = sequence;
       const failure = PagewireError.from(error);
-      // Damage in an earlier frame outweighs what was noted of a later one; being stopped is no failure of its own.
-      if (failure.code !== 'STOPPED') this.#failure = failure;
+      // Damage in an earlier frame outweighs what the source noted of a later one, but not that nothing could be
+      // written any more; being stopped is no failure of its own.
+      if (failure.code !== 'STOPPED' && this.#sinkEnd?.code === undefined) this.#failure = failure;
     }
     this.#writeInOrder();
   }

@@ -1,5 +1,6 @@
 import { type Codec, CODECS, codecNumber } from '../codecs.js';
 import { PagewireError } from '../errors.js';
+import { bytes } from '../telemetry/amounts.js';
 import { native, type NativeDeltaOptions, type NativeEncodeOptions } from '../native.js';
 import { BASE_BYTES, defaultMemoryLimit, WORKER_BYTES } from '../policy/memory.js';
 import { defaultThreads } from './workers.js';
@@ -23,12 +24,15 @@ export interface EncoderSettings {
   memoryLimit?: number | undefined;
   /** No frames: the output is a QEMU stream that any QEMU loads without pagewire. */
   stock?: boolean | undefined;
-  /** Bytes of the stream in a frame, at the most; default: 1 MiB. */
+  /** Bytes of the stream in a frame, at the most; default: 1 MiB, without a codec 256 KiB. */
   frameSize?: number | undefined;
 }
 
 /** A frame of 1 MiB makes a round trip to a worker (25 to 70 µs) cheap, and a codec's ratio good. */
-const DEFAULT_FRAME_SIZE = 1 << 20;
+const PACKED_FRAME_SIZE = 1 << 20;
+
+/** With no codec, a frame is small enough to stay in a core's cache on its way from read to write. */
+const STORED_FRAME_SIZE = 256 << 10;
 
 /** The format's bounds for a frame (docs/format.md), in bytes. */
 const FRAME_SIZES = { least: 4 << 10, most: 4 << 20 };
@@ -45,9 +49,12 @@ const ANY_DELTA = 0xffff_ffff;
 /** A frame up to this size is packed on the main thread: that takes no longer than a round trip to a worker. */
 export const INLINE_BYTES = 16 << 10;
 
-/** Frames on their way at once: each worker has one and another that waits, and source and sink have theirs. */
+/**
+ * Frames on their way at once: one for each worker, one for source and sink each, and two that wait. More would only
+ * stand between the guest and its destination.
+ */
 export function framesInFlight(threads: number): number {
-  return 2 * threads + 4;
+  return threads + 4;
 }
 
 /** An encoder's settings with nothing left open. */
@@ -56,20 +63,34 @@ export interface CheckedSettings {
   level: number;
   threads: number;
   native: NativeEncodeOptions;
+  /** Bytes for all of it; Infinity where nothing grows with the guest and nobody set a limit. */
+  memoryLimit: number;
+  /** What all but the page cache takes with another codec, in bytes. */
+  fixedMemory: (codec: Codec, level: number) => number;
 }
 
 /** Fills in the defaults; throws a BAD_OPTION that says what is wrong. */
 export function checkEncoder(settings: EncoderSettings): CheckedSettings {
-  const { stock = false, delta = true, frameSize = DEFAULT_FRAME_SIZE } = settings;
+  const { stock = false, delta = true } = settings;
+  if (stock && !delta) throw badOption('stock without delta would only copy: leave one of the two out');
+  for (const name of ['codec', 'level'] as const) {
+    if (stock && settings[name] !== undefined) {
+      throw badOption(`stock output is a QEMU stream, which no codec packs: leave out stock or the ${name}`);
+    }
+  }
   const codec = stock ? 'none' : (settings.codec ?? 'zstd');
   if (!CODECS.includes(codec)) throw badOption(`codec ${codec}: one of ${CODECS.join(', ')}`);
-  const level = codec === 'none' ? 0 : (settings.level ?? DEFAULT_LEVEL);
+  const level = settings.level ?? (codec === 'none' ? 0 : DEFAULT_LEVEL);
   checkLevel(codec, level);
   const threads = checkThreads(settings.threads);
+  const frameSize = settings.frameSize ?? (codec === 'none' ? STORED_FRAME_SIZE : PACKED_FRAME_SIZE);
   if (!Number.isInteger(frameSize) || frameSize < FRAME_SIZES.least || frameSize > FRAME_SIZES.most) {
     throw badOption(`frame size ${frameSize}: from ${FRAME_SIZES.least} to ${FRAME_SIZES.most} bytes`);
   }
-  if (stock && !delta) throw badOption('stock without delta would only copy: leave one of the two out');
+  if (!delta && settings.cacheSize !== undefined) throw badOption('a cache size (--cache-size) is for delta');
+  const fixedMemory = (codec: Codec, level: number): number => fixedMemoryOf(codec, level, threads, frameSize);
+  const fixed = fixedMemory(codec, level);
+  const memoryLimit = checkMemoryLimit(settings, fixed, delta);
   return {
     codec,
     level,
@@ -79,18 +100,35 @@ export function checkEncoder(settings: EncoderSettings): CheckedSettings {
       frames: !stock,
       inFlight: framesInFlight(threads),
       packers: threads + 1,
-      ...(delta && { delta: deltaOptions(settings, codec, fixedMemory(codec, level, threads, frameSize)) }),
+      ...(delta && { delta: deltaOptions(settings, codec, fixed, memoryLimit) }),
     },
+    memoryLimit,
+    fixedMemory,
   };
 }
 
-function deltaOptions(settings: EncoderSettings, codec: Codec, fixedMemory: number): NativeDeltaOptions {
-  const cache = settings.cacheSize ?? { percent: 100 };
-  const memoryLimit = settings.memoryLimit ?? defaultMemoryLimit();
-  const amounts = { 'cache size': 'bytes' in cache ? cache.bytes : cache.percent, 'memory limit': memoryLimit };
-  for (const [name, amount] of Object.entries(amounts)) {
-    if (!Number.isInteger(amount) || amount < 0) throw badOption(`${name} ${amount}: a whole number, not negative`);
+/** A limit that somebody set is one: what cannot work within it is refused. By default there may be no room for a cache. */
+function checkMemoryLimit({ memoryLimit }: EncoderSettings, fixed: number, delta: boolean): number {
+  if (memoryLimit === undefined) return delta ? defaultMemoryLimit() : Infinity;
+  checkAmount('memory limit', memoryLimit);
+  if (memoryLimit < fixed) {
+    throw new PagewireError(
+      'OUT_OF_MEMORY',
+      `${delta ? 'without a page cache' : 'this'} needs up to ${bytes(fixed)} of memory, over the limit of ` +
+        `${bytes(memoryLimit)} (--memory-limit): take fewer threads, a lower level, or a higher limit`,
+    );
   }
+  return memoryLimit;
+}
+
+function deltaOptions(
+  settings: EncoderSettings,
+  codec: Codec,
+  fixedMemory: number,
+  memoryLimit: number,
+): NativeDeltaOptions {
+  const cache = settings.cacheSize ?? { percent: 100 };
+  checkAmount('cache size', 'bytes' in cache ? cache.bytes : cache.percent);
   return {
     maxDelta: codec === 'none' ? ANY_DELTA : MAX_DELTA_BEFORE_CODEC,
     // More than all of the guest's pages is never wanted.
@@ -100,8 +138,12 @@ function deltaOptions(settings: EncoderSettings, codec: Codec, fixedMemory: numb
   };
 }
 
+function checkAmount(name: string, amount: number): void {
+  if (!Number.isInteger(amount) || amount < 0) throw badOption(`${name} ${amount}: a whole number, not negative`);
+}
+
 /** What all but the page cache takes, in bytes. */
-function fixedMemory(codec: Codec, level: number, threads: number, frameSize: number): number {
+function fixedMemoryOf(codec: Codec, level: number, threads: number, frameSize: number): number {
   const arena = native.arenaBytes(frameSize, framesInFlight(threads), threads + 1);
   const worker = WORKER_BYTES + native.packerBytes(codecNumber(codec), level, frameSize);
   return BASE_BYTES + arena + (codec === 'none' ? 0 : threads * worker);

@@ -3,7 +3,7 @@ import { fileURLToPath } from 'node:url';
 import type { Piscina } from 'piscina';
 import { slotOf, type Outcome } from './outcome.js';
 
-/** What a worker is asked to do; see worker.ts. */
+/** What a worker is asked to do; see worker.cts. */
 export interface PackTask {
   handle: number;
   slot: number;
@@ -51,9 +51,11 @@ export class Workers {
   async #start(): Promise<Piscina> {
     const { Piscina } = await import('piscina');
     return new Piscina({
-      filename: fileURLToPath(new URL('./worker.js', import.meta.url)),
-      minThreads: this.threads,
+      filename: fileURLToPath(new URL('./worker.cjs', import.meta.url)),
+      // A thread is started when a frame waits for one, and stays.
+      minThreads: 1,
       maxThreads: this.threads,
+      idleTimeout: Infinity,
       // Tasks wait in the pool no longer than it takes a slot to come free: the arena bounds them.
       maxQueue: Infinity,
       recordTiming: false,

@@ -23,6 +23,33 @@ function hostFree(): number {
   return line ? Number(line[1]) * 1024 : freemem();
 }
 
+/** A cgroup's files as they were read, undefined where there is none. */
+export interface GroupFiles {
+  /** memory.max, or memory.limit_in_bytes of version 1. */
+  limit: string | undefined;
+  /** memory.current, or memory.usage_in_bytes. */
+  used: string | undefined;
+  /** memory.stat. */
+  stat: string | undefined;
+}
+
+/**
+ * What a cgroup leaves to its processes, in bytes; Infinity where it has no limit. What the kernel can take back from
+ * the cache of files at once counts as free, as it does in MemAvailable.
+ */
+export function groupFree({ limit, used, stat }: GroupFiles): number {
+  const most = amount(limit);
+  // Without a limit version 2 says "max", and version 1 2^63, to the page.
+  if (most === undefined || most >= 2 ** 60) return Infinity;
+  // Version 1 counts the groups below only in total_inactive_file.
+  const line = /^total_inactive_file (\d+)$/m.exec(stat ?? '') ?? /^inactive_file (\d+)$/m.exec(stat ?? '');
+  return Math.max(most - Math.max((amount(used) ?? 0) - Number(line?.[1] ?? 0), 0), 0);
+}
+
+function amount(text: string | undefined): number | undefined {
+  return /^\d+$/.test(text?.trim() ?? '') ? Number(text) : undefined;
+}
+
 /** What our cgroup, and each one above it, leaves to its processes, in bytes; Infinity where none has a limit. */
 function cgroupFree(): number {
   const path = /^0::(.*)$/m.exec(read('/proc/self/cgroup') ?? '')?.[1];
@@ -30,17 +57,16 @@ function cgroupFree(): number {
   let free = Infinity;
   for (let group = path; ; group = group.slice(0, group.lastIndexOf('/'))) {
     const folder = `/sys/fs/cgroup${group === '/' ? '' : group}`;
-    const limit = Number(read(`${folder}/memory.max`));
-    if (limit > 0) free = Math.min(free, limit - Number(read(`${folder}/memory.current`) ?? 0));
-    if (group === '' || group === '/') return Math.max(free, 0);
+    const [limit, used, stat] = ['max', 'current', 'stat'].map((name) => read(`${folder}/memory.${name}`));
+    free = Math.min(free, groupFree({ limit, used, stat }));
+    if (group === '' || group === '/') return free;
   }
 }
 
 function cgroup1Free(): number {
-  const limit = Number(read('/sys/fs/cgroup/memory/memory.limit_in_bytes'));
-  const used = Number(read('/sys/fs/cgroup/memory/memory.usage_in_bytes'));
-  // Without a limit the kernel says 2^63, to the page.
-  return limit > 0 && limit < 2 ** 60 && used >= 0 ? Math.max(limit - used, 0) : Infinity;
+  const names = ['limit_in_bytes', 'usage_in_bytes', 'stat'];
+  const [limit, used, stat] = names.map((name) => read(`/sys/fs/cgroup/memory/memory.${name}`));
+  return groupFree({ limit, used, stat });
 }
 
 /** The memory limit where none is given: half of what the host or the cgroup has free now, in bytes. */

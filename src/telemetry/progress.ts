@@ -1,4 +1,4 @@
-import type { WriteStream } from 'node:tty';
+import { isatty, type WriteStream } from 'node:tty';
 import type { EncoderSnapshot } from '../pipeline/encoder.js';
 import type { NativeTotals } from '../native.js';
 import { bytes, ratio } from './amounts.js';
@@ -19,8 +19,9 @@ export class Progress {
   constructor(quiet: boolean, total: () => number, line: (perSecond: number) => string) {
     this.#total = total;
     this.#line = line;
-    if (quiet || !process.stderr.isTTY) return;
-    this.#terminal = process.stderr;
+    // Only a terminal becomes a stream of Node's: a pipe would become non-blocking for all who share it.
+    if (quiet || !isatty(2)) return;
+    this.#terminal = process.stderr.on('error', () => undefined);
     this.#timer = setInterval(() => {
       this.#write();
     }, EVERY_MS);

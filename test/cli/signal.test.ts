@@ -1,6 +1,7 @@
 // How a command ends when it is told to, or when its reader goes.
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
+import { constants, readFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { EXIT, signalExit } from '#src/cli/exit.js';
@@ -115,6 +116,40 @@ describe('a reader that goes', () => {
   });
 });
 
+describe('pipes that are shared', () => {
+  for (const [command, stderr] of [
+    ['encode', /./],
+    ['decode', /^$/],
+  ] as const) {
+    it(`stay blocking while ${command} runs, and after SIGKILL`, async (t) => {
+      const [out, notes] = [new Pipe(t), new Pipe(t)];
+      const flags = (process: string, fd: number): string =>
+        /flags:\s*(\d+)/.exec(readFileSync(`/proc/${process}/fdinfo/${fd}`, 'utf8'))?.[1]?.slice(-4) ?? '';
+      const before = flags('self', notes.writeEnd);
+      assert.equal(Number.parseInt(before, 8) & constants.O_NONBLOCK, 0);
+      const running = new Running(t, [command, '--threads', '2'], { stdio: ['pipe', out.writeEnd, notes.writeEnd] });
+      const { stream } = simulated();
+      running.child.stdin?.write(command === 'encode' ? stream : (await encoded(stream)).subarray(0, -10));
+      const reader = out.reader();
+      await reader.has(100_000);
+      await idle(running);
+      const now = [1, 2].map((fd) => flags(String(running.child.pid), fd));
+      running.child.kill('SIGKILL');
+      await running.ended;
+      assert.deepEqual([...now, flags('self', notes.writeEnd)], [before, before, before]);
+      notes.close(notes.writeEnd);
+      assert.match((await notes.reader().end()).toString(), stderr);
+    });
+  }
+
+  it('stay blocking where the usage is wrong', async (t) => {
+    const command = `"${process.execPath}" "${PAGEWIRE}" encode --levl; grep flags /proc/self/fdinfo/2`;
+    const { stdout, stderr } = await pagewire(t, ['-c', command], { program: 'sh' });
+    assert.match(stderr, /^pagewire: unknown option/);
+    assert.equal(Number.parseInt(stdout.toString().replace(/\D/g, ''), 8) & constants.O_NONBLOCK, 0);
+  });
+});
+
 /** Runs a command line on a terminal of its own, with util-linux's script; what it prints there. */
 function onTerminal(
   t: Parameters<typeof pagewire>[0],
@@ -147,7 +182,7 @@ describe('on a terminal', () => {
     const slowly = `(head -c 3000000 /dev/zero; sleep 1.5) | ${quoted} encode`;
     const loud = await onTerminal(t, `${slowly} -o ${path('a')}`);
     assert.equal(loud.code, 0);
-    assert.match(loud.shown, /\r2\.86 MiB → .* B · .*\/s in · .*x/);
+    assert.match(loud.shown, /\r2\.86 MiB → .* (?:Ki)?B · .*\/s in · .*x/);
     // The line is cleared, and nothing else is left on the screen.
     assert.ok(loud.shown.endsWith('\r\x1b[K'), JSON.stringify(loud.shown));
     const quiet = await onTerminal(t, `${slowly} --quiet -o ${path('b')}`);

@@ -43,6 +43,10 @@ describe('the library', () => {
     [{ cacheSize: { percent: 0.5 } }, /cache size 0.5/],
     [{ memoryLimit: -1 }, /memory limit -1/],
     [{ memoryLimit: Infinity }, /memory limit Infinity/],
+    [{ stock: true, codec: 'zstd' }, /leave out stock or the codec/],
+    [{ stock: true, level: 1 }, /leave out stock or the level/],
+    [{ codec: 'none', level: 1 }, /level 1 of none: from 0 to 0/],
+    [{ delta: false, cacheSize: { percent: 50 } }, /is for delta/],
     [{ stock: true, delta: false }, /leave one of the two out/],
   ];
   for (const [settings, message] of refused) {
@@ -63,6 +67,19 @@ describe('the library', () => {
       closeSync(open);
       return Promise.resolve();
     });
+  });
+
+  it('refuses descriptors that are no whole numbers', () => {
+    assert.throws(() => createEncoder({ input: 0.5, output: 1 }), isA('BAD_DESCRIPTOR', /^file descriptor 0.5: /));
+    assert.throws(() => createDecoder({ input: 0, output: NaN }), isA('BAD_DESCRIPTOR', /^file descriptor NaN: /));
+    assert.throws(() => createDecoder({ input: 2 ** 32, output: 1 }), isA('BAD_DESCRIPTOR', /^file descriptor 4294/));
+  });
+
+  it('refuses a memory limit that has no room for what is needed besides the cache', () => {
+    for (const delta of [true, false]) {
+      const settings = { memoryLimit: 30 << 20, delta };
+      assert.throws(() => createEncoder({ input: 0, output: 1, ...settings }), isA('OUT_OF_MEMORY', /30\.0 MiB/));
+    }
   });
 
   it('takes as many frames at once as docs/library.md says', () => {

@@ -3,6 +3,7 @@ import { Readable } from 'node:stream';
 import { describe, it } from 'node:test';
 import { CODECS, createDecoder, createEncoder, PagewireError } from '#src/index.js';
 import { codecNumber } from '#src/codecs.js';
+import { checkEncoder } from '#src/pipeline/settings.js';
 import { SimulatedDestination } from '#src/simulator/destination.js';
 import { SimulatedGuest } from '#src/simulator/guest.js';
 import { Random } from '#src/simulator/random.js';
@@ -63,6 +64,38 @@ describe('while a stream flows', () => {
     }
     await encoder.done;
     assert.deepEqual([encoder.snapshot().codec, encoder.snapshot().level], ['lz4', 1]);
+  });
+
+  it('setCodec and setCacheBytes keep to the memory limit', async (t) => {
+    const { fixedMemory } = checkEncoder({ threads: 2 });
+    const memoryLimit = fixedMemory('lz4', 1) + (2 << 20);
+    const [input, output] = [new Pipe(t), new Pipe(t)];
+    const [codec, threads] = ['lz4', 2] as const;
+    const ends = { input: input.readEnd, output: output.writeEnd };
+    const encoder = createEncoder({ ...ends, codec, threads, memoryLimit });
+    input.close(input.readEnd);
+    output.close(output.writeEnd);
+    const [writer, reader] = [input.writer(), output.reader()];
+    const guest = new SimulatedGuest({ ramBytes: 4 << 20, passes: 3 });
+    const stream = Buffer.concat([...guest.stream()]);
+    writer.write(stream.subarray(0, 3_000_000));
+    while (encoder.snapshot().totals.bytesIn < 3_000_000) await new Promise(setImmediate);
+    assert.equal(encoder.snapshot().guest?.cacheGranted, 2 << 20);
+    const refused = (level: number): void => {
+      assert.throws(
+        () => {
+          encoder.setCodec('zstd', level);
+        },
+        (error) =>
+          error instanceof PagewireError && error.code === 'BAD_OPTION' && error.message.includes('setCacheBytes'),
+      );
+    };
+    refused(19);
+    encoder.setCacheBytes(1 << 30);
+    writer.end(stream.subarray(3_000_000));
+    await Promise.all([encoder.done, reader.end()]);
+    assert.equal(encoder.snapshot().codec, 'lz4');
+    assert.equal(encoder.snapshot().delta?.cache.budget, 2 << 20);
   });
 
   for (const seed of [1, 2, 3]) {

@@ -176,8 +176,13 @@ describe('a stream', () => {
       const bytes = await refused(stream({ ...STORED, ...wrong }), 'FRAMES_DAMAGED', message);
       assert.equal(bytes.length, 0);
     }
-    for (const kind of [FrameKind.ABORT, 0x80]) {
-      await refused(stream({ kind, rawLength: 65_537, packedLength: 65_537 }), 'FRAMES_DAMAGED', /raw length is 65537/);
+    const tooLong = [
+      [FrameKind.ABORT, 65_537],
+      [0x80, (4 << 20) + 1],
+    ] as const;
+    for (const [kind, length] of tooLong) {
+      const frames = stream({ kind, rawLength: length, packedLength: length });
+      await refused(frames, 'FRAMES_DAMAGED', new RegExp(`raw length is ${length}`));
     }
     for (const frameSize of [0, 4095, (4 << 20) + 1, 0xffff_ffff]) {
       const frames = writeStream(CONTENT, [STORED], startPayload({ frameSize }));

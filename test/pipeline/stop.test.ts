@@ -307,6 +307,22 @@ describe('Node streams', () => {
     }
   });
 
+  it('an input of objects is refused', async () => {
+    for (const [value, type] of [
+      [{ a: 1 }, 'object'],
+      [5, 'number'],
+    ] as const) {
+      const encoder = createEncoder({ input: Readable.from([text(10), value]), output: new Collector() });
+      await assert.rejects(
+        encoder.done,
+        (error) =>
+          error instanceof PagewireError &&
+          error.code === 'READ_FAILED' &&
+          error.message === `cannot read the input: the stream gives values of type ${type}, not bytes`,
+      );
+    }
+  });
+
   it('what came out before a failure is there when done is settled', async () => {
     const content = noise(900_000);
     const frames = await encoded(content, { frameSize: 100_000 });

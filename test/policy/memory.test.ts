@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { totalmem } from 'node:os';
 import { describe, it } from 'node:test';
 import { checkEncoder } from '#src/pipeline/settings.js';
-import { BASE_BYTES, defaultMemoryLimit, WORKER_BYTES } from '#src/policy/memory.js';
+import { BASE_BYTES, defaultMemoryLimit, groupFree, WORKER_BYTES } from '#src/policy/memory.js';
 
 describe('the memory limit', () => {
   it('is at most half of the machine, in whole bytes', () => {
@@ -12,9 +12,31 @@ describe('the memory limit', () => {
 
   it('is what was asked for, or the default', () => {
     const limit = (memoryLimit?: number): number | undefined => checkEncoder({ memoryLimit }).native.delta?.memoryLimit;
-    assert.equal(limit(12_345_678), 12_345_678);
+    assert.equal(limit(123_456_789_012), 123_456_789_012);
     const byDefault = limit();
     assert.ok(byDefault !== undefined && byDefault > 0 && byDefault <= totalmem() / 2);
+  });
+});
+
+describe('what a cgroup leaves', () => {
+  const [limit, used] = ['1000000\n', '900000\n'];
+
+  it('counts the cache of files that can be taken back as free', () => {
+    assert.equal(groupFree({ limit, used, stat: 'anon 5\ninactive_file 600000\nactive_file 7\n' }), 700_000);
+    assert.equal(groupFree({ limit, used, stat: 'inactive_file 1\ntotal_inactive_file 600000\n' }), 700_000);
+    assert.equal(groupFree({ limit, used, stat: undefined }), 100_000);
+  });
+
+  it('is never less than nothing, nor more than its limit', () => {
+    assert.equal(groupFree({ limit, used: '2000000', stat: '' }), 0);
+    assert.equal(groupFree({ limit, used: '5', stat: 'inactive_file 600000' }), 1_000_000);
+    assert.equal(groupFree({ limit: '0', used, stat: '' }), 0);
+  });
+
+  it('has no end where there is no limit', () => {
+    for (const none of [undefined, 'max\n', '9223372036854771712\n']) {
+      assert.equal(groupFree({ limit: none, used, stat: '' }), Infinity);
+    }
   });
 });
 

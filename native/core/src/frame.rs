@@ -6,9 +6,9 @@
 //! START ─ DATA ─ DATA ─ … ─ DATA ─ END          (then the end of the input, or the START of another stream)
 //! ```
 
+use crate::checksum::xxh3_64;
 use crate::codec::Codec;
 use thiserror::Error;
-use xxhash_rust::xxh3::xxh3_64;
 
 /// The first four bytes of every frame. Not ASCII first, so that no text is taken for a frame.
 pub const MAGIC: [u8; 4] = [0xF3, b'P', b'W', b'F'];
@@ -27,7 +27,7 @@ pub const MAX_RAW: usize = 4 << 20;
 /// The least raw bytes that a stream may declare as its largest frame.
 pub const MIN_FRAME_SIZE: usize = 4 << 10;
 
-/// The most payload bytes of a frame that is not DATA (START, END, ABORT and types of later versions).
+/// The most payload bytes of START, END and ABORT. Frames that may be skipped may be as large as DATA.
 pub const MAX_CONTROL: usize = 64 << 10;
 
 /// What a frame is. Types with bit 7 set may be skipped by a decoder that does not know them.
@@ -286,17 +286,27 @@ impl Header {
             u64::from(u16::from_le_bytes([b[10], b[11]])),
             0,
         )?;
+        // A type of a later version has rules of its own, unless it may be skipped.
         let kind = FrameType::from_byte(b[4]);
+        let skippable = matches!(kind, FrameType::Other(byte) if byte & SKIPPABLE != 0);
+        if let (FrameType::Other(byte), false) = (kind, skippable) {
+            return Err(FrameError::Type(byte));
+        }
         let (raw_len, packed_len) = (u32_at(24), u32_at(28));
-        let cap = if kind == FrameType::Data {
+        let cap = if kind == FrameType::Data || skippable {
             MAX_RAW
         } else {
             MAX_CONTROL
         };
         limited("raw length", u64::from(raw_len), cap as u64)?;
         limited("packed length", u64::from(packed_len), u64::from(raw_len))?;
-        let codec = Codec::from_byte(b[6]).ok_or(FrameError::Codec(b[6]))?;
-        if codec == Codec::None || kind != FrameType::Data {
+        let codec = match Codec::from_byte(b[6]) {
+            Some(codec) => codec,
+            // It is not unpacked.
+            None if skippable => Codec::None,
+            None => return Err(FrameError::Codec(b[6])),
+        };
+        if !skippable && (codec == Codec::None || kind != FrameType::Data) {
             limited("codec", u64::from(b[6]), 0)?;
             if packed_len != raw_len {
                 let (value, limit) = (u64::from(packed_len), u64::from(raw_len));

@@ -515,3 +515,23 @@ fn a_qemu_stream_that_ends_in_the_middle_is_delivered_and_both_ends_know() {
         assert_eq!(read_back(back), content[..len]);
     }
 }
+
+#[test]
+fn a_pipe_s_wrong_end_is_refused() {
+    let (read, write) = pipe().expect("a pipe");
+    let refused = |input: OwnedFd, output: OwnedFd| {
+        let flow = Flow::decode(input, output, 4, 2, Box::new(|_| {}));
+        assert!(matches!(flow, Err(FlowError::Access { .. })));
+    };
+    let null = || {
+        OwnedFd::from(
+            File::options()
+                .read(true)
+                .write(true)
+                .open("/dev/null")
+                .expect("a device"),
+        )
+    };
+    refused(write.try_clone().expect("a duplicate").into(), null());
+    refused(null(), read.try_clone().expect("a duplicate").into());
+}

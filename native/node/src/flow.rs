@@ -13,10 +13,14 @@ use pagewire_core::frame::Ending;
 use pagewire_core::qemu::Reason;
 use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// Every flow of the process: a worker thread, which has loaded this addon too, finds the main thread's flows here.
 static FLOWS: Mutex<BTreeMap<u32, Weak<Flow>>> = Mutex::new(BTreeMap::new());
+
+/// The handle of the next flow.
+static HANDLES: AtomicU32 = AtomicU32::new(0);
 
 fn flows() -> MutexGuard<'static, BTreeMap<u32, Weak<Flow>>> {
     FLOWS.lock().unwrap_or_else(PoisonError::into_inner)
@@ -251,9 +255,9 @@ pub struct NativeFlow {
 impl NativeFlow {
     fn register(flow: Flow) -> Self {
         let flow = Arc::new(flow);
-        let mut flows = flows();
-        let handle = flows.last_key_value().map_or(0, |(last, _)| last + 1);
-        flows.insert(handle, Arc::downgrade(&flow));
+        // Never the number of a flow that a worker may still ask for.
+        let handle = HANDLES.fetch_add(1, Ordering::Relaxed);
+        flows().insert(handle, Arc::downgrade(&flow));
         NativeFlow {
             handle,
             flow: Some(flow),
@@ -267,6 +271,13 @@ impl NativeFlow {
 
 fn closed() -> Error<String> {
     Error::new("STOPPED".to_owned(), "the flow is closed".to_owned())
+}
+
+impl Drop for NativeFlow {
+    /// JavaScript may let go of a flow without closing it.
+    fn drop(&mut self) {
+        self.close();
+    }
 }
 
 #[napi]

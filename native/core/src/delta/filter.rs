@@ -168,24 +168,12 @@ impl Filter {
         self.enabled = on;
     }
 
-    /// Whether differences are on.
-    #[must_use]
-    pub fn is_enabled(&self) -> bool {
-        self.enabled
-    }
-
     /// Sets how many bytes the cache may take; may be done at any time after [`Host::guest`], before it has no effect.
     pub fn set_cache_bytes(&mut self, bytes: u64) {
         if let Some(delta) = &mut self.delta {
             delta.set_cache_bytes(bytes);
             self.counters.cache = delta.cache();
         }
-    }
-
-    /// The guest's RAM, once the stream has named it.
-    #[must_use]
-    pub fn guest(&self) -> Option<&crate::qemu::GuestRam> {
-        self.reader.guest()
     }
 
     /// What was done so far.

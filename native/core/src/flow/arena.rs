@@ -164,7 +164,11 @@ impl Arena {
             .parked
             .get(slot as usize)
             .and_then(|parked| lock(parked).take());
-        parked.ok_or(FlowError::Slot { slot, operation })
+        // `close` may have come between the two looks, and has emptied the place then.
+        parked.ok_or_else(|| match lock(&self.free).closed {
+            true => FlowError::Stopped,
+            false => FlowError::Slot { slot, operation },
+        })
     }
 }
 

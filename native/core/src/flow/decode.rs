@@ -4,9 +4,7 @@ use super::arena::{Origin, Slot};
 use super::descriptor::{Input, thread_cpu_ns};
 use super::{FlowError, Shared, StreamEnd};
 use crate::codec::Codec;
-use crate::frame::{
-    End, Ending, FrameError, FrameType, HEADER_LEN, Header, MAX_CONTROL, SKIPPABLE, Start,
-};
+use crate::frame::{End, Ending, FrameError, FrameType, HEADER_LEN, Header, Start};
 use std::io;
 use std::sync::atomic::Ordering;
 
@@ -108,17 +106,18 @@ impl Source<'_> {
                     return Ok(true);
                 }
                 FrameType::Abort => {
+                    self.in_order(&mut order, &header)?;
                     let slot = self.slot(header)?;
                     let reason = String::from_utf8_lossy(slot.payload())
                         .escape_debug()
                         .to_string();
                     return Err(self.wrong(FrameError::Aborted { reason }));
                 }
-                FrameType::Other(kind) if kind & SKIPPABLE != 0 => {
+                // The header's reader lets pass only what may be skipped.
+                FrameType::Other(_) => {
                     self.in_order(&mut order, &header)?;
                     self.slot(header)?; // read and checked, then dropped
                 }
-                FrameType::Other(kind) => return Err(self.wrong(FrameError::Type(kind))),
                 FrameType::Start => {
                     let expected = "a frame of the stream that has begun".into();
                     return Err(self.wrong(FrameError::Order {
@@ -196,7 +195,6 @@ impl Source<'_> {
     fn slot(&mut self, header: Header) -> Result<Slot, FlowError> {
         let mut slot = self.shared.arena.acquire().ok_or(FlowError::Stopped)?;
         let len = header.packed_len as usize;
-        debug_assert!(len <= MAX_CONTROL.max(self.shared.arena.frame_size()));
         let n = self.bytes.fill(&mut slot.room()[..len])?;
         if n < len {
             return Err(self.cut_off("inside a frame's payload", (len - n) as u64));
@@ -326,11 +324,7 @@ fn read(
         if shared.stopped() {
             return Err(FlowError::Stopped);
         }
-        if !input
-            .wait(&shared.source_wake, true)
-            .map_err(failed)?
-            .descriptor
-        {
+        if !input.wait(&shared.source_wake, true).map_err(failed)? {
             continue;
         }
         match input.read(buffer) {

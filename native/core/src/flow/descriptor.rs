@@ -1,29 +1,23 @@
 //! The descriptors at both ends of a flow, and the eventfd that can interrupt a wait for them.
 
+use super::FlowError;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
-use rustix::fs::{FileType, Mode, OFlags, fstat, open};
+use rustix::fs::{FileType, Mode, OFlags, fcntl_getfl, fstat, open};
 use rustix::io::{Errno, read, write};
 use rustix::net::{SendFlags, send};
-use rustix::pipe::fcntl_setpipe_size;
+use rustix::pipe::{fcntl_getpipe_size, fcntl_setpipe_size};
+use rustix::termios::isatty;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-/// What a pipe is asked to hold. Linux's default of 64 KiB makes a switch of threads for each 64 KiB; 1 MiB is what an
-/// unprivileged process may have. Refusal is no harm.
+/// What a pipe that we read is asked to hold. Linux's default of 64 KiB makes a switch of threads for each 64 KiB;
+/// 1 MiB is what an unprivileged process may have. Refusal is no harm. A pipe that we write stays as it is: what stands
+/// in it is on its way to the guest's destination, and late.
 const PIPE_BYTES: usize = 1 << 20;
 
 /// Wakes a thread out of [`Wake::wait`].
 pub(super) struct Wake(OwnedFd);
-
-/// What a wait found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Ready {
-    /// The descriptor can be read or written, or has an error to tell.
-    pub(super) descriptor: bool,
-    /// [`Wake::signal`] was called since the last wait.
-    pub(super) woken: bool,
-}
 
 impl Wake {
     pub(super) fn new() -> io::Result<Self> {
@@ -38,36 +32,24 @@ impl Wake {
         let _ = write(&self.0, &1u64.to_ne_bytes());
     }
 
-    /// Waits until the descriptor is ready or someone calls [`Wake::signal`]; only looks where `block` is false.
-    fn wait(
-        &self,
-        descriptor: BorrowedFd<'_>,
-        events: PollFlags,
-        block: bool,
-    ) -> io::Result<Ready> {
+    /// Waits until the descriptor can be used (or has an error to tell) or someone calls [`Wake::signal`], and tells
+    /// whether it was the descriptor. Only looks where `block` is false.
+    fn wait(&self, descriptor: BorrowedFd<'_>, events: PollFlags, block: bool) -> io::Result<bool> {
         let mut fds = [
             PollFd::from_borrowed_fd(descriptor, events),
             PollFd::new(&self.0, PollFlags::IN),
         ];
-        let now = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
         loop {
-            match poll(&mut fds, if block { None } else { Some(&now) }) {
+            match poll(&mut fds, if block { None } else { Some(&NOW) }) {
                 Ok(_) => break,
                 Err(Errno::INTR) => continue,
                 Err(error) => return Err(error.into()),
             }
         }
-        let woken = !fds[1].revents().is_empty();
-        if woken {
+        if !fds[1].revents().is_empty() {
             let _ = read(&self.0, &mut [0u8; 8]);
         }
-        Ok(Ready {
-            descriptor: !fds[0].revents().is_empty(),
-            woken,
-        })
+        Ok(!fds[0].revents().is_empty())
     }
 }
 
@@ -75,12 +57,15 @@ impl Wake {
 pub(super) struct Input(OwnedFd);
 
 impl Input {
-    pub(super) fn new(fd: OwnedFd) -> Self {
-        let _ = fcntl_setpipe_size(&fd, PIPE_BYTES);
-        Input(fd)
+    pub(super) fn new(fd: OwnedFd) -> Result<Self, FlowError> {
+        check_access(&fd, OFlags::WRONLY, "input", "reading")?;
+        if fcntl_getpipe_size(&fd).is_ok_and(|bytes| bytes < PIPE_BYTES) {
+            let _ = fcntl_setpipe_size(&fd, PIPE_BYTES);
+        }
+        Ok(Input(fd))
     }
 
-    pub(super) fn wait(&self, wake: &Wake, block: bool) -> io::Result<Ready> {
+    pub(super) fn wait(&self, wake: &Wake, block: bool) -> io::Result<bool> {
         wake.wait(self.0.as_fd(), PollFlags::IN, block)
     }
 
@@ -107,13 +92,19 @@ enum How {
     /// A pipe opened anew through /proc with O_NONBLOCK: the mode belongs to the new open file, so whoever shares the
     /// pipe with us notices nothing.
     NonBlocking(OwnedFd),
-    /// Regular files never wait for long; a terminal, or a pipe of another user, may.
+    /// A pipe of another user, which cannot be opened anew, or a terminal: polled before each write, which takes no
+    /// more than what a pipe that is ready takes at once.
+    Piecemeal,
+    /// Regular files and most devices never wait for long.
     Plain,
 }
 
+/// POSIX's PIPE_BUF on Linux: a pipe that polls as writable takes this much without waiting.
+const PIPE_BUF: usize = 4096;
+
 impl Output {
-    pub(super) fn new(fd: OwnedFd) -> Self {
-        let _ = fcntl_setpipe_size(&fd, PIPE_BYTES);
+    pub(super) fn new(fd: OwnedFd) -> Result<Self, FlowError> {
+        check_access(&fd, OFlags::RDONLY, "output", "writing")?;
         let how = match fstat(&fd).map(|stat| FileType::from_raw_mode(stat.st_mode)) {
             Ok(FileType::Socket) => How::Socket,
             Ok(FileType::Fifo) => {
@@ -124,16 +115,17 @@ impl Output {
                     Mode::empty(),
                 ) {
                     Ok(opened) => How::NonBlocking(opened),
-                    Err(_) => How::Plain,
+                    Err(_) => How::Piecemeal,
                 }
             }
+            Ok(FileType::CharacterDevice) if isatty(&fd) => How::Piecemeal,
             _ => How::Plain,
         };
-        Output { fd, how }
+        Ok(Output { fd, how })
     }
 
     /// Waits until something can be written or the wake is signalled.
-    pub(super) fn wait(&self, wake: &Wake) -> io::Result<Ready> {
+    pub(super) fn wait(&self, wake: &Wake) -> io::Result<bool> {
         wake.wait(self.fd.as_fd(), PollFlags::OUT, true)
     }
 
@@ -143,6 +135,14 @@ impl Output {
             let result = match &self.how {
                 How::Socket => send(&self.fd, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL),
                 How::NonBlocking(pipe) => write(pipe, bytes),
+                How::Piecemeal => {
+                    let mut ready = [PollFd::new(&self.fd, PollFlags::OUT)];
+                    match poll(&mut ready, Some(&NOW)) {
+                        Ok(0) => Err(Errno::WOULDBLOCK),
+                        Ok(_) => write(&self.fd, &bytes[..bytes.len().min(PIPE_BUF)]),
+                        Err(error) => Err(error),
+                    }
+                }
                 How::Plain => write(&self.fd, bytes),
             };
             match result {
@@ -150,6 +150,25 @@ impl Output {
                 result => return Ok(result?),
             }
         }
+    }
+}
+
+/// For a poll that only looks.
+const NOW: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 0,
+};
+
+/// Refuses a descriptor that is open for the other direction only: a pipe's wrong end would feed on itself.
+fn check_access(
+    fd: &OwnedFd,
+    refused: OFlags,
+    role: &'static str,
+    access: &'static str,
+) -> Result<(), FlowError> {
+    match fcntl_getfl(fd) {
+        Ok(flags) if flags & OFlags::ACCMODE == refused => Err(FlowError::Access { role, access }),
+        _ => Ok(()),
     }
 }
 

@@ -3,13 +3,12 @@
 use super::arena::Slot;
 use super::descriptor::{Input, thread_cpu_ns};
 use super::{Event, FlowError, Shared, StreamEnd, lock};
+use crate::checksum::ContentHash;
 use crate::delta::{self, Filter, Host, Stopped};
 use crate::frame::{End, Ending, FrameType, Header, Start};
-use crate::page_cache::PageCache;
 use crate::qemu::GuestRam;
 use std::io;
 use std::sync::atomic::Ordering;
-use xxhash_rust::xxh3::Xxh3Default;
 
 /// The sink is about to run dry when it has no more frames than this before it: one that is being written while the
 /// next is being packed. With 0, the wire would stand still while each frame is packed; with more, frames get smaller
@@ -79,7 +78,7 @@ pub struct GuestReport {
 
 /// The size of the cache for this guest: what was asked for, within the limit.
 fn grant(guest: &GuestRam, options: &DeltaOptions) -> GuestReport {
-    let cache_for_all = PageCache::bytes_for(guest.pages(), guest.page_size as usize);
+    let cache_for_all = delta::full_cache(guest);
     let cache_wanted = match options.cache {
         CacheSize::Bytes(bytes) => bytes.min(cache_for_all),
         CacheSize::Percent(percent) => {
@@ -114,19 +113,23 @@ pub(super) fn run(
             shared,
             slot: None,
             filled: 0,
-            sequence: 0,
+            frames: 0,
+            published_at: 0,
             offset: 0,
-            content: options.frames.then(Xxh3Default::new),
+            content: options.frames.then(ContentHash::new),
             delta: options.delta.clone(),
             refused: None,
         },
         bytes_in: 0,
+        paused: false,
     };
     if options.frames {
         let start = Start {
             frame_size: options.frame_size as u32,
         };
-        source.filler.control(FrameType::Start, &start.to_bytes())?;
+        source
+            .filler
+            .send_control(FrameType::Start, &start.to_bytes())?;
     }
     let result = source.read_all(&options);
     // Whatever came before a failure is good, and belongs to whoever reads the output.
@@ -143,7 +146,7 @@ pub(super) fn run(
             if options.frames && !matches!(error, FlowError::Stopped) {
                 source
                     .filler
-                    .control(FrameType::Abort, error.to_string().as_bytes())?;
+                    .send_control(FrameType::Abort, error.to_string().as_bytes())?;
             }
             Err(error)
         }
@@ -154,36 +157,52 @@ struct Source<'a> {
     input: Input,
     filler: Filler<'a>,
     bytes_in: u64,
+    /// There was no input at the last look.
+    paused: bool,
+}
+
+/// Why a wait for input ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wait {
+    /// There is input, or its end.
+    Readable,
+    /// There is none just now: what need not wait should go into the slot. Told once for each pause.
+    Paused,
 }
 
 impl Source<'_> {
     fn read_all(&mut self, options: &EncodeOptions) -> Result<StreamEnd, FlowError> {
-        match &options.delta {
-            Some(delta) => self.filtered(Filter::new(delta::Options {
+        if let Some(delta) = &options.delta {
+            let filter = Filter::new(delta::Options {
                 max_delta: delta.max_delta,
-            })),
-            None => self.copied(),
+            });
+            if let Some(end) = self.filtered(filter)? {
+                return Ok(end);
+            }
         }
+        self.copied()
     }
 
-    /// Through the parser and delta. Once the rest of the stream is only to be copied, it is, without them.
-    fn filtered(&mut self, mut filter: Filter) -> Result<StreamEnd, FlowError> {
+    /// Through the parser and delta, until the end or until the rest is only to be copied (`None`): then parser and
+    /// page cache go.
+    fn filtered(&mut self, mut filter: Filter) -> Result<Option<StreamEnd>, FlowError> {
         let mut buffer = vec![0; PARSE_BUFFER];
         let mut held = 0;
         loop {
-            let n = self.wait_and(|source, paused| {
-                if paused {
-                    let result = filter.pause(&buffer[..held], &mut source.filler);
-                    return source.filler.host(result).map(|()| None);
-                }
-                source.read(&mut buffer[held..])
-            })?;
-            let end = held + n;
+            if self.wait()? == Wait::Paused {
+                let paused = filter.pause(&buffer[..held], &mut self.filler);
+                self.filler.host(paused)?;
+                self.filler.publish_delta(&filter, Publish::IfFree);
+                continue;
+            }
+            let Some(n) = self.read(&mut buffer[held..])? else {
+                continue;
+            };
             if n == 0 {
                 let ended = filter.finish(&buffer[..held], &mut self.filler);
                 let ended = self.filler.host(ended)?;
-                self.filler.take_counters(&filter);
-                return Ok(match ended {
+                self.filler.publish_delta(&filter, Publish::Last);
+                return Ok(Some(match ended {
                     delta::StreamEnd::Truncated { within, .. } => StreamEnd {
                         ending: Ending::TruncatedInput,
                         within: Some(within.to_string()),
@@ -192,16 +211,21 @@ impl Source<'_> {
                         ending: Ending::Complete,
                         within: None,
                     },
-                });
+                }));
             }
-            self.control(&mut filter);
+            self.apply_settings(&mut filter);
+            let end = held + n;
             let used = filter.push(&buffer[..end], &mut self.filler);
             let used = self.filler.host(used)?;
             buffer.copy_within(used..end, 0);
             held = end - used;
-            self.filler.take_counters(&filter);
             if filter.is_verbatim() && held == 0 {
-                return self.copied();
+                self.filler.publish_delta(&filter, Publish::Last);
+                return Ok(None);
+            }
+            if self.bytes_in - self.filler.published_at >= PUBLISH_EVERY {
+                self.filler.published_at = self.bytes_in;
+                self.filler.publish_delta(&filter, Publish::IfFree);
             }
         }
     }
@@ -209,14 +233,7 @@ impl Source<'_> {
     /// Straight from the descriptor into slots.
     fn copied(&mut self) -> Result<StreamEnd, FlowError> {
         loop {
-            let n = self.wait_and(|source, paused| {
-                if paused {
-                    Ok(None)
-                } else {
-                    source.read_into_slot()
-                }
-            })?;
-            if n == 0 {
+            if self.wait()? == Wait::Readable && self.read_into_slot()? == Some(0) {
                 return Ok(StreamEnd {
                     ending: Ending::Complete,
                     within: None,
@@ -225,50 +242,41 @@ impl Source<'_> {
         }
     }
 
-    fn control(&mut self, filter: &mut Filter) {
+    fn apply_settings(&mut self, filter: &mut Filter) {
         let shared = self.filler.shared;
-        if shared.control_changed.swap(false, Ordering::AcqRel) {
-            let mut control = lock(&shared.control);
-            if let Some(on) = control.delta.take() {
+        if shared.settings_changed.swap(false, Ordering::AcqRel) {
+            let mut settings = lock(&shared.settings);
+            if let Some(on) = settings.delta.take() {
                 filter.set_enabled(on);
             }
-            if let Some(bytes) = control.cache_bytes.take() {
+            if let Some(bytes) = settings.cache_bytes.take() {
                 filter.set_cache_bytes(bytes);
             }
         }
     }
 
-    /// Waits until there is input and reads it with `step(self, false)`, which gives the bytes read, 0 at the end.
-    /// Where the input pauses, `step(self, true)` puts into the slot what need not wait; the slot is sealed as soon as
-    /// the sink is about to run dry. There is no timer: either the input or the sink ends the wait.
-    fn wait_and(
-        &mut self,
-        mut step: impl FnMut(&mut Self, bool) -> Result<Option<usize>, FlowError>,
-    ) -> Result<usize, FlowError> {
+    /// Waits for input. Where it pauses, the slot is sealed as soon as the sink is about to run dry; there is no timer:
+    /// either the input or the sink ends the wait.
+    fn wait(&mut self) -> Result<Wait, FlowError> {
         let shared = self.filler.shared;
-        let mut paused = false;
         loop {
             if shared.stopped() {
                 return Err(FlowError::Stopped);
             }
             let holds = self.filler.filled > 0;
             shared.source_holds.store(holds, Ordering::SeqCst);
-            if paused && holds && shared.in_flight.load(Ordering::SeqCst) <= DRY {
+            if self.paused && holds && shared.in_flight.load(Ordering::SeqCst) <= DRY {
                 self.filler.seal()?;
                 continue;
             }
-            let ready = self
-                .input
-                .wait(&shared.source_wake, paused)
-                .map_err(|e| self.failed(e))?;
-            if ready.descriptor {
-                if let Some(n) = step(self, false)? {
-                    shared.source_holds.store(false, Ordering::SeqCst);
-                    return Ok(n);
-                }
-            } else if !paused {
-                paused = true;
-                step(self, true)?;
+            let ready = self.input.wait(&shared.source_wake, self.paused);
+            if ready.map_err(|e| self.failed(e))? {
+                shared.source_holds.store(false, Ordering::SeqCst);
+                return Ok(Wait::Readable);
+            }
+            if !self.paused {
+                self.paused = true;
+                return Ok(Wait::Paused);
             }
         }
     }
@@ -277,6 +285,7 @@ impl Source<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, FlowError> {
         match self.input.read(buffer) {
             Ok(n) => {
+                self.paused = false;
                 self.bytes_in += n as u64;
                 self.filler
                     .shared
@@ -309,16 +318,30 @@ impl Source<'_> {
     }
 }
 
+/// Whether delta's counters may be left for the next time.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Publish {
+    IfFree,
+    Last,
+}
+
+/// How many bytes of input may pass until delta's counters are published, if it does not pause: with hundreds of
+/// passes they are tens of KiB to copy.
+const PUBLISH_EVERY: u64 = 4 << 20;
+
 /// Fills slots with the stream's bytes and sends them on their way.
 struct Filler<'a> {
     shared: &'a Shared,
     slot: Option<Slot>,
     filled: usize,
-    sequence: u32,
+    /// Frames sent.
+    frames: u64,
+    /// Bytes of input when delta's counters were last published.
+    published_at: u64,
     /// Bytes of the original stream in the frames that were sealed.
     offset: u64,
     /// Of those bytes; not kept where no frames are written.
-    content: Option<Xxh3Default>,
+    content: Option<ContentHash>,
     delta: Option<DeltaOptions>,
     /// Why the filter was told to stop.
     refused: Option<FlowError>,
@@ -352,7 +375,7 @@ impl Filler<'_> {
             return Ok(());
         }
         slot.header = Header {
-            sequence: self.sequence,
+            sequence: self.frames as u32,
             offset: self.offset,
             raw_len: len as u32,
             packed_len: len as u32,
@@ -371,18 +394,18 @@ impl Filler<'_> {
     }
 
     fn end(&mut self, ending: Ending) -> Result<(), FlowError> {
-        let content_hash = self.content.as_ref().map_or(0, Xxh3Default::digest128);
+        let content_hash = self.content.as_ref().map_or(0, ContentHash::digest);
         let end = End {
             raw_bytes: self.offset,
-            frames: u64::from(self.sequence),
+            frames: self.frames,
             content_hash,
             ending,
         };
-        self.control(FrameType::End, &end.to_bytes())
+        self.send_control(FrameType::End, &end.to_bytes())
     }
 
     /// A frame that is no piece of the stream; goes to the sink as it is.
-    fn control(&mut self, kind: FrameType, payload: &[u8]) -> Result<(), FlowError> {
+    fn send_control(&mut self, kind: FrameType, payload: &[u8]) -> Result<(), FlowError> {
         self.seal()?;
         let mut slot = self.take_slot()?;
         let payload = &payload[..payload
@@ -390,13 +413,13 @@ impl Filler<'_> {
             .min(crate::frame::MAX_CONTROL)
             .min(slot.room().len())];
         slot.room()[..payload.len()].copy_from_slice(payload);
-        slot.header = Header::stored(kind, self.sequence, self.offset, payload);
+        slot.header = Header::stored(kind, self.frames as u32, self.offset, payload);
         self.send(slot);
         Ok(())
     }
 
     fn send(&mut self, slot: Slot) {
-        self.sequence = self.sequence.wrapping_add(1);
+        self.frames += 1;
         self.publish();
         let work = slot.header.raw_len;
         self.shared.send(slot, work);
@@ -409,10 +432,15 @@ impl Filler<'_> {
             .store(thread_cpu_ns(), Ordering::Relaxed);
     }
 
-    fn take_counters(&self, filter: &Filter) {
-        // A reader that holds the lock just now gets the counters of the next read.
-        if let Ok(mut counters) = self.shared.delta.try_lock() {
-            counters.clone_from(filter.counters());
+    fn publish_delta(&self, filter: &Filter, when: Publish) {
+        match when {
+            Publish::Last => lock(&self.shared.delta).clone_from(filter.counters()),
+            // A reader that holds the lock just now gets the next ones.
+            Publish::IfFree => {
+                if let Ok(mut counters) = self.shared.delta.try_lock() {
+                    counters.clone_from(filter.counters());
+                }
+            }
         }
     }
 

@@ -29,6 +29,7 @@ use arena::{Arena, Slot};
 use descriptor::{Input, Output, Wake};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -49,7 +50,7 @@ pub enum Event {
         /// The slot's number.
         slot: u32,
     },
-    /// The stream has named the guest's RAM ([`Flow::guest`]); told before the cache is made.
+    /// The stream has named the guest's RAM ([`Flow::guest`]). It is sent before the cache is made, which waits for nobody.
     Guest,
     /// The source has read all, or failed ([`Flow::source_result`]); no frame comes after it.
     SourceEnded,
@@ -124,6 +125,20 @@ pub enum FlowError {
         /// What should have been done with it.
         operation: &'static str,
     },
+    /// A thread of the flow panicked: a fault of ours.
+    #[error("a fault in pagewire itself: {message}")]
+    Panicked {
+        /// What the panic said.
+        message: String,
+    },
+    /// A descriptor that was opened for the other direction only.
+    #[error("the {role} is not open for {access}")]
+    Access {
+        /// `input` or `output`.
+        role: &'static str,
+        /// `reading` or `writing`.
+        access: &'static str,
+    },
     /// [`Flow::stop`] was called.
     #[error("stopped")]
     Stopped,
@@ -151,7 +166,8 @@ impl FlowError {
             FlowError::Frame { .. } => "FRAMES_DAMAGED",
             FlowError::CacheRefused { .. } => "CACHE_TOO_LARGE",
             FlowError::Memory { .. } => "OUT_OF_MEMORY",
-            FlowError::Slot { .. } => "INTERNAL",
+            FlowError::Slot { .. } | FlowError::Panicked { .. } => "INTERNAL",
+            FlowError::Access { .. } => "BAD_DESCRIPTOR",
             FlowError::Stopped => "STOPPED",
         }
     }
@@ -179,7 +195,7 @@ pub struct Totals {
     pub raw_bytes: u64,
     /// The same bytes as they stand in DATA frames' payloads.
     pub packed_bytes: u64,
-    /// Frames that were written and not yet taken by the sink, at this moment.
+    /// Frames that have left the source and are not written yet, at this moment.
     pub in_flight: u64,
     /// CPU time of the source thread (reading, parsing, delta, hashing), in nanoseconds.
     pub source_cpu_ns: u64,
@@ -189,7 +205,7 @@ pub struct Totals {
     pub sink_cpu_ns: u64,
 }
 
-/// The counters behind [`Totals`]; each has one writer, readers may be a moment late.
+/// The counters behind [`Totals`]; readers may be a moment late.
 #[derive(Default)]
 struct Counters {
     bytes_in: AtomicU64,
@@ -204,7 +220,7 @@ struct Counters {
 
 /// What may be changed while a flow runs; the source looks at it at its next read.
 #[derive(Default)]
-struct Control {
+struct Settings {
     delta: Option<bool>,
     cache_bytes: Option<u64>,
 }
@@ -221,8 +237,8 @@ struct Shared {
     /// The source holds a frame that is not full, and waits for input or for the sink to run dry.
     source_holds: AtomicBool,
     counters: Counters,
-    control_changed: AtomicBool,
-    control: Mutex<Control>,
+    settings_changed: AtomicBool,
+    settings: Mutex<Settings>,
     delta: Mutex<delta::Counters>,
     guest: Mutex<Option<GuestReport>>,
     source_result: Mutex<Option<Result<StreamEnd, FlowError>>>,
@@ -233,6 +249,19 @@ struct Shared {
 /// A panic in one thread must not become one in another: the data behind our locks is valid after each statement.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The result of a thread's work. A panic becomes an error: whoever waits for the result must not wait for ever.
+fn guarded<T>(work: impl FnOnce() -> Result<T, FlowError>) -> Result<T, FlowError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let message = panic
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        Err(FlowError::Panicked {
+            message: message.unwrap_or_default(),
+        })
+    })
 }
 
 impl Shared {
@@ -351,8 +380,8 @@ impl Flow {
             in_flight: AtomicUsize::new(0),
             source_holds: AtomicBool::new(false),
             counters: Counters::default(),
-            control_changed: AtomicBool::new(false),
-            control: Mutex::default(),
+            settings_changed: AtomicBool::new(false),
+            settings: Mutex::default(),
             delta: Mutex::default(),
             guest: Mutex::default(),
             source_result: Mutex::default(),
@@ -364,7 +393,7 @@ impl Flow {
             Direction::Encode(_) => sink::Form::Content,
             Direction::Decode => sink::Form::VerifiedContent,
         };
-        let (input, output) = (Input::new(input), Output::new(output));
+        let (input, output) = (Input::new(input)?, Output::new(output)?);
         let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new()
                 .name(name.into())
@@ -375,8 +404,8 @@ impl Flow {
         let sink = spawn(
             "pagewire-sink",
             Box::new(move || {
-                let result = sink::run(&of_sink, &output, form);
-                // The reader behind the output sees its end before anyone is told of it.
+                let result = guarded(|| sink::run(&of_sink, &output, form));
+                // Where nobody else holds the descriptor, its reader sees the end before anyone is told of it.
                 drop(output);
                 *lock(&of_sink.sink_result) = Some(result);
                 of_sink.tell(Event::SinkEnded);
@@ -389,10 +418,10 @@ impl Flow {
         let source = spawn(
             "pagewire-source",
             Box::new(move || {
-                let result = match direction {
+                let result = guarded(|| match direction {
                     Direction::Encode(options) => encode::run(&shared, input, options),
                     Direction::Decode => decode::run(&shared, input),
-                };
+                });
                 *lock(&shared.source_result) = Some(result);
                 shared.tell(Event::SourceEnded);
             }),
@@ -407,7 +436,7 @@ impl Flow {
     /// # Errors
     /// Only if the slot is not one that waits to be packed.
     pub fn pack(&self, slot: u32, codec: Codec, level: i32) -> Result<u32, FlowError> {
-        pack::pack(&self.shared, slot, codec, level)
+        guarded(|| pack::pack(&self.shared, slot, codec, level))
     }
 
     /// Checks a slot's payload and unpacks it, on the calling thread. Returns the slot that now holds the raw bytes.
@@ -415,7 +444,7 @@ impl Flow {
     /// # Errors
     /// If the payload is damaged.
     pub fn unpack(&self, slot: u32) -> Result<u32, FlowError> {
-        pack::unpack(&self.shared, slot)
+        guarded(|| pack::unpack(&self.shared, slot))
     }
 
     /// Hands a slot to the sink. Slots must come in the order of their frames.
@@ -447,14 +476,14 @@ impl Flow {
 
     /// Switches delta off or on, from the source's next read on.
     pub fn set_delta(&self, on: bool) {
-        lock(&self.shared.control).delta = Some(on);
-        self.shared.control_changed.store(true, Ordering::Release);
+        lock(&self.shared.settings).delta = Some(on);
+        self.shared.settings_changed.store(true, Ordering::Release);
     }
 
     /// Grows or shrinks the page cache, from the source's next read on.
     pub fn set_cache_bytes(&self, bytes: u64) {
-        lock(&self.shared.control).cache_bytes = Some(bytes);
-        self.shared.control_changed.store(true, Ordering::Release);
+        lock(&self.shared.settings).cache_bytes = Some(bytes);
+        self.shared.settings_changed.store(true, Ordering::Release);
     }
 
     /// What has moved so far.
@@ -474,7 +503,7 @@ impl Flow {
         }
     }
 
-    /// What delta has done so far, by kinds of page and by passes; as of the last frame that left the source.
+    /// What delta has done so far, by kinds of page and by passes; as of the source's last read.
     pub fn delta_counters(&self) -> delta::Counters {
         lock(&self.shared.delta).clone()
     }

@@ -1,11 +1,11 @@
 //! Packing and unpacking: what a worker does to a slot, in place as far as anyone outside can see.
 
 use super::{FlowError, Shared};
+use crate::checksum::xxh3_64;
 use crate::codec::{Codec, Packer, Unpacker};
 use crate::frame::FrameError;
 use std::cell::RefCell;
 use std::sync::atomic::Ordering;
-use xxhash_rust::xxh3::xxh3_64;
 
 thread_local! {
     // A context of zstd costs up to tens of MiB and is worth keeping; a worker thread has one of each kind.

@@ -3,12 +3,12 @@
 use super::arena::Slot;
 use super::descriptor::{Output, thread_cpu_ns};
 use super::{FlowError, Shared, lock};
+use crate::checksum::ContentHash;
 use crate::frame::{End, Ending, FrameError, FrameType};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Condvar, Mutex, PoisonError};
-use xxhash_rust::xxh3::Xxh3Default;
 
 /// What is written of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +93,7 @@ pub(super) fn run(
     output: &Output,
     form: Form,
 ) -> Result<Option<Ending>, FlowError> {
-    let mut content = Xxh3Default::new();
+    let mut content = ContentHash::new();
     let mut ending = None;
     loop {
         let mut slot = match shared.sink.next() {
@@ -110,8 +110,8 @@ pub(super) fn run(
                 write_all(shared, output, slot.payload())?;
             }
             (Form::VerifiedContent, FrameType::End) => {
-                let ended = verify(&slot, content.digest128())?;
-                content = Xxh3Default::new();
+                let ended = verify(&slot, content.digest())?;
+                content = ContentHash::new();
                 // Of concatenated streams, one that was cut off is not made whole by the next.
                 if ending != Some(Ending::TruncatedInput) {
                     ending = Some(ended);

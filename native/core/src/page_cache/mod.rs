@@ -230,6 +230,14 @@ impl PageCache {
         }
         let limit = limit.min(MAX_SLOTS) as usize;
         if self.index.is_empty() {
+            // A system that will not give so much is asked politely first: `vec!` would end the process.
+            if Vec::<u32>::new()
+                .try_reserve_exact(self.pages as usize)
+                .is_err()
+            {
+                self.clear();
+                return;
+            }
             self.index = vec![0; self.pages as usize];
         }
         if limit < self.slots.len() {
@@ -239,7 +247,13 @@ impl PageCache {
             .copies
             .set_limit(limit, self.pages.min(MAX_SLOTS) as usize);
         if self.slots.capacity() < self.limit {
-            self.slots.reserve_exact(self.limit - self.slots.len());
+            if self
+                .slots
+                .try_reserve_exact(self.limit - self.slots.len())
+                .is_err()
+            {
+                self.limit = self.slots.capacity();
+            }
         } else {
             self.slots.shrink_to(self.limit);
         }

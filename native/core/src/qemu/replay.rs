@@ -3,6 +3,8 @@
 //! It is the check on `delta` (a filtered stream must leave the same RAM as the stream it was made from), so it shares
 //! nothing with it but the [`Reader`].
 
+use crate::checksum::ContentHash;
+
 use super::{Element, GuestRam, MAX_ELEMENT, PageAt, Parsed, Reader, Reason};
 
 /// Why a stream cannot be applied. The offset is that of the record.
@@ -115,7 +117,11 @@ impl RamImage {
     pub fn digests(&self) -> Vec<u128> {
         self.blocks
             .iter()
-            .map(|block| xxhash_rust::xxh3::xxh3_128(block))
+            .map(|block| {
+                let mut hash = ContentHash::new();
+                hash.update(block);
+                hash.digest()
+            })
             .collect()
     }
 

@@ -78,7 +78,7 @@ impl std::fmt::Debug for Left {
                 .entries(
                     block
                         .chunks(PAGE)
-                        .map(|page| xxhash_rust::xxh3::xxh3_64(page) >> 48),
+                        .map(|page| pagewire_core::checksum::xxh3_64(page) >> 48),
                 )
                 .finish()?;
         }
