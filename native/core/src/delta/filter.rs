@@ -46,7 +46,8 @@ pub struct Filter {
     delta: Option<Delta>,
     enabled: bool,
     verbatim: bool,
-    /// How many of the bytes that will be offered next are out already.
+    /// How many of the bytes that will be offered next are out already: the start of one element that is copied in any
+    /// case, since [`pause`](Self::pause) writes nothing of a record.
     ahead: usize,
     /// The block of the last record on the output.
     out_block: Option<u32>,
