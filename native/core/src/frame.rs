@@ -300,13 +300,8 @@ impl Header {
         };
         limited("raw length", u64::from(raw_len), cap as u64)?;
         limited("packed length", u64::from(packed_len), u64::from(raw_len))?;
-        let codec = match Codec::from_byte(b[6]) {
-            Some(codec) => codec,
-            // It is not unpacked.
-            None if skippable => Codec::None,
-            None => return Err(FrameError::Codec(b[6])),
-        };
-        if !skippable && (codec == Codec::None || kind != FrameType::Data) {
+        let codec = Codec::from_byte(b[6]).ok_or(FrameError::Codec(b[6]))?;
+        if codec == Codec::None || kind != FrameType::Data {
             limited("codec", u64::from(b[6]), 0)?;
             if packed_len != raw_len {
                 let (value, limit) = (u64::from(packed_len), u64::from(raw_len));

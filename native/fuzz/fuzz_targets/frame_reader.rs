@@ -3,9 +3,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use pagewire_core::checksum::xxh3_64;
 use pagewire_core::codec::Unpacker;
 use pagewire_core::frame::{End, FrameType, HEADER_LEN, Header, MAGIC, MAX_RAW, Start};
-use pagewire_core::checksum::xxh3_64;
 
 fuzz_target!(|input: &[u8]| {
     let mut unpacker = Unpacker::new();
