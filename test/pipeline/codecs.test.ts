@@ -118,6 +118,7 @@ describe('we read what is written by', () => {
       return status === 0 ? stdout : undefined;
     };
     if (zstd(text(10), '-1') === undefined) {
+      assert.ok(!process.env['CI'], 'zstd is not installed');
       console.log('PAGEWIRE-NOT-RUN frames by the zstd program: please install zstd');
       t.skip('zstd is not installed');
       return;
