@@ -6,7 +6,7 @@ use pagewire_core::flow::{
 };
 use pagewire_core::frame::{Ending, FrameError, HEADER_LEN, Header};
 use std::fs::File;
-use std::io::{Read, Write, pipe};
+use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
@@ -23,6 +23,12 @@ type Choose = fn(usize) -> Codec;
 
 fn every_codec(number: usize) -> Codec {
     Codec::ALL[number % Codec::ALL.len()]
+}
+
+/// A pipe: the end to read from and the one to write to.
+fn pipe() -> std::io::Result<(File, File)> {
+    let (read, write) = rustix::pipe::pipe()?;
+    Ok((File::from(read), File::from(write)))
 }
 
 struct Running {
