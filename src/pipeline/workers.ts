@@ -26,12 +26,12 @@ export function defaultThreads(): number {
  * core again, which is the same in every thread of a process, so a handle and a slot number are all it needs.
  */
 export class Workers {
-  readonly threads: number;
+  readonly #threads: number;
   #pool: Promise<Piscina> | undefined;
   #closed = false;
 
   constructor(threads: number) {
-    this.threads = threads;
+    this.#threads = threads;
   }
 
   pack(task: PackTask): Promise<number> {
@@ -54,7 +54,7 @@ export class Workers {
       filename: fileURLToPath(new URL('./worker.cjs', import.meta.url)),
       // A thread is started when a frame waits for one, and stays.
       minThreads: 1,
-      maxThreads: this.threads,
+      maxThreads: this.#threads,
       idleTimeout: Infinity,
       // Tasks wait in the pool no longer than it takes a slot to come free: the arena bounds them.
       maxQueue: Infinity,

@@ -114,7 +114,6 @@ pub(super) fn run(
             slot: None,
             filled: 0,
             frames: 0,
-            published_at: 0,
             offset: 0,
             content: options.frames.then(ContentHash::new),
             delta: options.delta.clone(),
@@ -188,6 +187,8 @@ impl Source<'_> {
     fn filtered(&mut self, mut filter: Filter) -> Result<Option<StreamEnd>, FlowError> {
         let mut buffer = vec![0; PARSE_BUFFER];
         let mut held = 0;
+        // Bytes of input when delta's counters were last published.
+        let mut published_at = 0;
         loop {
             if self.wait()? == Wait::Paused {
                 let paused = filter.pause(&buffer[..held], &mut self.filler);
@@ -223,8 +224,8 @@ impl Source<'_> {
                 self.filler.publish_delta(&filter, Publish::Last);
                 return Ok(None);
             }
-            if self.bytes_in - self.filler.published_at >= PUBLISH_EVERY {
-                self.filler.published_at = self.bytes_in;
+            if self.bytes_in - published_at >= PUBLISH_EVERY {
+                published_at = self.bytes_in;
                 self.filler.publish_delta(&filter, Publish::IfFree);
             }
         }
@@ -336,8 +337,6 @@ struct Filler<'a> {
     filled: usize,
     /// Frames sent.
     frames: u64,
-    /// Bytes of input when delta's counters were last published.
-    published_at: u64,
     /// Bytes of the original stream in the frames that were sealed.
     offset: u64,
     /// Of those bytes; not kept where no frames are written.

@@ -24,8 +24,6 @@ pub mod command {
     pub const OPEN_RETURN_PATH: u16 = 1;
     pub const PING: u16 = 2;
     pub const POSTCOPY_ADVISE: u16 = 3;
-    pub const POSTCOPY_LISTEN: u16 = 4;
-    pub const POSTCOPY_RUN: u16 = 5;
     pub const POSTCOPY_RAM_DISCARD: u16 = 6;
     pub const PACKAGED: u16 = 7;
     pub const SWITCHOVER_START: u16 = 11;
