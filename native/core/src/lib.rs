@@ -9,6 +9,7 @@
 pub mod checksum;
 pub mod codec;
 pub mod delta;
+mod descriptor;
 pub mod flow;
 pub mod frame;
 pub mod page_cache;

@@ -1,9 +1,9 @@
 //! The source of a decoder: reads frames, checks their headers and their order, and fills slots with their payloads.
 
 use super::arena::{Origin, Slot};
-use super::descriptor::{Input, thread_cpu_ns};
 use super::{FlowError, Shared, StreamEnd};
 use crate::codec::Codec;
+use crate::descriptor::{Input, thread_cpu_ns};
 use crate::frame::{End, Ending, FrameError, FrameType, HEADER_LEN, Header, Start};
 use std::io;
 use std::sync::atomic::Ordering;

@@ -1,10 +1,10 @@
 //! The source of an encoder: reads any stream, puts it through delta where it is QEMU's, and fills slots.
 
 use super::arena::Slot;
-use super::descriptor::{Input, thread_cpu_ns};
 use super::{Event, FlowError, Shared, StreamEnd, lock};
 use crate::checksum::ContentHash;
 use crate::delta::{self, Filter, Host, Stopped};
+use crate::descriptor::{Input, thread_cpu_ns};
 use crate::frame::{End, Ending, FrameType, Header, Start};
 use crate::qemu::GuestRam;
 use std::io;

@@ -15,7 +15,7 @@
 
 mod arena;
 mod decode;
-mod descriptor;
+
 mod encode;
 mod pack;
 mod sink;
@@ -24,9 +24,9 @@ pub use encode::{CacheSize, DeltaOptions, EncodeOptions, GuestReport};
 
 use crate::codec::Codec;
 use crate::delta;
+use crate::descriptor::{Input, Output, Wake};
 use crate::frame::{Ending, FrameError, FrameType};
 use arena::{Arena, Slot};
-use descriptor::{Input, Output, Wake};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -14,7 +14,7 @@ thread_local! {
 }
 
 pub(super) fn pack(shared: &Shared, slot: u32, codec: Codec, level: i32) -> Result<u32, FlowError> {
-    let started = super::descriptor::thread_cpu_ns();
+    let started = crate::descriptor::thread_cpu_ns();
     let mut slot = shared.arena.claim(slot, "packed")?;
     if codec != Codec::None {
         let mut packed = shared.arena.spare().ok_or(FlowError::Stopped)?;
@@ -39,7 +39,7 @@ pub(super) fn pack(shared: &Shared, slot: u32, codec: Codec, level: i32) -> Resu
 }
 
 pub(super) fn unpack(shared: &Shared, slot: u32) -> Result<u32, FlowError> {
-    let started = super::descriptor::thread_cpu_ns();
+    let started = crate::descriptor::thread_cpu_ns();
     let mut slot = shared.arena.claim(slot, "unpacked")?;
     // Nothing looks into a payload before its checksum has been seen to match.
     slot.header
@@ -69,7 +69,7 @@ pub(super) fn unpack(shared: &Shared, slot: u32) -> Result<u32, FlowError> {
 }
 
 fn spent(shared: &Shared, started: u64) {
-    let ns = super::descriptor::thread_cpu_ns().saturating_sub(started);
+    let ns = crate::descriptor::thread_cpu_ns().saturating_sub(started);
     shared
         .counters
         .codec_cpu_ns

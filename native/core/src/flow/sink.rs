@@ -1,9 +1,9 @@
 //! The sink thread: takes slots in the order of their frames and writes them.
 
 use super::arena::Slot;
-use super::descriptor::{Output, thread_cpu_ns};
 use super::{FlowError, Shared, lock};
 use crate::checksum::ContentHash;
+use crate::descriptor::{Output, thread_cpu_ns};
 use crate::frame::{End, Ending, FrameError, FrameType};
 use std::collections::VecDeque;
 use std::io;

@@ -1,6 +1,6 @@
-//! The descriptors at both ends of a flow, and the eventfd that can interrupt a wait for them.
+//! The descriptors at both ends of a flow or a session, and the eventfd that can interrupt a wait for them.
 
-use super::FlowError;
+use crate::flow::FlowError;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fs::{FileType, Mode, OFlags, fcntl_getfl, fstat, open};
 use rustix::io::{Errno, read, write};
@@ -10,6 +10,7 @@ use rustix::termios::isatty;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 /// What a pipe that we read is asked to hold. Linux's default of 64 KiB makes a switch of threads for each 64 KiB;
 /// 1 MiB is what an unprivileged process may have. Refusal is no harm. A pipe that we write stays as it is: what stands
@@ -17,47 +18,78 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 const PIPE_BYTES: usize = 1 << 20;
 
 /// Wakes a thread out of [`Wake::wait`].
-pub(super) struct Wake(OwnedFd);
+pub(crate) struct Wake(OwnedFd);
 
 impl Wake {
-    pub(super) fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Wake(eventfd(
             0,
             EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK,
         )?))
     }
 
-    pub(super) fn signal(&self) {
+    pub(crate) fn signal(&self) {
         // The only failure is a counter at its limit, and then the waiter is woken anyway.
         let _ = write(&self.0, &1u64.to_ne_bytes());
     }
 
-    /// Waits until the descriptor can be used (or has an error to tell) or someone calls [`Wake::signal`], and tells
-    /// whether it was the descriptor. Only looks where `block` is false.
-    fn wait(&self, descriptor: BorrowedFd<'_>, events: PollFlags, block: bool) -> io::Result<bool> {
+    /// Waits until the descriptor can be used (or has an error to tell), someone calls [`Wake::signal`], or the time is
+    /// over.
+    pub(crate) fn wait(
+        &self,
+        descriptor: BorrowedFd<'_>,
+        events: PollFlags,
+        timeout: Option<Duration>,
+    ) -> io::Result<Ready> {
         let mut fds = [
             PollFd::from_borrowed_fd(descriptor, events),
             PollFd::new(&self.0, PollFlags::IN),
         ];
+        let until = timeout.map(|timeout| Instant::now() + timeout);
         loop {
-            match poll(&mut fds, if block { None } else { Some(&NOW) }) {
+            let left = until.map(|until| {
+                let left = until.saturating_duration_since(Instant::now());
+                Timespec {
+                    tv_sec: left.as_secs() as i64,
+                    tv_nsec: left.subsec_nanos().into(),
+                }
+            });
+            match poll(&mut fds, left.as_ref()) {
                 Ok(_) => break,
                 Err(Errno::INTR) => continue,
                 Err(error) => return Err(error.into()),
             }
         }
-        if !fds[1].revents().is_empty() {
+        let woken = !fds[1].revents().is_empty();
+        if woken {
             let _ = read(&self.0, &mut [0u8; 8]);
         }
-        Ok(!fds[0].revents().is_empty())
+        Ok(if !fds[0].revents().is_empty() {
+            Ready::Yes
+        } else if woken {
+            Ready::Woken
+        } else {
+            Ready::TimedOut
+        })
     }
 }
 
+/// Why a wait for a descriptor ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ready {
+    /// The descriptor can be used.
+    Yes,
+    /// It cannot yet, but someone signalled.
+    Woken,
+    /// Nothing happened in the time given.
+    TimedOut,
+}
+
 /// Where a source reads. Pipes, sockets and terminals are polled before each read, so no read ever blocks.
-pub(super) struct Input(OwnedFd);
+pub(crate) struct Input(OwnedFd);
 
 impl Input {
-    pub(super) fn new(fd: OwnedFd) -> Result<Self, FlowError> {
+    pub(crate) fn new(fd: OwnedFd) -> Result<Self, FlowError> {
         check_access(&fd, OFlags::WRONLY, "input", "reading")?;
         if fcntl_getpipe_size(&fd).is_ok_and(|bytes| bytes < PIPE_BYTES) {
             let _ = fcntl_setpipe_size(&fd, PIPE_BYTES);
@@ -65,12 +97,13 @@ impl Input {
         Ok(Input(fd))
     }
 
-    pub(super) fn wait(&self, wake: &Wake, block: bool) -> io::Result<bool> {
-        wake.wait(self.0.as_fd(), PollFlags::IN, block)
+    pub(crate) fn wait(&self, wake: &Wake, block: bool) -> io::Result<bool> {
+        let timeout = if block { None } else { Some(Duration::ZERO) };
+        Ok(wake.wait(self.0.as_fd(), PollFlags::IN, timeout)? == Ready::Yes)
     }
 
     /// Reads what is there, at most `buffer`; 0 at the end of the input. `WouldBlock` where there is nothing yet.
-    pub(super) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+    pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             match read(&self.0, &mut *buffer) {
                 Err(Errno::INTR) => continue,
@@ -81,7 +114,7 @@ impl Input {
 }
 
 /// Where a sink writes, without ever blocking in the write itself where the system has a way for that.
-pub(super) struct Output {
+pub(crate) struct Output {
     fd: OwnedFd,
     how: How,
 }
@@ -103,7 +136,7 @@ enum How {
 const PIPE_BUF: usize = 4096;
 
 impl Output {
-    pub(super) fn new(fd: OwnedFd) -> Result<Self, FlowError> {
+    pub(crate) fn new(fd: OwnedFd) -> Result<Self, FlowError> {
         check_access(&fd, OFlags::RDONLY, "output", "writing")?;
         let how = match fstat(&fd).map(|stat| FileType::from_raw_mode(stat.st_mode)) {
             Ok(FileType::Socket) => How::Socket,
@@ -125,12 +158,12 @@ impl Output {
     }
 
     /// Waits until something can be written or the wake is signalled.
-    pub(super) fn wait(&self, wake: &Wake) -> io::Result<bool> {
-        wake.wait(self.fd.as_fd(), PollFlags::OUT, true)
+    pub(crate) fn wait(&self, wake: &Wake) -> io::Result<bool> {
+        Ok(wake.wait(self.fd.as_fd(), PollFlags::OUT, None)? == Ready::Yes)
     }
 
     /// Writes what fits now; `WouldBlock` where that is nothing.
-    pub(super) fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+    pub(crate) fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         loop {
             let result = match &self.how {
                 How::Socket => send(&self.fd, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL),
@@ -173,7 +206,7 @@ fn check_access(
 }
 
 /// CPU time that the calling thread has used, in nanoseconds.
-pub(super) fn thread_cpu_ns() -> u64 {
+pub(crate) fn thread_cpu_ns() -> u64 {
     let t = clock_gettime(ClockId::ThreadCPUTime);
     t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
 }
