@@ -33,6 +33,11 @@ const targets = {
     ],
   },
   qemu_stream: { maxLength: 64 << 10, seeds: () => [qemuStream(0), qemuStream(255)] },
+  switchover: {
+    maxLength: 64 << 10,
+    seeds: () => [qemuStream(255), postcopyStream(0), postcopyStream(255), recoveredStream(9)],
+  },
+  return_path: { maxLength: 4 << 10, seeds: () => [returnPath(0), returnPath(255)] },
   frame_reader: { maxLength: 16 << 10, seeds: () => [frames()] },
 };
 
@@ -61,6 +66,50 @@ function qemuStream(cut) {
     ...part(2, big(8, XBZRLE), named('pc.ram'), big(1, 1), big(2, 3), Buffer.of(5, 1, 42)),
     ...part(3, big(8, PAGE), named('pc.ram'), page(3)),
     ...[big(1, 0)],
+  ]);
+}
+
+/** The same, and then postcopy as QEMU 11 does it. */
+function postcopyStream(cut) {
+  const command = (code, ...data) => [big(1, 8), big(2, code), big(2, Buffer.concat(data).length), ...data];
+  const packaged = Buffer.concat([
+    ...command(4),
+    ...[big(1, 4), big(4, 3), named('timer'), big(4, 0), big(4, 2), Buffer.alloc(40, 4), big(1, 0x7e), big(4, 3)],
+    ...command(2, big(4, 3)),
+    ...command(2, big(4, 0x42)),
+    ...command(5),
+  ]);
+  return Buffer.concat([
+    qemuStream(cut).subarray(0, -1),
+    ...command(6, big(1, 0), named('pc.ram'), big(1, 0), big(8, 0), big(8, 0x1000)),
+    ...command(7, big(4, packaged.length)),
+    packaged,
+    ...command(2, big(4, 4)),
+    ...[big(1, 2), big(4, 2), big(8, 8), named('pc.ram'), Buffer.alloc(4096, 1), big(8, 0x1022), big(1, 0)],
+    ...[big(8, 0x10), big(1, 0x7e), big(4, 2)],
+    ...[big(1, 3), big(4, 2), big(8, 0x10), big(1, 0x7e), big(4, 2), big(1, 0)],
+  ]);
+}
+
+/** The commands by which a paused postcopy goes on. */
+function recoveredStream(cut) {
+  return Buffer.concat([big(1, cut), big(1, 8), big(2, 10), big(2, 7), named('pc.ram'), big(1, 8), big(2, 9), big(2, 0)]);
+}
+
+/** One message of each type. */
+function returnPath(cut) {
+  const message = (type, ...data) => [big(2, type), big(2, Buffer.concat(data).length), ...data];
+  return Buffer.concat([
+    big(1, cut),
+    ...message(7),
+    ...message(2, big(4, 0x42)),
+    ...message(3, big(8, 0x1000), big(4, 0x1000), named('pc.ram')),
+    ...message(4, big(8, 0x2000), big(4, 0x1000)),
+    ...message(5, named('pc.ram')),
+    ...[big(8, 8), Buffer.alloc(8, 0xff), big(8, 0x0123456789abcdefn)],
+    ...message(6, big(4, 1)),
+    ...message(9, Buffer.alloc(20)),
+    ...message(1, big(4, 0)),
   ]);
 }
 

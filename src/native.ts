@@ -16,6 +16,18 @@ export const events = {
   sourceEnded: 3,
   /** All is written, or nothing more will be; see `sinkResult`. */
   sinkEnded: 4,
+  /** What came over a session waits for a socket of QEMU's; see `setOutput`. */
+  outputWanted: 5,
+} as const;
+
+/** What a wire tells its listener. */
+export const wireEvents = {
+  /** The link is lost (`status().lostReason`); another may be attached. */
+  lost: 0,
+  /** `status()` has something new: something was confirmed, ended, or came into doubt. */
+  changed: 1,
+  /** Nothing can go on (`status().failure`). */
+  failed: 2,
 } as const;
 
 export type Listener = (event: number, slot: number, work: number) => void;
@@ -43,6 +55,10 @@ export interface NativeTotals {
   rawBytes: number;
   packedBytes: number;
   inFlight: number;
+  /** Frames that only wait to be written. */
+  waiting: number;
+  /** How long it will take to write what is in flight, in milliseconds; 0 until the sink's rate is known. */
+  queueMs: number;
   sourceCpuSeconds: number;
   codecCpuSeconds: number;
   sinkCpuSeconds: number;
@@ -80,8 +96,14 @@ export interface NativeFlow {
   finish(): void;
   stop(): void;
   close(): void;
+  /** Gives what comes over a session its output; the descriptor is duplicated and stays the caller's. */
+  setOutput(fd: number): void;
+  /** What small frames are packed with, that do not come by the listener. */
+  setDirect(codec: number, level: number): void;
   setDelta(on: boolean): void;
   setCacheBytes(bytes: number): void;
+  /** Frames that only wait to be written: with none, the wire is about to run dry. */
+  waiting(): number;
   totals(): NativeTotals;
   delta(): NativeDelta;
   guest(): Guest | null;
@@ -128,11 +150,179 @@ export interface NativeDelta {
   cache: { bytes: number; budget: number; pages: number; hits: number; misses: number; evictions: number };
 }
 
+/** Where a connection goes, or where connections are taken. An IPv6 address stands without brackets. */
+export type NativeAddress = { kind: 'unix'; path: string } | { kind: 'tcp'; host: string; port: number };
+
+/**
+ * Who we are, and whom we take for a peer: one whose key is among `pins`, or whose certificate comes from one of the
+ * `authorities` and bears one of the `names`. Without `names`, authorities count only if there are no pins: then the
+ * connecting end asks for the host it dials, the accepting end takes every certificate of the authorities.
+ */
+export interface NativeTls {
+  /** PEM: ours, and those between it and the authority. */
+  certificate: string;
+  /** PEM. */
+  key: string;
+  /** PEM. */
+  authorities?: string;
+  /** PEM: certificates that the authorities took back. */
+  revocations?: string;
+  /** `SHA256:…` of public keys. */
+  pins: string[];
+  /** Exact, or `*.example`; `*` is any. */
+  names: string[];
+  /** The name that we ask for, instead of the host that is dialled. */
+  serverName?: string;
+}
+
+export interface NativePeer {
+  /** An endpoint, for people: `tls:192.0.2.1:40000`. */
+  address: string;
+  /** `SHA256:…` of the key that it proved to have; only over TLS. */
+  fingerprint?: string;
+  /** Names that an authority of ours vouches for. */
+  names: string[];
+}
+
+/** A connection that stands: authenticated, not yet a session's. */
+export interface NativeLink {
+  peer(): NativePeer;
+  /** A whole session frame; one `send` at a time. */
+  send(type: number, payload: Uint8Array, timeoutMs: number): Promise<void>;
+  /** The next whole session frame; one `receive` at a time. */
+  receive(timeoutMs: number): Promise<{ type: number; payload: Buffer }>;
+  /** The routing preamble, where `connectLink` and `NativeListener` do not see to it: over `pipeLink`. */
+  sendPreamble(preamble: Uint8Array, timeoutMs: number): Promise<void>;
+  receivePreamble(timeoutMs: number): Promise<Buffer>;
+  close(): void;
+}
+
+export interface NativeListenOptions {
+  /** Of a unix socket, from its first moment; default 0600. */
+  mode?: number;
+  uid?: number;
+  gid?: number;
+  /** Whether connections begin with a routing preamble, and are given out only after it. */
+  preamble: boolean;
+  /** Connections that may owe their preamble at one time; a quarter of them from one address. More are closed. */
+  maxPending: number;
+  /** How long a connection may owe its preamble. */
+  timeoutMs: number;
+}
+
+export interface NativeListener {
+  /** With the port that the system chose, if it did. */
+  address(): NativeAddress;
+  /** Takes no more connections; removes a unix socket's name. */
+  close(): void;
+}
+
+/** `fd` belongs to whom it is given to. */
+export type Accepted = (fd: number, preamble: Buffer | null, peer: string) => void;
+/** A connection that was closed without being given out. */
+export type Refused = (peer: string, reason: string) => void;
+
+export interface NativeReceiver {
+  close(): void;
+}
+
+export interface NativeKey {
+  /** PEM, PKCS#8. */
+  key: string;
+  /** PEM, signed by itself. */
+  certificate: string;
+  /** `SHA256:…` */
+  fingerprint: string;
+}
+
+export interface NativeWireOptions {
+  /** The connection's number in its session: 0 is QEMU's main connection. */
+  channel: number;
+  source: boolean;
+  /** The most bytes that are kept because the peer has not acknowledged them. */
+  replayBytes: number;
+  silenceMs: number;
+  heartbeatMs: number;
+}
+
+/** How a wire stands. */
+export interface WireStatus {
+  linked: boolean;
+  /** Why the last link was lost. */
+  lostReason?: string;
+  /** Why nothing can go on. */
+  failure?: string;
+  /** Frames of our direction. */
+  sent: number;
+  /** Those of them that the peer has written to its QEMU. */
+  acked: number;
+  /** Frames of the peer's direction that have come whole. */
+  received: number;
+  unackedBytes: number;
+  /** The last round trip. */
+  rttMs?: number;
+  /** Bytes that wait before the link, in our buffers and the kernel's, and how long the link takes for them. */
+  queueBytes: number;
+  queueMs: number;
+  /** What the link takes while it is kept busy; 0 until that was seen. */
+  bytesPerSecond: number;
+  /** Our direction has ended, and all of it is written to the peer's QEMU. */
+  confirmed: boolean;
+  /** The peer's direction has ended, and all of it is written to our QEMU. */
+  ended: boolean;
+  peerBye: boolean;
+  /** Why the peer gave up. */
+  peerAbort?: string;
+  /** The destination's guest may run, and the source's QEMU does not know it. */
+  doubt: boolean;
+  /** Bytes of the return path. */
+  returnBytes: number;
+  wireBytesOut: number;
+  wireBytesIn: number;
+  /** Since anything came. */
+  silentMs: number;
+}
+
+/** One end of one connection of a migration, over all its links. */
+export interface NativeWire {
+  /** Goes on over a link after its handshake; `peerReceived` frames of our direction are with the peer. */
+  attach(link: NativeLink, peerReceived: number): void;
+  /** Frames of the peer's direction that are here whole. */
+  received(): number;
+  /** Gives the link up, as if it had broken. */
+  dropLink(reason: string): void;
+  /** Carries the return path by QEMU's socket; the descriptor is duplicated and stays the caller's. */
+  startReturn(fd: number): void;
+  /** 0: no limit. */
+  setMaxBandwidth(bytesPerSecond: number): void;
+  bye(): void;
+  /** Tells the peer, if it can be told. */
+  abort(reason: string): void;
+  /** Ends all that waits, at once; a flow over it must be closed too. */
+  close(): void;
+  status(): WireStatus;
+}
+
+/** Copies one direction between two descriptors until its end, and hands the end on as a half-close. */
+export interface NativeCopy {
+  bytes(): number;
+  close(): void;
+}
+
 /** What the addon exports. */
 export interface Native {
   NativeFlow: {
     encode(input: number, output: number, options: NativeEncodeOptions, listener: Listener): NativeFlow;
+    encodeToWire(input: number, wire: NativeWire, options: NativeEncodeOptions, listener: Listener): NativeFlow;
     decode(input: number, output: number, inFlight: number, unpackers: number, listener: Listener): NativeFlow;
+    decodeFromWire(wire: NativeWire, inFlight: number, unpackers: number, listener: Listener): NativeFlow;
+  };
+  NativeWire: {
+    create(options: NativeWireOptions, listener: (event: number) => void): NativeWire;
+  };
+  NativeCopy: {
+    /** The descriptors are duplicated and stay the caller's; `ended` gets the reason where it failed, else null. */
+    start(from: number, to: number, ended: (reason: string | null) => void): NativeCopy;
   };
   pack(handle: number, slot: number, codec: number, level: number): { slot?: number; failure?: NativeResult };
   unpack(handle: number, slot: number): { slot?: number; failure?: NativeResult };
@@ -141,6 +331,50 @@ export interface Native {
   arenaBytes(frameSize: number, inFlight: number, packers: number): number;
   pipe(): [read: number, write: number];
   simd(): { tier: string; note?: string };
+
+  // Connections: native/node/src/net.rs. Promises are kept on threads of their own; they are rejected with an error whose
+  // `code` is one of ERROR_CODES and whose message names endpoint, operation, reason and remedy.
+
+  /** Connects, sends the preamble, and shakes hands where `tls` is given. */
+  connectLink(
+    address: NativeAddress,
+    preamble: Uint8Array,
+    tls: NativeTls | null,
+    timeoutMs: number,
+  ): Promise<NativeLink>;
+  /** Takes over a connection whose preamble has been read. */
+  acceptLink(fd: number, tls: NativeTls | null, timeoutMs: number): Promise<NativeLink>;
+  /** A plain link over one socket, given twice, or two pipes. The descriptors are duplicated and stay the caller's. */
+  pipeLink(readFd: number, writeFd: number, peer: string): NativeLink;
+  /** A connection to a QEMU: its descriptor, the caller's. */
+  connectSocket(address: NativeAddress, timeoutMs: number): Promise<number>;
+  NativeListener: {
+    /** Where `address` is a descriptor, it is duplicated and stays the caller's. */
+    listen(
+      address: NativeAddress | { fd: number },
+      options: NativeListenOptions,
+      accepted: Accepted,
+      refused?: Refused,
+    ): NativeListener;
+  };
+  /** Sends a descriptor to another process, with a message of 1 to 65,536 bytes; the descriptor stays the caller's. */
+  sendDescriptor(controlFd: number, fd: number, message: Uint8Array): void;
+  NativeReceiver: {
+    /** Gives out what comes by `sendDescriptor`; `(-1, empty)` once the other end is closed. */
+    new (controlFd: number, received: (fd: number, message: Buffer) => void): NativeReceiver;
+  };
+  /** Two ends of a local connection that keeps messages apart, for `sendDescriptor`; the caller's. */
+  socketPair(): [number, number];
+  /** Two ends of a local byte stream, for what `exec:` starts; the caller's. */
+  streamPair(): [number, number];
+  keygen(name: string): NativeKey;
+  /** `SHA256:…` of the public key of the first certificate. */
+  fingerprintOf(certificatePem: string): string;
+  /** Tells systemd, if it asked for that; false where it did not. */
+  notify(state: string): boolean;
+  /** The other end of a connected socket, for people. */
+  peerOfSocket(fd: number): string;
+  isListening(fd: number): boolean;
 }
 
 const require = createRequire(import.meta.url);

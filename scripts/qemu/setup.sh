@@ -1,10 +1,11 @@
 #!/bin/sh
-# Fetch the QEMUs and the kernel that the end-to-end tests run, from Debian's own packages:
+# Fetch the QEMUs, the kernel and the nft that the end-to-end tests run, from Debian's own packages:
 #
 #   7.2     Debian 12               10   Debian 12's backports suite
 #   11      Debian 13's backports   kernel   Debian 12's linux-image-cloud-amd64
+#   nft     Debian 12's nftables
 #
-#   setup.sh [--print] [7.2] [10] [11] [kernel]     (default: all of them)
+#   setup.sh [--print] [7.2] [10] [11] [kernel] [nft]     (default: all of them)
 #
 # Each lands in a folder of its own under ${PAGEWIRE_CACHE:-${XDG_CACHE_HOME:-~/.cache}/pagewire}: the package with all
 # the libraries it needs, unpacked, and a command `qemu` that runs it through its own dynamic loader. So nothing is
@@ -17,7 +18,7 @@ set -eu
 cache=${PAGEWIRE_CACHE:-${XDG_CACHE_HOME:-${HOME:?is not set: set PAGEWIRE_CACHE}/.cache}/pagewire}
 print=
 if [ "${1-}" = --print ]; then print=1; shift; fi
-[ $# -gt 0 ] || set -- 7.2 10 11 kernel
+[ $# -gt 0 ] || set -- 7.2 10 11 kernel nft
 
 say() { printf 'setup.sh: %s\n' "$*" >&2; }
 fail() { say "$*"; exit 1; }
@@ -27,7 +28,8 @@ ready_file() {
     case $1 in
     kernel) echo "$cache/kernel/vmlinuz" ;;
     7.2 | 10 | 11) echo "$cache/qemu-$1/qemu" ;;
-    *) fail "I know 7.2, 10, 11 and kernel, not '$1'" ;;
+    nft) echo "$cache/nft/nft" ;;
+    *) fail "I know 7.2, 10, 11, kernel and nft, not '$1'" ;;
     esac
 }
 
@@ -69,6 +71,13 @@ unpack_into() {   # DIRECTORY: every archive that was downloaded
     rm -f "$apt"/archives/*.deb
 }
 
+find_libraries() {   # those in $new, for a command that runs a program through its own dynamic loader
+    # their folders, relative to the root: some packages keep theirs one level down
+    libs=$(cd "$new" && find . -path '*/lib*/*.so.*' ! -path '*/share/*' ! -path '*/qemu/*' |
+        sed 's,/[^/]*$,,' | sort -u | sed 's,^\.,$root,' | paste -sd: -)
+    loader=$(cd "$new" && find . -name 'ld-linux*.so.*' | sed -n '1s,^\./,,p')
+}
+
 make_qemu() {     # VERSION RELEASE TARGET-RELEASE
     open_release "$2"
     apt apt-get install --download-only --no-install-recommends -y -t "$3" qemu-system-x86 >&2 ||
@@ -76,10 +85,7 @@ make_qemu() {     # VERSION RELEASE TARGET-RELEASE
     new=$work/qemu-$1
     mkdir "$new"
     unpack_into "$new"
-    # the libraries' folders, relative to the root: some packages keep theirs one level down
-    libs=$(cd "$new" && find . -path '*/lib*/*.so.*' ! -path '*/share/*' ! -path '*/qemu/*' |
-        sed 's,/[^/]*$,,' | sort -u | sed 's,^\.,$root,' | paste -sd: -)
-    loader=$(cd "$new" && find . -name 'ld-linux*.so.*' | sed -n '1s,^\./,,p')
+    find_libraries
     modules=$(cd "$new" && find usr/lib -path '*/qemu/*.so' | sed -n '1s,/[^/]*$,,p')
     [ -n "$loader" ] || fail "the packages of QEMU $1 hold no dynamic loader"
     cat >"$new/qemu.new" <<END
@@ -112,6 +118,26 @@ make_kernel() {
     mv "$new"/root/boot/vmlinuz-* "$new/vmlinuz"
     rm -rf "$new/root" "$cache/kernel"
     mv "$new" "$cache/kernel"
+}
+
+make_nft() {
+    open_release bookworm
+    apt apt-get install --download-only --no-install-recommends -y nftables >&2 || fail "cannot download nftables (see above)"
+    new=$work/nft
+    mkdir "$new"
+    unpack_into "$new"
+    find_libraries
+    [ -n "$loader" ] || fail "the packages of nftables hold no dynamic loader"
+    cat >"$new/nft.new" <<END
+#!/bin/sh
+root=\$(dirname "\$(readlink -f "\$0")")
+exec "\$root/$loader" --inhibit-cache --library-path "$libs" "\$root/usr/sbin/nft" "\$@"
+END
+    chmod 755 "$new/nft.new"
+    "$new/nft.new" --version >/dev/null || fail "the nft that was fetched does not run"
+    rm -rf "$cache/nft"
+    mv "$new/nft.new" "$new/nft"
+    mv "$new" "$cache/nft"
 }
 
 missing=
@@ -147,6 +173,7 @@ for name in $missing; do
         10) make_qemu 10 bookworm bookworm-backports ;;
         11) make_qemu 11 trixie trixie-backports ;;
         kernel) make_kernel ;;
+        nft) make_nft ;;
         esac
     fi
     echo "$name $file"

@@ -13,6 +13,8 @@ export const EXIT = {
   frames: 4,
   /** The memory limit is too small for what was asked. */
   memory: 5,
+  /** There is no link to the peer, or none any more; it refuses, or the two do not fit together. */
+  link: 6,
 } as const;
 
 const BY_ERROR: Partial<Record<ErrorCode, number>> = {
@@ -25,6 +27,16 @@ const BY_ERROR: Partial<Record<ErrorCode, number>> = {
   SENDER_STOPPED: EXIT.frames,
   CACHE_TOO_LARGE: EXIT.memory,
   OUT_OF_MEMORY: EXIT.memory,
+  BAD_IDENTITY: EXIT.usage,
+  LISTEN_FAILED: EXIT.usage,
+  CONNECT_FAILED: EXIT.link,
+  CONNECTION_LOST: EXIT.link,
+  INCOMPATIBLE: EXIT.link,
+  LINK_LOST: EXIT.link,
+  PEER_REFUSED: EXIT.link,
+  PROTOCOL_ERROR: EXIT.link,
+  SESSION_FAILED: EXIT.link,
+  TIMED_OUT: EXIT.link,
 };
 
 export function exitCode(code: ErrorCode): number {

@@ -3,11 +3,15 @@ import { readFileSync } from 'node:fs';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { CODECS } from '../codecs.js';
 import type { CacheSize } from '../pipeline/settings.js';
+import { parseDuration, parseRate } from '../control/quantities.js';
 import { parseBytes } from '../telemetry/amounts.js';
+import type { CheckFlags } from './check.js';
 import type { DecodeFlags } from './decode.js';
 import type { DemoFlags } from './demo.js';
 import type { EncodeFlags } from './encode.js';
+import type { KeygenFlags } from './keygen.js';
 import { EXIT } from './exit.js';
+import type { DestinationFlags, SourceFlags } from './proxy.js';
 import { replaceStandardStreams, run, tell } from './run.js';
 
 const EXIT_CODES = `
@@ -18,11 +22,15 @@ Exit codes:
   3  the QEMU stream ended in the middle (all its bytes were carried)
   4  the frames are damaged, cut off, or of a later version
   5  the memory limit is too small for what was asked
+  6  no link to the peer, or none any more; or the two do not fit together
   128 + N  ended by signal N`;
 
 const ENDPOINTS = `
 IN and OUT are - (standard input and output, the default), a path, or fd:N (a descriptor that was passed on).
 A file gets its name only when all is well.`;
+
+const PROXY_ENDPOINTS = `
+Endpoints: unix:PATH  tcp:HOST:PORT  tls:HOST:PORT  fd:N  stdio  exec:CMD  ([::1] for IPv6; docs/proxy.md)`;
 
 const ENCODE_EXAMPLES = `
 Examples:
@@ -98,7 +106,130 @@ function program(): Command {
       const { demo } = await import('./demo.js');
       await run('demo', (signal) => demo(flags, signal));
     });
+  const proxy = command
+    .command('proxy')
+    .description('a live migration, between two hosts')
+    .addHelpText('after', EXIT_CODES);
+  const source = proxy.command('source').description('beside the QEMU that sends the guest');
+  source
+    .requiredOption('--name <GUEST>', "the guest's name, as the destination is to know it")
+    .requiredOption('--listen <ENDPOINT>', 'where QEMU connects: unix:PATH, tcp:HOST:PORT, fd:N, systemd')
+    .requiredOption('--connect <ENDPOINT>', 'the destination proxy, and other ways to it', each, [])
+    .option('--port <N>', 'the port of the QEMU at the destination, where it has {port}', integer)
+    .option('--stock', 'no proxy at the destination: connect to its QEMU', false)
+    .option('--delta', 'send pages of a QEMU stream as differences (default)')
+    .option('--no-delta', 'carry every byte as it is')
+    .addOption(new Option('-c, --codec <NAME>', 'what packs the frames (default: zstd)').choices(CODECS))
+    .option('-l, --level <N>', "the codec's level; 0 is its own default (default: 1)", integer)
+    .option('--cache-size <SIZE>', "page cache: bytes (512M, 2G) or percent of the guest's RAM (default: 100%)", cache)
+    .option('--max-bandwidth <RATE>', 'on the wire: 200Mbit, 25MiB; 0 is no limit', rate, 0);
+  proxyOptions(source)
+    .addHelpText('after', `${PROXY_ENDPOINTS}\n${EXIT_CODES}`)
+    .action(async (flags: SourceFlags) => {
+      const [{ runProxy }, { proxySource }] = await Promise.all([import('./proxy.js'), import('./proxy-source.js')]);
+      await runProxy('proxy source', () => proxySource(flags));
+    });
+
+  const destination = proxy.command('destination').description('beside the QEMUs that receive guests');
+  destination
+    .requiredOption('--listen <ENDPOINT>', 'where sources connect: tls:HOST:PORT, tcp:, unix:, fd:N, stdio, systemd')
+    .requiredOption('--connect <ENDPOINT>', 'where QEMU waits, with {name} and {port} in it: unix:PATH, tcp:HOST:PORT')
+    .option('--delta', 'take pages as differences (default)')
+    .option('--no-delta', 'have every page sent whole')
+    .option('--ports <RANGE>', 'ports that a source may name for {port}', '49152-49215')
+    .option('--max-sessions <N>', 'migrations at once', integer, 16)
+    .option('--max-handshakes <N>', 'connections at once that are not known yet', integer, 16)
+    .option('--handshake-timeout <TIME>', 'how long a connection may take to be known', time, 10_000);
+  proxyOptions(destination)
+    .addHelpText('after', `${PROXY_ENDPOINTS}\n${EXIT_CODES}`)
+    .action(async (flags: DestinationFlags) => {
+      const [{ runProxy }, { proxyDestination }] = await Promise.all([
+        import('./proxy.js'),
+        import('./proxy-destination.js'),
+      ]);
+      await runProxy('proxy destination', () => proxyDestination(flags));
+    });
+
+  command
+    .command('keygen')
+    .description('makes a key for this host, or shows the one that is there')
+    .option('--dir <DIR>', 'where to keep it (default: /etc/pagewire, or ~/.config/pagewire for users)')
+    .option('--name <NAME>', "the name in its certificate (default: the host's)")
+    .addHelpText('after', EXIT_CODES)
+    .action(async (flags: KeygenFlags) => {
+      const { keygen } = await import('./keygen.js');
+      await run('keygen', () => Promise.resolve(keygen(flags)));
+    });
+
+  command
+    .command('check')
+    .description('tries a destination proxy: versions, keys, codecs, memory, and the rate of the link')
+    .argument('<ENDPOINT>', 'the destination proxy: tls:HOST:PORT and the like')
+    .option('--peer <PEER>', "the peer's name, or SHA256:… of its key; may be repeated", each, [])
+    .option('--tls-dir <DIR>', 'where key and certificates are')
+    .option('--key <FILE>', 'a private key and its certificate (pagewire keygen)')
+    .option('--insecure', 'plain tcp: to other hosts', false)
+    .option('--json', 'the report as JSON', false)
+    .addHelpText('after', EXIT_CODES)
+    .action(async (endpoint: string, flags: CheckFlags) => {
+      const { check } = await import('./check.js');
+      await run('check', () => check(endpoint, flags));
+    });
   return command;
+}
+
+/** What both proxies take. */
+function proxyOptions(command: Command): Command {
+  return command
+    .option('-T, --threads <N>', 'threads that pack or unpack (default: one for each processor, up to 8)', integer)
+    .option('--memory-limit <SIZE>', 'for all of it (default: half of what is free)', size)
+    .option(
+      '--peer <PEER>',
+      'who may be at the other end: NAME or SHA256:…, at the destination perhaps =GUEST,…',
+      each,
+      [],
+    )
+    .option('--tls-dir <DIR>', 'where key and certificates are')
+    .option('--key <FILE>', 'a private key and its certificate (pagewire keygen)')
+    .option('--insecure', 'plain tcp: to other hosts', false)
+    .option('--listen-mode <MODE>', "a unix socket's mode (default: 0600)", mode)
+    .option('--listen-owner <USER:GROUP>', "a unix socket's owner")
+    .option('--require <LIST>', 'refuse a peer that lacks one of these: delta, zstd, lz4, zlib', list, [])
+    .option('--replay <SIZE>', 'kept until the peer has acknowledged it (default: 64M)', size, 64 << 20)
+    .option('--silence <TIME>', 'a link that is silent for so long is lost (default: 5s)', time, 5000)
+    .option('--reconnect <TIME>', 'how long to look for a lost link (default: 5min)', time, 300_000)
+    .addOption(new Option('--in-doubt <WHAT>', 'if both guests might run').choices(['hold', 'fail']).default('hold'))
+    .option('--config <FILE>', 'settings that are read again at SIGHUP')
+    .option('--stats <FILE>', 'append a line of JSON every second, to a file or fd:N (docs/stats.md)')
+    .option('--metrics <HOST:PORT>', 'serve Prometheus metrics')
+    .addOption(new Option('--log <FORMAT>', 'of the log on standard error').choices(['text', 'json']).default('text'))
+    .option('-v, --verbose', 'more in the log', false)
+    .option('-q, --quiet', 'warnings and errors only, no progress', false);
+}
+
+function each(text: string, before: string[]): string[] {
+  return [...before, text];
+}
+
+function list(text: string, before: string[]): string[] {
+  return [...before, ...text.split(',')];
+}
+
+function rate(text: string): number {
+  const value = parseRate(text);
+  if (value === undefined) throw new InvalidArgumentError('a rate such as 200Mbit or 25MiB is needed');
+  return value;
+}
+
+function time(text: string): number {
+  const ms = parseDuration(text);
+  if (ms === undefined) throw new InvalidArgumentError('a time such as 500ms, 5s or 5min is needed');
+  return ms;
+}
+
+function mode(text: string): number {
+  if (!/^0?[0-7]{3}$/.test(text)) throw new InvalidArgumentError('a mode such as 0660 is needed');
+  return Number.parseInt(text, 8);
 }
 
 function integer(text: string): number {

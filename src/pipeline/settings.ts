@@ -69,8 +69,11 @@ export interface CheckedSettings {
   fixedMemory: (codec: Codec, level: number) => number;
 }
 
-/** Fills in the defaults; throws a BAD_OPTION that says what is wrong. */
-export function checkEncoder(settings: EncoderSettings): CheckedSettings {
+/**
+ * Fills in the defaults; throws a BAD_OPTION that says what is wrong. `reserved` bytes of the memory limit are for what
+ * stands beside the encoder.
+ */
+export function checkEncoder(settings: EncoderSettings, reserved = 0): CheckedSettings {
   const { stock = false, delta = true } = settings;
   if (stock && !delta) throw badOption('stock without delta would only copy: leave one of the two out');
   for (const name of ['codec', 'level'] as const) {
@@ -88,7 +91,8 @@ export function checkEncoder(settings: EncoderSettings): CheckedSettings {
     throw badOption(`frame size ${frameSize}: from ${FRAME_SIZES.least} to ${FRAME_SIZES.most} bytes`);
   }
   if (!delta && settings.cacheSize !== undefined) throw badOption('a cache size (--cache-size) is for delta');
-  const fixedMemory = (codec: Codec, level: number): number => fixedMemoryOf(codec, level, threads, frameSize);
+  const fixedMemory = (codec: Codec, level: number): number =>
+    fixedMemoryOf(codec, level, threads, frameSize) + reserved;
   const fixed = fixedMemory(codec, level);
   const memoryLimit = checkMemoryLimit(settings, fixed, delta);
   return {

@@ -63,8 +63,13 @@ for (const [document, expected] of Object.entries(EXPECTED)) {
   });
 }
 
+const DOCUMENTS = [
+  ...['README.md', 'ARCHITECTURE.md', 'CHANGELOG.md', 'contrib/README.md'],
+  ...['cli', 'format', 'library', 'proxy', 'stats'].map((name) => `docs/${name}.md`),
+];
+
 it('the documents link to what there is', () => {
-  for (const document of ['README.md', 'CHANGELOG.md', 'docs/cli.md', 'docs/stats.md', 'docs/library.md']) {
+  for (const document of DOCUMENTS) {
     const text = readFileSync(`${ROOT}${document}`, 'utf8');
     const base = new URL(document, `file://${ROOT}`);
     for (const [, target = ''] of text.matchAll(/\]\(([^)\s]+)\)/g)) {

@@ -41,36 +41,50 @@ impl Wake {
         events: PollFlags,
         timeout: Option<Duration>,
     ) -> io::Result<Ready> {
+        self.wait_either(descriptor, events, None, timeout)
+    }
+
+    /// As [`Wake::wait`]; the descriptor counts as usable, too, for as long as `ended` is signalled.
+    pub(crate) fn wait_either(
+        &self,
+        descriptor: BorrowedFd<'_>,
+        events: PollFlags,
+        ended: Option<&Wake>,
+        timeout: Option<Duration>,
+    ) -> io::Result<Ready> {
         let mut fds = [
             PollFd::from_borrowed_fd(descriptor, events),
             PollFd::new(&self.0, PollFlags::IN),
+            PollFd::new(&ended.unwrap_or(self).0, PollFlags::IN),
         ];
-        let until = timeout.map(|timeout| Instant::now() + timeout);
-        loop {
-            let left = until.map(|until| {
-                let left = until.saturating_duration_since(Instant::now());
-                Timespec {
-                    tv_sec: left.as_secs() as i64,
-                    tv_nsec: left.subsec_nanos().into(),
-                }
-            });
-            match poll(&mut fds, left.as_ref()) {
-                Ok(_) => break,
-                Err(Errno::INTR) => continue,
-                Err(error) => return Err(error.into()),
-            }
-        }
+        poll_for(&mut fds, timeout)?;
         let woken = !fds[1].revents().is_empty();
         if woken {
             let _ = read(&self.0, &mut [0u8; 8]);
         }
-        Ok(if !fds[0].revents().is_empty() {
+        let is_ended = ended.is_some() && !fds[2].revents().is_empty();
+        Ok(if is_ended || !fds[0].revents().is_empty() {
             Ready::Yes
         } else if woken {
             Ready::Woken
         } else {
             Ready::TimedOut
         })
+    }
+}
+
+impl Wake {
+    /// Waits until someone signals or the time is over.
+    pub(crate) fn sleep(&self, time: Duration) -> io::Result<()> {
+        self.wait(self.0.as_fd(), PollFlags::IN, Some(time))?;
+        let _ = read(&self.0, &mut [0u8; 8]);
+        Ok(())
+    }
+}
+
+impl AsFd for Wake {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 
@@ -102,6 +116,13 @@ impl Input {
         Ok(wake.wait(self.0.as_fd(), PollFlags::IN, timeout)? == Ready::Yes)
     }
 
+    /// Whether a read has something to tell now.
+    pub(crate) fn is_ready(&self) -> io::Result<bool> {
+        let mut ready = [PollFd::new(&self.0, PollFlags::IN)];
+        poll_for(&mut ready, Some(Duration::ZERO))?;
+        Ok(!ready[0].revents().is_empty())
+    }
+
     /// Reads what is there, at most `buffer`; 0 at the end of the input. `WouldBlock` where there is nothing yet.
     pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
@@ -110,6 +131,12 @@ impl Input {
                 result => return Ok(result?),
             }
         }
+    }
+}
+
+impl AsFd for Input {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 
@@ -157,6 +184,11 @@ impl Output {
         Ok(Output { fd, how })
     }
 
+    /// The descriptor, where it is a socket.
+    pub(crate) fn as_socket(&self) -> Option<BorrowedFd<'_>> {
+        matches!(self.how, How::Socket).then(|| self.fd.as_fd())
+    }
+
     /// Waits until something can be written or the wake is signalled.
     pub(crate) fn wait(&self, wake: &Wake) -> io::Result<bool> {
         Ok(wake.wait(self.fd.as_fd(), PollFlags::OUT, None)? == Ready::Yes)
@@ -182,6 +214,31 @@ impl Output {
                 Err(Errno::INTR) => continue,
                 result => return Ok(result?),
             }
+        }
+    }
+}
+
+impl AsFd for Output {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Polls until one of the descriptors has something to tell or the time is over; signals do not count.
+pub(crate) fn poll_for(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> io::Result<()> {
+    let until = timeout.map(|timeout| Instant::now() + timeout);
+    loop {
+        let left = until.map(|until| {
+            let left = until.saturating_duration_since(Instant::now());
+            Timespec {
+                tv_sec: left.as_secs() as i64,
+                tv_nsec: left.subsec_nanos().into(),
+            }
+        });
+        match poll(fds, left.as_ref()) {
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR) => continue,
+            Err(error) => return Err(error.into()),
         }
     }
 }

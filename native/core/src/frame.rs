@@ -41,8 +41,44 @@ pub enum FrameType {
     End,
     /// The sender gave up; the payload is a reason in UTF-8.
     Abort,
+    /// Between the two ends of a connection, no part of the stream.
+    Session(SessionFrame),
     /// Not known to this version.
     Other(u8),
+}
+
+/// The frames of a session: they stand between those of the stream and are not counted in its sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionFrame {
+    /// Who connects, what it can and what it wants; JSON.
+    Hello,
+    /// What the two will do; JSON.
+    Welcome,
+    /// Why they will not; JSON.
+    Refuse,
+    /// How many frames of the peer's direction are written to the QEMU behind this end.
+    Ack,
+    /// I am here; are you?
+    Ping,
+    /// Yes.
+    Pong,
+    /// Whether what comes next may let the destination's guest run.
+    Doubt,
+    /// All is done, in both directions.
+    Bye,
+}
+
+impl SessionFrame {
+    const ALL: [(u8, SessionFrame); 8] = [
+        (0x10, SessionFrame::Hello),
+        (0x11, SessionFrame::Welcome),
+        (0x12, SessionFrame::Refuse),
+        (0x13, SessionFrame::Ack),
+        (0x14, SessionFrame::Ping),
+        (0x15, SessionFrame::Pong),
+        (0x16, SessionFrame::Doubt),
+        (0x17, SessionFrame::Bye),
+    ];
 }
 
 /// Bit 7 of the type: a decoder that does not know the type skips the frame.
@@ -56,6 +92,10 @@ impl FrameType {
             FrameType::Data => 0x02,
             FrameType::End => 0x03,
             FrameType::Abort => 0x04,
+            FrameType::Session(frame) => SessionFrame::ALL
+                .iter()
+                .find(|(_, known)| *known == frame)
+                .map_or(0, |(byte, _)| *byte),
             FrameType::Other(byte) => byte,
         }
     }
@@ -67,7 +107,12 @@ impl FrameType {
             0x02 => FrameType::Data,
             0x03 => FrameType::End,
             0x04 => FrameType::Abort,
-            other => FrameType::Other(other),
+            other => SessionFrame::ALL
+                .iter()
+                .find(|(byte, _)| *byte == other)
+                .map_or(FrameType::Other(other), |(_, frame)| {
+                    FrameType::Session(*frame)
+                }),
         }
     }
 }

@@ -12,6 +12,8 @@ pub mod delta;
 mod descriptor;
 pub mod flow;
 pub mod frame;
+pub mod net;
 pub mod page_cache;
 pub mod qemu;
+pub mod session;
 pub mod xbzrle;

@@ -10,7 +10,7 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 /// How long something may take that takes milliseconds; only a hang takes longer.
@@ -44,7 +44,8 @@ enum Kind {
 }
 
 fn start(input: impl Into<OwnedFd>, output: impl Into<OwnedFd>, kind: Kind) -> Running {
-    let place: Arc<OnceLock<Arc<Flow>>> = Arc::default();
+    // Weak: the flow holds its listener.
+    let place: Arc<OnceLock<Weak<Flow>>> = Arc::default();
     let (tell, ended) = channel();
     let frames = AtomicUsize::new(0);
     let choose: Option<Choose> = match &kind {
@@ -58,10 +59,11 @@ fn start(input: impl Into<OwnedFd>, output: impl Into<OwnedFd>, kind: Kind) -> R
     let listener = Box::new(move |event: Event| {
         // The flow is put there right after it was started; its first event may be quicker.
         let flow = loop {
-            if let Some(flow) = of_listener.get() {
-                break flow;
+            match of_listener.get().map(Weak::upgrade) {
+                Some(Some(flow)) => break flow,
+                Some(None) => return,
+                None => std::thread::yield_now(),
             }
-            std::thread::yield_now();
         };
         match event {
             Event::Data { slot, .. } => {
@@ -89,7 +91,7 @@ fn start(input: impl Into<OwnedFd>, output: impl Into<OwnedFd>, kind: Kind) -> R
                 flow.finish();
                 let _ = tell.send(event);
             }
-            Event::Guest | Event::SinkEnded => {
+            event => {
                 let _ = tell.send(event);
             }
         }
@@ -101,7 +103,7 @@ fn start(input: impl Into<OwnedFd>, output: impl Into<OwnedFd>, kind: Kind) -> R
         Kind::Decode => Flow::decode(input.into(), output.into(), 4, 2, listener),
     };
     let flow = Arc::new(flow.expect("a flow"));
-    let _ = place.set(Arc::clone(&flow));
+    let _ = place.set(Arc::downgrade(&flow));
     Running {
         flow,
         ended,

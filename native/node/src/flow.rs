@@ -1,5 +1,6 @@
 //! Flows: two threads and an arena each, known to every thread of the process by a number.
 
+use crate::session::NativeWire;
 use napi::bindgen_prelude::FnArgs;
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi::{Error, Result, Status};
@@ -26,7 +27,7 @@ fn flows() -> MutexGuard<'static, BTreeMap<u32, Weak<Flow>>> {
     FLOWS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn coded(error: &FlowError) -> Error<String> {
+pub(crate) fn coded(error: &FlowError) -> Error<String> {
     Error::new(error.code().to_owned(), error.to_string())
 }
 
@@ -48,6 +49,7 @@ fn listener(function: Listener) -> Box<dyn Fn(Event) + Send + Sync> {
             Event::Guest => (2, 0, 0),
             Event::SourceEnded => (3, 0, 0),
             Event::SinkEnded => (4, 0, 0),
+            Event::OutputWanted => (5, 0, 0),
         };
         // The queue needs no bound: there are no more events under way than slots, and a few.
         function.call(args.into(), ThreadsafeFunctionCallMode::NonBlocking);
@@ -62,6 +64,25 @@ pub struct NativeEncodeOptions {
     pub delta: Option<NativeDeltaOptions>,
     pub in_flight: u32,
     pub packers: u32,
+}
+
+impl From<NativeEncodeOptions> for EncodeOptions {
+    fn from(options: NativeEncodeOptions) -> Self {
+        let delta = options.delta.map(|delta| DeltaOptions {
+            max_delta: delta.max_delta as usize,
+            cache: match delta.cache_bytes {
+                Some(bytes) => CacheSize::Bytes(bytes as u64),
+                None => CacheSize::Percent(delta.cache_percent.unwrap_or(100)),
+            },
+            memory_limit: delta.memory_limit as u64,
+            fixed_memory: delta.fixed_memory as u64,
+        });
+        EncodeOptions {
+            frame_size: options.frame_size as usize,
+            frames: options.frames,
+            delta,
+        }
+    }
 }
 
 /// How delta works; bytes throughout. One of `cache_bytes` and `cache_percent` is given.
@@ -83,6 +104,8 @@ pub struct NativeTotals {
     pub raw_bytes: f64,
     pub packed_bytes: f64,
     pub in_flight: f64,
+    pub waiting: f64,
+    pub queue_ms: f64,
     pub source_cpu_seconds: f64,
     pub codec_cpu_seconds: f64,
     pub sink_cpu_seconds: f64,
@@ -291,30 +314,68 @@ impl NativeFlow {
         events: Listener,
     ) -> Result<Self, String> {
         let (input, output) = (owned(input)?, owned(output)?);
-        let delta = options.delta.map(|delta| DeltaOptions {
-            max_delta: delta.max_delta as usize,
-            cache: match delta.cache_bytes {
-                Some(bytes) => CacheSize::Bytes(bytes as u64),
-                None => CacheSize::Percent(delta.cache_percent.unwrap_or(100)),
-            },
-            memory_limit: delta.memory_limit as u64,
-            fixed_memory: delta.fixed_memory as u64,
-        });
-        let core = EncodeOptions {
-            frame_size: options.frame_size as usize,
-            frames: options.frames,
-            delta,
-        };
+        let (in_flight, packers) = (options.in_flight, options.packers);
         Flow::encode(
             input,
             output,
-            core,
-            options.in_flight,
-            options.packers,
+            options.into(),
+            in_flight,
+            packers,
             listener(events),
         )
         .map(Self::register)
         .map_err(|e| coded(&e))
+    }
+
+    /// Starts an encoder whose frames go to the peer of a session. The descriptor is duplicated and stays the caller's.
+    #[napi(factory)]
+    pub fn encode_to_wire(
+        input: i32,
+        wire: &NativeWire,
+        options: NativeEncodeOptions,
+        events: Listener,
+    ) -> Result<Self, String> {
+        let (input, wire) = (owned(input)?, Arc::clone(wire.wire()?));
+        let (in_flight, packers) = (options.in_flight, options.packers);
+        Flow::encode_to_wire(
+            input,
+            wire,
+            options.into(),
+            in_flight,
+            packers,
+            listener(events),
+        )
+        .map(Self::register)
+        .map_err(|e| coded(&e))
+    }
+
+    /// Starts a decoder of what the peer of a session sends; its output comes by `setOutput`.
+    #[napi(factory)]
+    pub fn decode_from_wire(
+        wire: &NativeWire,
+        in_flight: u32,
+        unpackers: u32,
+        events: Listener,
+    ) -> Result<Self, String> {
+        let wire = Arc::clone(wire.wire()?);
+        Flow::decode_from_wire(wire, in_flight, unpackers, listener(events))
+            .map(Self::register)
+            .map_err(|e| coded(&e))
+    }
+
+    /// Gives what comes over a session its output. The descriptor is duplicated and stays the caller's.
+    #[napi]
+    pub fn set_output(&self, fd: i32) -> Result<(), String> {
+        let fd = owned(fd)?;
+        self.flow()?.set_output(fd).map_err(|e| coded(&e))
+    }
+
+    /// What small frames are packed with, that do not come by the listener.
+    #[napi]
+    pub fn set_direct(&self, codec: u8, level: i32) -> Result<(), String> {
+        let codec = Codec::from_byte(codec).unwrap_or(Codec::None);
+        self.flow()?.set_direct(codec, level);
+        Ok(())
     }
 
     /// Starts a decoder from one descriptor to the other. The descriptors are duplicated and stay the caller's.
@@ -389,6 +450,12 @@ impl NativeFlow {
         Ok(())
     }
 
+    /// Frames that only wait to be written.
+    #[napi]
+    pub fn waiting(&self) -> u32 {
+        self.flow.as_ref().map_or(0, |flow| flow.waiting() as u32)
+    }
+
     #[napi]
     pub fn totals(&self) -> Result<NativeTotals, String> {
         let t = self.flow()?.totals();
@@ -400,6 +467,8 @@ impl NativeFlow {
             raw_bytes: t.raw_bytes as f64,
             packed_bytes: t.packed_bytes as f64,
             in_flight: t.in_flight as f64,
+            waiting: t.waiting as f64,
+            queue_ms: t.queue_seconds * 1e3,
             source_cpu_seconds: seconds(t.source_cpu_ns),
             codec_cpu_seconds: seconds(t.codec_cpu_ns),
             sink_cpu_seconds: seconds(t.sink_cpu_ns),
@@ -460,7 +529,7 @@ pub fn pipe() -> Result<Vec<i32>> {
 }
 
 /// A descriptor of our own for a number that JavaScript gave.
-fn owned(fd: i32) -> Result<OwnedFd, String> {
+pub(crate) fn owned(fd: i32) -> Result<OwnedFd, String> {
     let invalid = |why: String| {
         Error::new(
             "BAD_DESCRIPTOR".to_owned(),

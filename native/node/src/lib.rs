@@ -5,6 +5,8 @@
 #![cfg_attr(test, allow(dead_code))] // in a test build napi-derive registers nothing
 
 mod flow;
+mod net;
+mod session;
 
 use napi_derive::napi;
 

@@ -40,6 +40,7 @@ let count = 0;
 export class Qemu {
   private constructor(
     readonly name: string,
+    readonly build: QemuBuild,
     readonly process: Running,
     readonly qmp: Qmp,
     /** A second monitor, for who must speak to QEMU by other means than `qmp`. */
@@ -89,7 +90,7 @@ export class Qemu {
       () => `${name} opens no monitor: ${complaint()}`,
     );
     const qmp = await Qmp.open(socket, complaint);
-    const qemu = new Qemu(name, child, qmp, path('qmp2'), stage, path('serial'), machine);
+    const qemu = new Qemu(name, build, child, qmp, path('qmp2'), stage, path('serial'), machine);
     if (!incoming) {
       await qemu.waitForText(guest.ready, 60);
       await sleep(100); // so that some pages are touched before the migration begins

@@ -44,9 +44,14 @@ export class Running {
     return this.ended !== undefined;
   }
 
+  /** All that it wrote on its standard error, and on its output if that has no other place. */
+  said(): string {
+    return readFileSync(this.log, 'utf8').trim();
+  }
+
   /** The end of what it wrote on its standard error. */
   complaint(): string {
-    const text = readFileSync(this.log, 'utf8').trim();
+    const text = this.said();
     return text === '' ? NO_COMPLAINT : text.slice(-1500);
   }
 
@@ -55,6 +60,11 @@ export class Running {
     await within(this.exit, seconds, () => `${this.name} has not ended: ${this.complaint()}`);
     const { code, signal } = this.ended ?? { code: null, signal: null };
     return code ?? 128 + (signal === 'SIGKILL' ? 9 : 15);
+  }
+
+  /** Sends a signal to it alone, not to what it started. */
+  signal(name: NodeJS.Signals): void {
+    process.kill(this.pid, name);
   }
 
   async kill(): Promise<void> {
@@ -122,10 +132,10 @@ export class Stage {
   }
 
   /** A pipe: what is written to `write` comes out at `read`. Both are closed at the end, or by `close` before it. */
-  pipe(name = 'pipe'): { read: number; write: number } {
+  pipe(name = 'pipe'): { read: number; write: number; path: string } {
     const path = this.fifo(name);
     const both = openSync(path, constants.O_RDWR); // so that neither open below waits for the other
-    const ends = { read: openSync(path, constants.O_RDONLY), write: openSync(path, constants.O_WRONLY) };
+    const ends = { read: openSync(path, constants.O_RDONLY), write: openSync(path, constants.O_WRONLY), path };
     closeSync(both);
     this.open.add(ends.read).add(ends.write);
     return ends;

@@ -125,6 +125,7 @@ impl Arena {
                     home,
                     header: Header::EMPTY,
                     origin: Origin::default(),
+                    checked: false,
                 });
             }
             free = self
@@ -188,6 +189,8 @@ pub(super) struct Slot {
     pub(super) header: Header,
     /// Where the frame stood in the input, when decoding.
     pub(super) origin: Origin,
+    /// The payload was held against its checksum already.
+    pub(super) checked: bool,
 }
 
 /// The place of a frame in the input of a decoder.

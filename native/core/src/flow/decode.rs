@@ -2,8 +2,7 @@
 
 use super::arena::{Origin, Slot};
 use super::{FlowError, Shared, StreamEnd};
-use crate::codec::Codec;
-use crate::descriptor::{Input, thread_cpu_ns};
+use crate::descriptor::Input;
 use crate::frame::{End, Ending, FrameError, FrameType, HEADER_LEN, Header, Start};
 use std::io;
 use std::sync::atomic::Ordering;
@@ -83,7 +82,7 @@ impl Source<'_> {
             frame_size: start.frame_size,
         };
         self.in_order(&mut order, &header)?;
-        self.pass(slot);
+        self.shared.pass(slot)?;
         loop {
             let header = self.header(Expect::Next)?;
             let Some(header) = header else {
@@ -93,7 +92,7 @@ impl Source<'_> {
                 FrameType::Data => {
                     self.in_order(&mut order, &header)?;
                     let slot = self.slot(header)?;
-                    self.pass(slot);
+                    self.shared.pass(slot)?;
                 }
                 FrameType::End => {
                     let frames = order.frames;
@@ -102,7 +101,7 @@ impl Source<'_> {
                     let end = self.checked(End::from_bytes(slot.payload()))?;
                     self.total("number of frames", end.frames, frames)?;
                     self.total("bytes of the stream", end.raw_bytes, order.offset)?;
-                    self.pass(slot);
+                    self.shared.pass(slot)?;
                     return Ok(true);
                 }
                 FrameType::Abort => {
@@ -112,6 +111,11 @@ impl Source<'_> {
                         .escape_debug()
                         .to_string();
                     return Err(self.wrong(FrameError::Aborted { reason }));
+                }
+                FrameType::Session(_) => {
+                    let expected = "a frame of a stream, not of a session".into();
+                    let found = name(header.kind);
+                    return Err(self.wrong(FrameError::Order { expected, found }));
                 }
                 // The header's reader lets pass only what may be skipped.
                 FrameType::Other(_) => {
@@ -207,27 +211,6 @@ impl Source<'_> {
         Ok(slot)
     }
 
-    fn pass(&self, slot: Slot) {
-        let counters = &self.shared.counters;
-        if slot.header.kind == FrameType::Data {
-            counters
-                .raw_bytes
-                .fetch_add(u64::from(slot.header.raw_len), Ordering::Relaxed);
-            counters
-                .packed_bytes
-                .fetch_add(u64::from(slot.header.packed_len), Ordering::Relaxed);
-        }
-        counters
-            .source_cpu_ns
-            .store(thread_cpu_ns(), Ordering::Relaxed);
-        let work = if slot.header.codec == Codec::None {
-            0
-        } else {
-            slot.header.raw_len
-        };
-        self.shared.send(slot, work);
-    }
-
     fn total(&self, what: &'static str, expected: u64, actual: u64) -> Result<(), FlowError> {
         if expected == actual {
             return Ok(());
@@ -265,7 +248,9 @@ fn name(kind: FrameType) -> String {
         FrameType::Data => "DATA".into(),
         FrameType::End => "END".into(),
         FrameType::Abort => "ABORT".into(),
-        FrameType::Other(byte) => format!("a frame of type {byte:#04x}"),
+        FrameType::Session(_) | FrameType::Other(_) => {
+            format!("a frame of type {:#04x}", kind.to_byte())
+        }
     }
 }
 

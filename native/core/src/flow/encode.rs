@@ -7,7 +7,9 @@ use crate::delta::{self, Filter, Host, Stopped};
 use crate::descriptor::{Input, thread_cpu_ns};
 use crate::frame::{End, Ending, FrameType, Header, Start};
 use crate::qemu::GuestRam;
+use crate::session::Wire;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// The sink is about to run dry when it has no more frames than this before it: one that is being written while the
@@ -106,13 +108,16 @@ pub(super) fn run(
     shared: &Shared,
     input: Input,
     options: EncodeOptions,
+    wire: Option<Arc<Wire>>,
 ) -> Result<StreamEnd, FlowError> {
     let mut source = Source {
         input,
         filler: Filler {
             shared,
+            wire,
             slot: None,
             filled: 0,
+            limit: options.frame_size,
             frames: 0,
             offset: 0,
             content: options.frames.then(ContentHash::new),
@@ -132,7 +137,7 @@ pub(super) fn run(
     }
     let result = source.read_all(&options);
     // Whatever came before a failure is good, and belongs to whoever reads the output.
-    source.filler.seal()?;
+    source.filler.seal(Urgency::None)?;
     source.filler.publish();
     match result {
         Ok(end) => {
@@ -267,7 +272,7 @@ impl Source<'_> {
             let holds = self.filler.filled > 0;
             shared.source_holds.store(holds, Ordering::SeqCst);
             if self.paused && holds && shared.in_flight.load(Ordering::SeqCst) <= DRY {
-                self.filler.seal()?;
+                self.filler.seal(Urgency::Now)?;
                 continue;
             }
             let ready = self.input.wait(&shared.source_wake, self.paused);
@@ -303,7 +308,8 @@ impl Source<'_> {
     fn read_into_slot(&mut self) -> Result<Option<usize>, FlowError> {
         let filled = self.filler.filled;
         let mut slot = self.filler.take_slot()?;
-        let result = self.read(&mut slot.room()[filled..]);
+        let limit = self.filler.limit;
+        let result = self.read(&mut slot.room()[filled..limit]);
         self.filler.slot = Some(slot);
         if let Ok(Some(n)) = result {
             self.filler.filled(n)?;
@@ -330,11 +336,24 @@ enum Publish {
 /// passes they are tens of KiB to copy.
 const PUBLISH_EVERY: u64 = 4 << 20;
 
+/// Whether somebody may be waiting for a frame.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Urgency {
+    /// The stream has paused behind it.
+    Now,
+    /// There is more where it comes from.
+    None,
+}
+
 /// Fills slots with the stream's bytes and sends them on their way.
 struct Filler<'a> {
     shared: &'a Shared,
+    /// The session that the frames go to, which follows what they hold.
+    wire: Option<Arc<Wire>>,
     slot: Option<Slot>,
     filled: usize,
+    /// What the slot is to hold at the most.
+    limit: usize,
     /// Frames sent.
     frames: u64,
     /// Bytes of the original stream in the frames that were sealed.
@@ -347,25 +366,29 @@ struct Filler<'a> {
 }
 
 impl Filler<'_> {
-    /// The slot that is being filled, or a new one; waits for one where all are in flight.
+    /// The slot that is being filled, or a new one; waits for one where all are in flight, or enough for the sink.
     fn take_slot(&mut self) -> Result<Slot, FlowError> {
-        match self.slot.take() {
-            Some(slot) => Ok(slot),
-            None => self.shared.arena.acquire().ok_or(FlowError::Stopped),
+        if let Some(slot) = self.slot.take() {
+            return Ok(slot);
         }
+        let shared = self.shared;
+        shared.pressure.wait(|| shared.stopped());
+        let slot = shared.arena.acquire().ok_or(FlowError::Stopped)?;
+        self.limit = shared.pressure.frame_size(shared.arena.frame_size());
+        Ok(slot)
     }
 
     fn filled(&mut self, n: usize) -> Result<(), FlowError> {
         self.filled += n;
-        if self.filled == self.shared.arena.frame_size() {
-            self.seal()
+        if self.filled >= self.limit {
+            self.seal(Urgency::None)
         } else {
             Ok(())
         }
     }
 
     /// Makes a frame of what the slot holds, if it holds anything.
-    fn seal(&mut self) -> Result<(), FlowError> {
+    fn seal(&mut self, urgency: Urgency) -> Result<(), FlowError> {
         let len = std::mem::take(&mut self.filled);
         let Some(mut slot) = self.slot.take() else {
             return Ok(());
@@ -383,13 +406,15 @@ impl Filler<'_> {
         if let Some(content) = &mut self.content {
             content.update(slot.payload());
         }
+        if let Some(wire) = &self.wire {
+            wire.follow(slot.payload());
+        }
         self.offset += len as u64;
         self.shared
             .counters
             .raw_bytes
             .store(self.offset, Ordering::Relaxed);
-        self.send(slot);
-        Ok(())
+        self.send(slot, urgency)
     }
 
     fn end(&mut self, ending: Ending) -> Result<(), FlowError> {
@@ -405,7 +430,7 @@ impl Filler<'_> {
 
     /// A frame that is no piece of the stream; goes to the sink as it is.
     fn send_control(&mut self, kind: FrameType, payload: &[u8]) -> Result<(), FlowError> {
-        self.seal()?;
+        self.seal(Urgency::None)?;
         let mut slot = self.take_slot()?;
         let payload = &payload[..payload
             .len()
@@ -413,15 +438,24 @@ impl Filler<'_> {
             .min(slot.room().len())];
         slot.room()[..payload.len()].copy_from_slice(payload);
         slot.header = Header::stored(kind, self.frames as u32, self.offset, payload);
-        self.send(slot);
-        Ok(())
+        self.send(slot, Urgency::Now)
     }
 
-    fn send(&mut self, slot: Slot) {
+    fn send(&mut self, slot: Slot, urgency: Urgency) -> Result<(), FlowError> {
         self.frames += 1;
         self.publish();
-        let work = slot.header.raw_len;
-        self.shared.send(slot, work);
+        if urgency == Urgency::Now && self.shared.may_go_straight(&slot) {
+            let slot = match slot.header.kind {
+                // Without frames there is nothing to pack or to checksum.
+                FrameType::Data if self.content.is_some() => self.shared.pack_straight(slot)?,
+                _ => slot,
+            };
+            self.shared.send_straight(slot);
+        } else {
+            let work = slot.header.raw_len;
+            self.shared.send(slot, work);
+        }
+        Ok(())
     }
 
     fn publish(&self) {
@@ -452,7 +486,7 @@ impl Filler<'_> {
         while !bytes.is_empty() {
             let filled = self.filled;
             let mut slot = self.take_slot()?;
-            let room = &mut slot.room()[filled..];
+            let room = &mut slot.room()[filled..self.limit];
             let n = bytes.len().min(room.len());
             room[..n].copy_from_slice(&bytes[..n]);
             self.slot = Some(slot);

@@ -14,23 +14,30 @@
 //! with an eventfd, so that both can be stopped at any time ([`Flow::stop`]).
 
 mod arena;
+mod copy;
 mod decode;
 
 mod encode;
 mod pack;
+mod pressure;
+mod receive;
 mod sink;
 
+pub use copy::Copy;
 pub use encode::{CacheSize, DeltaOptions, EncodeOptions, GuestReport};
 
 use crate::codec::Codec;
 use crate::delta;
-use crate::descriptor::{Input, Output, Wake};
+use crate::descriptor::{Input, Output, Wake, thread_cpu_ns};
 use crate::frame::{Ending, FrameError, FrameType};
+use crate::session::{Wire, WireError};
 use arena::{Arena, Slot};
+use pressure::Pressure;
+use sink::Target;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use thiserror::Error;
@@ -54,6 +61,8 @@ pub enum Event {
     Guest,
     /// The source has read all, or failed ([`Flow::source_result`]); no frame comes after it.
     SourceEnded,
+    /// What came over a session waits for a socket of QEMU's ([`Flow::set_output`]).
+    OutputWanted,
     /// The sink has written all that it was given, or failed ([`Flow::sink_result`]).
     SinkEnded,
 }
@@ -139,9 +148,21 @@ pub enum FlowError {
         /// `reading` or `writing`.
         access: &'static str,
     },
+    /// The session that carries the frames cannot go on.
+    #[error("{0}")]
+    Session(WireError),
     /// [`Flow::stop`] was called.
     #[error("stopped")]
     Stopped,
+}
+
+impl From<WireError> for FlowError {
+    fn from(error: WireError) -> Self {
+        match error {
+            WireError::Closed => FlowError::Stopped,
+            error => FlowError::Session(error),
+        }
+    }
 }
 
 impl FlowError {
@@ -168,6 +189,7 @@ impl FlowError {
             FlowError::Memory { .. } => "OUT_OF_MEMORY",
             FlowError::Slot { .. } | FlowError::Panicked { .. } => "INTERNAL",
             FlowError::Access { .. } => "BAD_DESCRIPTOR",
+            FlowError::Session(_) => "SESSION_FAILED",
             FlowError::Stopped => "STOPPED",
         }
     }
@@ -183,7 +205,7 @@ pub struct StreamEnd {
 }
 
 /// What has moved so far. Bytes, frames and CPU time since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Totals {
     /// Bytes read from the input descriptor.
     pub bytes_in: u64,
@@ -197,6 +219,10 @@ pub struct Totals {
     pub packed_bytes: u64,
     /// Frames that have left the source and are not written yet, at this moment.
     pub in_flight: u64,
+    /// Those of them that only wait to be written.
+    pub waiting: u64,
+    /// How long it will take to write what is in flight, in seconds; 0 until the sink's rate is known.
+    pub queue_seconds: f64,
     /// CPU time of the source thread (reading, parsing, delta, hashing), in nanoseconds.
     pub source_cpu_ns: u64,
     /// CPU time spent in the codecs, over all threads, in nanoseconds.
@@ -234,6 +260,13 @@ struct Shared {
     stopped: AtomicBool,
     /// Frames that left the source and have not been written yet.
     in_flight: AtomicUsize,
+    /// Those of them that the listener has.
+    in_lane: AtomicUsize,
+    /// What the source packs with where the listener need not be asked.
+    direct: AtomicU32,
+    pressure: Pressure,
+    /// Where a session's content goes, until the sink takes it.
+    late_output: Mutex<Option<Output>>,
     /// The source holds a frame that is not full, and waits for input or for the sink to run dry.
     source_holds: AtomicBool,
     counters: Counters,
@@ -241,7 +274,7 @@ struct Shared {
     settings: Mutex<Settings>,
     delta: Mutex<delta::Counters>,
     guest: Mutex<Option<GuestReport>>,
-    source_result: Mutex<Option<Result<StreamEnd, FlowError>>>,
+    source_result: Mutex<SourceResult>,
     sink_result: Mutex<Option<Result<Option<Ending>, FlowError>>>,
     listener: Box<dyn Fn(Event) + Send + Sync>,
 }
@@ -276,6 +309,7 @@ impl Shared {
     fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
         self.arena.close();
+        self.pressure.wake();
         self.sink.close();
         self.source_wake.signal();
         self.sink_wake.signal();
@@ -285,6 +319,8 @@ impl Shared {
     fn send(&self, slot: Slot, work: u32) {
         self.counters.frames.fetch_add(1, Ordering::Relaxed);
         self.in_flight.fetch_add(1, Ordering::SeqCst);
+        self.pressure.left(slot.header.raw_len);
+        self.in_lane.fetch_add(1, Ordering::SeqCst);
         let kind = slot.header.kind;
         let slot = self.arena.park(slot);
         self.tell(if kind == FrameType::Data {
@@ -294,8 +330,80 @@ impl Shared {
         });
     }
 
+    /// Whether a frame may go to the sink without the listener: it is small, so that packing it takes no longer than the
+    /// way through another thread, and no frame before it is still with the listener. A page that a guest waits for is
+    /// such a frame.
+    fn may_go_straight(&self, slot: &Slot) -> bool {
+        slot.header.raw_len <= STRAIGHT_BYTES && self.in_lane.load(Ordering::SeqCst) == 0
+    }
+
+    fn pack_straight(&self, slot: Slot) -> Result<Slot, FlowError> {
+        let packed = self.direct.load(Ordering::Relaxed);
+        let codec = Codec::from_byte((packed >> 8) as u8).unwrap_or(Codec::None);
+        pack::pack(self, slot, codec, i32::from(packed as u8 as i8))
+    }
+
+    fn send_straight(&self, slot: Slot) {
+        self.counters.frames.fetch_add(1, Ordering::Relaxed);
+        self.in_flight.fetch_add(1, Ordering::SeqCst);
+        self.pressure.left(slot.header.raw_len);
+        self.sink.push(slot);
+    }
+
+    /// A decoder's frame, on its way to be checked and unpacked.
+    fn pass(&self, slot: Slot) -> Result<(), FlowError> {
+        let (header, counters) = (slot.header, &self.counters);
+        if header.kind == FrameType::Data {
+            let add = |counter: &AtomicU64, n: u32| {
+                counter.fetch_add(n.into(), Ordering::Relaxed);
+            };
+            add(&counters.raw_bytes, header.raw_len);
+            add(&counters.packed_bytes, header.packed_len);
+        }
+        counters
+            .source_cpu_ns
+            .store(thread_cpu_ns(), Ordering::Relaxed);
+        if self.may_go_straight(&slot) {
+            let slot = match header.kind {
+                FrameType::Data => pack::unpack(self, slot)?,
+                _ => slot,
+            };
+            self.send_straight(slot);
+        } else {
+            let work = if header.codec == Codec::None {
+                0
+            } else {
+                header.raw_len
+            };
+            self.send(slot, work);
+        }
+        Ok(())
+    }
+
+    /// A frame that the listener had is with the sink now, or dropped.
+    fn left_lane(&self) {
+        self.in_lane.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn source_ended(&self, result: Result<StreamEnd, FlowError>) {
+        let first = {
+            let mut ended = lock(&self.source_result);
+            match &mut *ended {
+                SourceResult::Running => {
+                    *ended = SourceResult::Ended(result);
+                    true
+                }
+                _ => false,
+            }
+        };
+        if first {
+            self.tell(Event::SourceEnded);
+        }
+    }
+
     /// A frame was written or dropped; wakes a source that holds a frame back until the sink has nothing to do.
-    fn landed(&self) {
+    fn landed(&self, raw_len: u32) {
+        self.pressure.landed(raw_len);
         let before = self.in_flight.fetch_sub(1, Ordering::SeqCst);
         if before <= encode::DRY + 1 && self.source_holds.load(Ordering::SeqCst) {
             self.source_wake.signal();
@@ -303,15 +411,38 @@ impl Shared {
     }
 }
 
-/// What a flow does to its stream.
-enum Direction {
-    Encode(EncodeOptions),
-    Decode,
+/// Up to this size a frame is packed or unpacked by the thread that has it: that takes no longer than to wake another.
+const STRAIGHT_BYTES: u32 = 16 << 10;
+
+/// How the source ended: told once, taken once.
+#[derive(Default)]
+enum SourceResult {
+    #[default]
+    Running,
+    Ended(Result<StreamEnd, FlowError>),
+    Taken,
+}
+
+/// Where a flow's bytes come from, and what is done to them.
+enum Origin {
+    Encode(Input, EncodeOptions, Option<Arc<Wire>>),
+    Decode(Input),
+    FromWire(Arc<Wire>),
+}
+
+/// The sizes of a flow: see [`Flow::encode`].
+#[derive(Clone, Copy, Debug)]
+struct Sizes {
+    frame: usize,
+    in_flight: u32,
+    workers: u32,
 }
 
 /// One stream on its way: source thread, arena, sink thread. Stops and joins its threads when dropped.
 pub struct Flow {
     shared: Arc<Shared>,
+    /// The session that it reads from or writes to, which ends with it.
+    wire: Option<Arc<Wire>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -326,16 +457,37 @@ impl Flow {
         packers: u32,
         listener: Box<dyn Fn(Event) + Send + Sync>,
     ) -> Result<Flow, FlowError> {
-        let frame_size = options.frame_size;
-        Self::start(
-            input,
-            output,
-            Direction::Encode(options),
-            frame_size,
+        let output = Output::new(output)?;
+        let target = if options.frames {
+            Target::Frames(output)
+        } else {
+            Target::Content(output)
+        };
+        let sizes = Sizes {
+            frame: options.frame_size,
             in_flight,
-            packers,
-            listener,
-        )
+            workers: packers,
+        };
+        let origin = Origin::Encode(Input::new(input)?, options, None);
+        Self::start(origin, target, sizes, listener)
+    }
+
+    /// The same, with the frames going to the peer of a session.
+    pub fn encode_to_wire(
+        input: OwnedFd,
+        wire: Arc<Wire>,
+        options: EncodeOptions,
+        in_flight: u32,
+        packers: u32,
+        listener: Box<dyn Fn(Event) + Send + Sync>,
+    ) -> Result<Flow, FlowError> {
+        let sizes = Sizes {
+            frame: options.frame_size,
+            in_flight,
+            workers: packers,
+        };
+        let origin = Origin::Encode(Input::new(input)?, options, Some(Arc::clone(&wire)));
+        Self::start(origin, Target::ToWire(wire), sizes, listener)
     }
 
     /// Starts to decode: frames in, the original stream out, held against their checksums and totals.
@@ -346,38 +498,63 @@ impl Flow {
         unpackers: u32,
         listener: Box<dyn Fn(Event) + Send + Sync>,
     ) -> Result<Flow, FlowError> {
-        // Slots are as large as the format allows; memory is touched, and so used, only as far as frames fill them.
+        let origin = Origin::Decode(Input::new(input)?);
+        let target = Target::VerifiedContent(Output::new(output)?);
         Self::start(
-            input,
-            output,
-            Direction::Decode,
-            crate::frame::MAX_RAW,
-            in_flight,
-            unpackers,
+            origin,
+            target,
+            Self::any_frame(in_flight, unpackers),
             listener,
         )
     }
 
-    fn start(
-        input: OwnedFd,
-        output: OwnedFd,
-        direction: Direction,
-        frame_size: usize,
+    /// The same, of frames that the peer of a session sends. The output comes later: [`Event::OutputWanted`].
+    pub fn decode_from_wire(
+        wire: Arc<Wire>,
         in_flight: u32,
-        workers: u32,
+        unpackers: u32,
+        listener: Box<dyn Fn(Event) + Send + Sync>,
+    ) -> Result<Flow, FlowError> {
+        let origin = Origin::FromWire(Arc::clone(&wire));
+        let target = Target::FromWire(wire);
+        Self::start(
+            origin,
+            target,
+            Self::any_frame(in_flight, unpackers),
+            listener,
+        )
+    }
+
+    /// Slots as large as the format allows; memory is touched, and so used, only as far as frames fill them.
+    fn any_frame(in_flight: u32, workers: u32) -> Sizes {
+        Sizes {
+            frame: crate::frame::MAX_RAW,
+            in_flight,
+            workers,
+        }
+    }
+
+    fn start(
+        origin: Origin,
+        target: Target,
+        sizes: Sizes,
         listener: Box<dyn Fn(Event) + Send + Sync>,
     ) -> Result<Flow, FlowError> {
         let memory = |source: io::Error| FlowError::Memory {
-            bytes: frame_size as u64,
+            bytes: sizes.frame as u64,
             source,
         };
         let shared = Arc::new(Shared {
-            arena: Arena::new(frame_size, in_flight, workers)?,
+            arena: Arena::new(sizes.frame, sizes.in_flight, sizes.workers)?,
             sink: sink::Queue::default(),
             source_wake: Wake::new().map_err(memory)?,
             sink_wake: Wake::new().map_err(memory)?,
             stopped: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
+            in_lane: AtomicUsize::new(0),
+            direct: AtomicU32::new(0),
+            pressure: Pressure::default(),
+            late_output: Mutex::default(),
             source_holds: AtomicBool::new(false),
             counters: Counters::default(),
             settings_changed: AtomicBool::new(false),
@@ -388,46 +565,67 @@ impl Flow {
             sink_result: Mutex::default(),
             listener,
         });
-        let form = match &direction {
-            Direction::Encode(options) if options.frames => sink::Form::Frames,
-            Direction::Encode(_) => sink::Form::Content,
-            Direction::Decode => sink::Form::VerifiedContent,
-        };
-        let (input, output) = (Input::new(input)?, Output::new(output)?);
         let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new()
                 .name(name.into())
                 .spawn(body)
                 .map_err(memory)
         };
+        let wire = match (&origin, &target) {
+            (Origin::FromWire(wire), _) | (_, Target::ToWire(wire)) => Some(Arc::clone(wire)),
+            _ => None,
+        };
         let of_sink = Arc::clone(&shared);
         let sink = spawn(
             "pagewire-sink",
             Box::new(move || {
-                let result = guarded(|| sink::run(&of_sink, &output, form));
-                // Where nobody else holds the descriptor, its reader sees the end before anyone is told of it.
-                drop(output);
+                // It goes with its thread: where nobody else holds the descriptor, its reader sees the end before anyone
+                // is told of it.
+                let result = guarded(|| sink::run(&of_sink, target));
                 *lock(&of_sink.sink_result) = Some(result);
                 of_sink.tell(Event::SinkEnded);
             }),
         )?;
         let flow = Flow {
             shared: Arc::clone(&shared),
+            wire,
             threads: Mutex::new(vec![sink]),
         };
         let source = spawn(
             "pagewire-source",
             Box::new(move || {
-                let result = guarded(|| match direction {
-                    Direction::Encode(options) => encode::run(&shared, input, options),
-                    Direction::Decode => decode::run(&shared, input),
+                let result = guarded(|| match origin {
+                    Origin::Encode(input, options, wire) => {
+                        encode::run(&shared, input, options, wire)
+                    }
+                    Origin::Decode(input) => decode::run(&shared, input),
+                    Origin::FromWire(wire) => {
+                        receive::run(&shared, &wire);
+                        Err(FlowError::Stopped)
+                    }
                 });
-                *lock(&shared.source_result) = Some(result);
-                shared.tell(Event::SourceEnded);
+                // Only a session's source has told of its end already.
+                shared.source_ended(result);
             }),
         )?;
         lock(&flow.threads).push(source);
         Ok(flow)
+    }
+
+    /// Gives what comes over a session its output: a socket of QEMU's, or anything that can be written.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn set_output(&self, output: OwnedFd) -> Result<(), FlowError> {
+        *lock(&self.shared.late_output) = Some(Output::new(output)?);
+        self.shared.sink.poke();
+        Ok(())
+    }
+
+    /// What small frames are packed with, that go to the sink without the listener.
+    pub fn set_direct(&self, codec: Codec, level: i32) {
+        let packed = u32::from(codec.to_byte()) << 8 | u32::from(level as i8 as u8);
+        self.shared.direct.store(packed, Ordering::Relaxed);
     }
 
     /// Packs a slot's frame, or stores it where that is no larger, on the calling thread. Returns the slot that now
@@ -436,7 +634,11 @@ impl Flow {
     /// # Errors
     /// Only if the slot is not one that waits to be packed.
     pub fn pack(&self, slot: u32, codec: Codec, level: i32) -> Result<u32, FlowError> {
-        guarded(|| pack::pack(&self.shared, slot, codec, level))
+        guarded(|| {
+            let slot = self.shared.arena.claim(slot, "packed")?;
+            let slot = pack::pack(&self.shared, slot, codec, level)?;
+            Ok(self.shared.arena.park(slot))
+        })
     }
 
     /// Checks a slot's payload and unpacks it, on the calling thread. Returns the slot that now holds the raw bytes.
@@ -444,7 +646,11 @@ impl Flow {
     /// # Errors
     /// If the payload is damaged.
     pub fn unpack(&self, slot: u32) -> Result<u32, FlowError> {
-        guarded(|| pack::unpack(&self.shared, slot))
+        guarded(|| {
+            let slot = self.shared.arena.claim(slot, "unpacked")?;
+            let slot = pack::unpack(&self.shared, slot)?;
+            Ok(self.shared.arena.park(slot))
+        })
     }
 
     /// Hands a slot to the sink. Slots must come in the order of their frames.
@@ -454,13 +660,15 @@ impl Flow {
     pub fn write(&self, slot: u32) -> Result<(), FlowError> {
         let slot = self.shared.arena.claim(slot, "written")?;
         self.shared.sink.push(slot);
+        self.shared.left_lane();
         Ok(())
     }
 
     /// Drops a slot's frame without writing it, after a failure.
     pub fn discard(&self, slot: u32) {
-        if self.shared.arena.claim(slot, "discarded").is_ok() {
-            self.shared.landed();
+        if let Ok(slot) = self.shared.arena.claim(slot, "discarded") {
+            self.shared.left_lane();
+            self.shared.landed(slot.header.raw_len);
         }
     }
 
@@ -469,7 +677,8 @@ impl Flow {
         self.shared.sink.finish();
     }
 
-    /// Ends both threads as soon as they can notice it; what is not written by then is dropped.
+    /// Ends both threads as soon as they can notice it; what is not written by then is dropped. A session's wire stays:
+    /// it has ACKs to take and return bytes to give; see [`Wire::close`].
     pub fn stop(&self) {
         self.shared.stop();
     }
@@ -486,6 +695,11 @@ impl Flow {
         self.shared.settings_changed.store(true, Ordering::Release);
     }
 
+    /// Frames that only wait to be written: with none, the wire is about to run dry.
+    pub fn waiting(&self) -> u64 {
+        self.shared.sink.waiting()
+    }
+
     /// What has moved so far.
     pub fn totals(&self) -> Totals {
         let c = &self.shared.counters;
@@ -497,6 +711,8 @@ impl Flow {
             raw_bytes: of(&c.raw_bytes),
             packed_bytes: of(&c.packed_bytes),
             in_flight: self.shared.in_flight.load(Ordering::Relaxed) as u64,
+            waiting: self.shared.sink.waiting(),
+            queue_seconds: self.shared.pressure.queue_seconds(),
             source_cpu_ns: of(&c.source_cpu_ns),
             codec_cpu_ns: of(&c.codec_cpu_ns),
             sink_cpu_ns: of(&c.sink_cpu_ns),
@@ -515,7 +731,14 @@ impl Flow {
 
     /// How the source ended, once it has; taken by the first call.
     pub fn source_result(&self) -> Option<Result<StreamEnd, FlowError>> {
-        lock(&self.shared.source_result).take()
+        let mut ended = lock(&self.shared.source_result);
+        match std::mem::replace(&mut *ended, SourceResult::Taken) {
+            SourceResult::Ended(result) => Some(result),
+            before => {
+                *ended = before;
+                None
+            }
+        }
     }
 
     /// How the sink ended, once it has; taken by the first call. When decoding: what the last end mark said.
@@ -532,6 +755,9 @@ impl Flow {
 impl Drop for Flow {
     fn drop(&mut self) {
         self.shared.stop();
+        if let Some(wire) = &self.wire {
+            wire.close();
+        }
         for thread in lock(&self.threads).drain(..) {
             let _ = thread.join();
         }

@@ -1,8 +1,10 @@
 //! Packing and unpacking: what a worker does to a slot, in place as far as anyone outside can see.
 
+use super::arena::Slot;
 use super::{FlowError, Shared};
 use crate::checksum::xxh3_64;
 use crate::codec::{Codec, Packer, Unpacker};
+use crate::descriptor::thread_cpu_ns;
 use crate::frame::FrameError;
 use std::cell::RefCell;
 use std::sync::atomic::Ordering;
@@ -13,9 +15,14 @@ thread_local! {
     static UNPACKER: RefCell<Unpacker> = RefCell::new(Unpacker::new());
 }
 
-pub(super) fn pack(shared: &Shared, slot: u32, codec: Codec, level: i32) -> Result<u32, FlowError> {
-    let started = crate::descriptor::thread_cpu_ns();
-    let mut slot = shared.arena.claim(slot, "packed")?;
+/// Packs a slot's frame, or stores it where that is no larger.
+pub(super) fn pack(
+    shared: &Shared,
+    mut slot: Slot,
+    codec: Codec,
+    level: i32,
+) -> Result<Slot, FlowError> {
+    let started = thread_cpu_ns();
     if codec != Codec::None {
         let mut packed = shared.arena.spare().ok_or(FlowError::Stopped)?;
         let n = PACKER
@@ -35,16 +42,18 @@ pub(super) fn pack(shared: &Shared, slot: u32, codec: Codec, level: i32) -> Resu
         .packed_bytes
         .fetch_add(u64::from(slot.header.packed_len), Ordering::Relaxed);
     spent(shared, started);
-    Ok(shared.arena.park(slot))
+    Ok(slot)
 }
 
-pub(super) fn unpack(shared: &Shared, slot: u32) -> Result<u32, FlowError> {
-    let started = crate::descriptor::thread_cpu_ns();
-    let mut slot = shared.arena.claim(slot, "unpacked")?;
+/// Checks a slot's payload and unpacks it.
+pub(super) fn unpack(shared: &Shared, mut slot: Slot) -> Result<Slot, FlowError> {
+    let started = thread_cpu_ns();
     // Nothing looks into a payload before its checksum has been seen to match.
-    slot.header
-        .check_payload(slot.payload())
-        .map_err(|source| slot.origin.error(source))?;
+    if !slot.checked {
+        slot.header
+            .check_payload(slot.payload())
+            .map_err(|source| slot.origin.error(source))?;
+    }
     if slot.header.codec != Codec::None {
         let mut raw = shared.arena.spare().ok_or(FlowError::Stopped)?;
         let codec = slot.header.codec;
@@ -65,11 +74,11 @@ pub(super) fn unpack(shared: &Shared, slot: u32) -> Result<u32, FlowError> {
         slot = raw;
     }
     spent(shared, started);
-    Ok(shared.arena.park(slot))
+    Ok(slot)
 }
 
 fn spent(shared: &Shared, started: u64) {
-    let ns = crate::descriptor::thread_cpu_ns().saturating_sub(started);
+    let ns = thread_cpu_ns().saturating_sub(started);
     shared
         .counters
         .codec_cpu_ns

@@ -1,24 +1,30 @@
 //! The sink thread: takes slots in the order of their frames and writes them.
 
 use super::arena::Slot;
-use super::{FlowError, Shared, lock};
+use super::{Event, FlowError, Shared, lock};
 use crate::checksum::ContentHash;
 use crate::descriptor::{Output, thread_cpu_ns};
 use crate::frame::{End, Ending, FrameError, FrameType};
+use crate::session::Wire;
+use rustix::net::{Shutdown, shutdown};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::Ordering;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Instant;
 
-/// What is written of a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
+/// Where the slots' frames go, and what of them.
+pub(super) enum Target {
     /// Header and payload.
-    Frames,
+    Frames(Output),
     /// The payloads of DATA frames.
-    Content,
+    Content(Output),
     /// The same, and END is held against what was written.
-    VerifiedContent,
+    VerifiedContent(Output),
+    /// Frames, to the peer of a session.
+    ToWire(Arc<Wire>),
+    /// Verified content that came over a session, to a socket of QEMU's that is opened when there is something for it.
+    FromWire(Arc<Wire>),
 }
 
 /// The slots that wait to be written. As long as the arena, so it needs no bound of its own.
@@ -33,10 +39,13 @@ struct State {
     slots: VecDeque<Slot>,
     finished: bool,
     closed: bool,
+    poked: bool,
 }
 
 enum Next {
     Slot(Slot),
+    /// There is something else to look at.
+    Poked,
     Finished,
     Closed,
 }
@@ -44,15 +53,26 @@ enum Next {
 impl Queue {
     pub(super) fn push(&self, slot: Slot) {
         let mut state = lock(&self.state);
-        if !state.closed {
+        if !state.closed && !state.finished {
             state.slots.push_back(slot);
             self.changed.notify_one();
         }
     }
 
+    /// Frames that wait to be written.
+    pub(super) fn waiting(&self) -> u64 {
+        lock(&self.state).slots.len() as u64
+    }
+
     /// No slot will follow those that are here.
     pub(super) fn finish(&self) {
         lock(&self.state).finished = true;
+        self.changed.notify_one();
+    }
+
+    /// Wakes the sink to look around.
+    pub(super) fn poke(&self) {
+        lock(&self.state).poked = true;
         self.changed.notify_one();
     }
 
@@ -73,6 +93,9 @@ impl Queue {
             if state.closed {
                 return Next::Closed;
             }
+            if std::mem::take(&mut state.poked) {
+                return Next::Poked;
+            }
             if let Some(slot) = state.slots.pop_front() {
                 return Next::Slot(slot);
             }
@@ -88,44 +111,99 @@ impl Queue {
 }
 
 /// Runs until the queue is finished. Where content is verified, returns what the last END said of the original stream.
-pub(super) fn run(
-    shared: &Shared,
-    output: &Output,
-    form: Form,
-) -> Result<Option<Ending>, FlowError> {
+pub(super) fn run(shared: &Shared, target: Target) -> Result<Option<Ending>, FlowError> {
     let mut content = ContentHash::new();
     let mut ending = None;
+    let mut frames = 0;
+    // A session's: what has come before there is an output, and whether the listener knows.
+    let (mut late, mut wanted) = (None, false);
+    let mut waiting = VecDeque::new();
     loop {
-        let mut slot = match shared.sink.next() {
-            Next::Slot(slot) => slot,
+        match shared.sink.next() {
+            Next::Slot(slot) => waiting.push_back(slot),
+            Next::Poked => {}
             Next::Finished => return Ok(ending),
             Next::Closed => return Err(FlowError::Stopped),
-        };
-        match (form, slot.header.kind) {
-            (Form::Frames, _) => write_all(shared, output, slot.wire())?,
-            (Form::Content, FrameType::Data) => write_all(shared, output, slot.payload())?,
-            (Form::VerifiedContent, FrameType::Data) => {
-                // Hashed before it is written: the bytes are in this core's cache then.
-                content.update(slot.payload());
-                write_all(shared, output, slot.payload())?;
-            }
-            (Form::VerifiedContent, FrameType::End) => {
-                let ended = verify(&slot, content.digest())?;
-                content = ContentHash::new();
-                // Of concatenated streams, one that was cut off is not made whole by the next.
-                if ending != Some(Ending::TruncatedInput) {
-                    ending = Some(ended);
-                }
-            }
-            _ => {}
         }
-        shared
-            .counters
-            .sink_cpu_ns
-            .store(thread_cpu_ns(), Ordering::Relaxed);
-        drop(slot);
-        shared.landed();
+        if matches!(target, Target::FromWire(_)) && late.is_none() {
+            late = lock(&shared.late_output).take();
+            if late.is_none() {
+                if !wanted && wants_output(&waiting) {
+                    wanted = true;
+                    shared.tell(Event::OutputWanted);
+                }
+                continue;
+            }
+        }
+        for mut slot in waiting.drain(..) {
+            let started = Instant::now();
+            let (kind, raw_len) = (slot.header.kind, slot.header.raw_len);
+            match (&target, kind) {
+                (Target::Frames(output), _) => write_all(shared, output, slot.wire())?,
+                (Target::ToWire(wire), _) => {
+                    slot.header.channel = wire.channel();
+                    wire.sending(slot.header.offset + u64::from(slot.header.raw_len));
+                    let last = matches!(kind, FrameType::End | FrameType::Abort);
+                    let bytes = slot.wire();
+                    wire.send(bytes, last)?;
+                    let counter = &shared.counters.bytes_out;
+                    counter.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                }
+                (Target::Content(output), FrameType::Data) => {
+                    write_all(shared, output, slot.payload())?;
+                }
+                (Target::VerifiedContent(output), FrameType::Data) => {
+                    // Hashed before it is written: the bytes are in this core's cache then.
+                    content.update(slot.payload());
+                    write_all(shared, output, slot.payload())?;
+                }
+                (Target::FromWire(_), FrameType::Data) => {
+                    content.update(slot.payload());
+                    if let Some(output) = &late {
+                        write_all(shared, output, slot.payload())?;
+                    }
+                }
+                (Target::VerifiedContent(_), FrameType::End) => {
+                    let ended = verify(&slot, content.digest())?;
+                    content = ContentHash::new();
+                    // Of concatenated streams, one that was cut off is not made whole by the next.
+                    if ending != Some(Ending::TruncatedInput) {
+                        ending = Some(ended);
+                    }
+                }
+                (Target::FromWire(wire), FrameType::End) => {
+                    ending = Some(verify(&slot, content.digest())?);
+                    // The other half stays open: QEMU may still have something to say.
+                    if let Some(socket) = late.as_ref().and_then(Output::as_socket) {
+                        let _ = shutdown(socket, Shutdown::Write);
+                    }
+                    wire.ended();
+                }
+                _ => {}
+            }
+            frames += 1;
+            if let Target::FromWire(wire) = &target {
+                wire.delivered(frames, kind == FrameType::End);
+            }
+            shared.pressure.drained(raw_len, started.elapsed());
+            shared
+                .counters
+                .sink_cpu_ns
+                .store(thread_cpu_ns(), Ordering::Relaxed);
+            drop(slot);
+            shared.landed(raw_len);
+        }
     }
+}
+
+/// QEMU looks at the first four bytes of a connection in its main loop, deaf to everything else: a connection is opened
+/// when they are there, or the end is.
+fn wants_output(waiting: &VecDeque<Slot>) -> bool {
+    let of = |kind| waiting.iter().filter(move |slot| slot.header.kind == kind);
+    let bytes: u64 = of(FrameType::Data)
+        .map(|slot| u64::from(slot.header.raw_len))
+        .sum();
+    bytes >= 4 || of(FrameType::End).next().is_some()
 }
 
 /// Holds the content's hash against END. The other totals were the source's to check.

@@ -24,10 +24,33 @@ pub mod command {
     pub const OPEN_RETURN_PATH: u16 = 1;
     pub const PING: u16 = 2;
     pub const POSTCOPY_ADVISE: u16 = 3;
+    pub const POSTCOPY_LISTEN: u16 = 4;
+    pub const POSTCOPY_RUN: u16 = 5;
     pub const POSTCOPY_RAM_DISCARD: u16 = 6;
     pub const PACKAGED: u16 = 7;
+    pub const POSTCOPY_RESUME: u16 = 9;
+    pub const RECV_BITMAP: u16 = 10;
     pub const SWITCHOVER_START: u16 = 11;
 }
+
+/// Types of messages on the return path, from the destination to the source.
+pub mod message {
+    #![allow(missing_docs)]
+    pub const SHUT: u16 = 1;
+    pub const PONG: u16 = 2;
+    pub const REQ_PAGES_ID: u16 = 3;
+    pub const REQ_PAGES: u16 = 4;
+    pub const RECV_BITMAP: u16 = 5;
+    pub const RESUME_ACK: u16 = 6;
+    pub const SWITCHOVER_ACK: u16 = 7;
+}
+
+/// What follows the bitmap behind a [`message::RECV_BITMAP`].
+pub const BITMAP_END: u64 = 0x0123_4567_89ab_cdef;
+
+/// The number of the PING before RUN in a package, and of its PONG. Until that has come back, the source can resume its
+/// guest.
+pub const PING_BEFORE_RUN: u32 = 0x42;
 
 /// The low 12 bits of the word that a RAM record begins with.
 pub mod flag {

@@ -1,0 +1,577 @@
+//! One end of one connection of a migration, over all the links that carry it in turn.
+//!
+//! ```text
+//!          the flow's sink ──frames──▶ replay ──▶ link ═══▶ receiver ──▶ the flow's source      (source → destination)
+//!  QEMU ◀── returning thread ◀── receiver ◀═══ link ◀── replay ◀──frames── returning thread ◀── QEMU   (and back)
+//! ```
+//! A [`Wire`] is what stays when a link breaks: the numbers of the frames, and those that the peer has not acknowledged.
+//! Each direction is a stream of docs/format.md with its own sequence; the session's own frames (ACK, PING, PONG, DOUBT,
+//! BYE) stand between them. Which link comes next, and when to give up, is for the listener to decide ([`Event`]).
+//!
+//! ACK means written to the QEMU behind the peer: what is not acknowledged is what the guest would miss, so it is kept
+//! until then, and sent again over the next link from the first frame that the peer does not have whole.
+
+mod keeper;
+mod outgoing;
+mod pace;
+mod receiver;
+mod returning;
+
+pub(crate) use receiver::{Broken, Receiver};
+
+use crate::descriptor::Wake;
+use crate::frame::{HEADER_LEN, Header, SessionFrame};
+use crate::net::Link;
+use crate::qemu::Doubt;
+use outgoing::Outgoing;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use thiserror::Error;
+
+/// Which end of a migration this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// QEMU sends the guest from here.
+    Source,
+    /// QEMU receives the guest here.
+    Destination,
+}
+
+/// How a wire works.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// The connection's number in its session: 0 is QEMU's main connection.
+    pub channel: u16,
+    /// Which end this is.
+    pub side: Side,
+    /// The most bytes that are kept because the peer has not acknowledged them.
+    pub replay_bytes: usize,
+    /// A link on which nothing comes for this long is lost.
+    pub silence: Duration,
+    /// A link on which nothing was sent for this long gets a PING.
+    pub heartbeat: Duration,
+}
+
+/// What a wire tells its listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The link is lost ([`Status::lost_reason`]); another one may be attached.
+    Lost,
+    /// [`Wire::status`] has something new: something was confirmed, ended, or came into doubt.
+    Changed,
+    /// What the peer sends cannot be gone on with ([`Status::failure`]).
+    Failed,
+}
+
+/// Why a wire cannot go on.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum WireError {
+    /// [`Wire::close`] was called.
+    #[error("stopped")]
+    Closed,
+    /// The peer has more than was sent.
+    #[error("the peer says that it has {peer} frames of {next}: the two are not of one session")]
+    Replay {
+        /// Frames that the peer says it has.
+        peer: u64,
+        /// Frames that there are.
+        next: u64,
+    },
+    /// Frames that are whole and still cannot be right.
+    #[error("{0}")]
+    Protocol(String),
+    /// A thread, or memory for it, could not be had.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+}
+
+/// What a wire has done, and how it stands.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Status {
+    /// There is a link.
+    pub linked: bool,
+    /// Why the last link was lost.
+    pub lost_reason: Option<String>,
+    /// Why nothing can go on.
+    pub failure: Option<String>,
+    /// Frames of our direction that are, or were, to be sent.
+    pub sent: u64,
+    /// Frames of our direction that the peer has written to its QEMU.
+    pub acked: u64,
+    /// Frames of the peer's direction that have come whole.
+    pub received: u64,
+    /// Bytes kept because the peer has not acknowledged them.
+    pub unacked_bytes: u64,
+    /// The last round trip, in seconds.
+    pub round_trip: Option<f64>,
+    /// Bytes that wait before the link, in our buffers and the kernel's.
+    pub queue_bytes: u64,
+    /// The same, in seconds of what the link takes.
+    pub queue_seconds: f64,
+    /// What the link takes while it is kept busy, in bytes a second; 0 until that was seen.
+    pub bytes_per_second: f64,
+    /// Our direction has ended, and the peer has written all of it to its QEMU.
+    pub confirmed: bool,
+    /// The peer's direction has ended, and is written to our QEMU.
+    pub ended: bool,
+    /// The peer said that all is done.
+    pub peer_bye: bool,
+    /// The peer gave up, and why.
+    pub peer_abort: Option<String>,
+    /// The destination's guest may run, and the source's QEMU does not know it.
+    pub doubt: bool,
+    /// Bytes of the return path that were carried.
+    pub return_bytes: u64,
+    /// Bytes written to links.
+    pub wire_bytes_out: u64,
+    /// Bytes read from links.
+    pub wire_bytes_in: u64,
+    /// Seconds since anything came.
+    pub silent_seconds: f64,
+}
+
+/// A panic in one thread must not become one in another: the data behind our locks is valid after each statement.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The link of the moment.
+#[derive(Default)]
+struct Links {
+    current: Option<Arc<Link>>,
+    /// How many there have been.
+    generation: u64,
+    lost_reason: Option<String>,
+    /// Why the link cannot be written any more; what it still holds is read first.
+    write_failed: Option<String>,
+}
+
+impl Links {
+    fn write_error(&self, generation: u64) -> Option<String> {
+        if self.generation == generation {
+            self.write_failed.clone()
+        } else {
+            None
+        }
+    }
+}
+
+#[derive(Default)]
+struct Flags {
+    failure: Option<String>,
+    confirmed: bool,
+    ended: bool,
+    peer_bye: bool,
+    peer_abort: Option<String>,
+    /// On the source: from when on it is told from the streams; on the destination as the source says.
+    doubt: bool,
+}
+
+/// What the threads of a wire share.
+struct Shared {
+    options: Options,
+    links: Mutex<Links>,
+    /// There is a new link, or none will come.
+    linked: Condvar,
+    outgoing: Outgoing,
+    flags: Mutex<Flags>,
+    /// The source follows both directions to know whether the destination's guest may run.
+    doubt: Mutex<Doubt>,
+    /// Wakes the thread that reads from the link, and the one that writes to QEMU.
+    reader_wake: Wake,
+    /// Wakes the thread that copies the return path.
+    return_wake: Wake,
+    keeper: keeper::Duties,
+    /// Frames of the peer's direction that have come whole, and that are written to QEMU.
+    received: AtomicU64,
+    delivered: AtomicU64,
+    return_bytes: AtomicU64,
+    wire_bytes_in: AtomicU64,
+    /// Nanoseconds from `started` to when something came last.
+    heard_at: AtomicU64,
+    /// Nanoseconds; 0: not known.
+    round_trip: AtomicU64,
+    started: Instant,
+    closed: AtomicBool,
+    listener: Box<dyn Fn(Event) + Send + Sync>,
+}
+
+impl Shared {
+    fn closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    fn tell(&self, event: Event) {
+        (self.listener)(event);
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.started.elapsed().as_nanos() as u64
+    }
+
+    /// The link of the moment and its number.
+    fn link(&self) -> Option<(Arc<Link>, u64)> {
+        let links = lock(&self.links);
+        links
+            .current
+            .as_ref()
+            .map(|link| (Arc::clone(link), links.generation))
+    }
+
+    /// The same, unless it takes nothing any more.
+    fn link_to_write(&self) -> Option<(Arc<Link>, u64)> {
+        let links = lock(&self.links);
+        match (&links.current, &links.write_failed) {
+            (Some(link), None) => Some((Arc::clone(link), links.generation)),
+            _ => None,
+        }
+    }
+
+    /// This link cannot be written any more. Whoever reads from it takes what the peer sent before, and then says that
+    /// it is lost: a return byte that came may be the one that decides which guest runs.
+    fn write_failed(&self, generation: u64, error: &io::Error) {
+        {
+            let mut links = lock(&self.links);
+            if links.generation == generation {
+                links
+                    .write_failed
+                    .get_or_insert_with(|| receiver::describe(error));
+            }
+        }
+        self.reader_wake.signal();
+    }
+
+    /// Waits for a link that is not the one with this number.
+    fn next_link(&self, not: u64) -> Result<(Arc<Link>, u64), WireError> {
+        let mut links = lock(&self.links);
+        loop {
+            if self.closed() {
+                return Err(WireError::Closed);
+            }
+            if let Some(link) = &links.current {
+                if links.generation != not {
+                    return Ok((Arc::clone(link), links.generation));
+                }
+            }
+            links = self
+                .linked
+                .wait(links)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// This link is of no more use. Only the first to say so is heard.
+    fn lost(&self, generation: u64, reason: String) {
+        {
+            let mut links = lock(&self.links);
+            if links.generation != generation || links.current.is_none() {
+                return;
+            }
+            if let Some(link) = links.current.take() {
+                link.shutdown();
+            }
+            links.lost_reason = Some(reason);
+        }
+        self.wake_all();
+        if !self.closed() {
+            self.tell(Event::Lost);
+        }
+    }
+
+    /// What came cannot be gone on with, over whatever link.
+    fn failed(&self, reason: String) {
+        let first = {
+            let mut flags = lock(&self.flags);
+            let first = flags.failure.is_none();
+            flags.failure.get_or_insert(reason);
+            first
+        };
+        if first && !self.closed() {
+            self.tell(Event::Failed);
+        }
+    }
+
+    fn flag(&self, set: impl FnOnce(&mut Flags)) {
+        set(&mut lock(&self.flags));
+        self.tell(Event::Changed);
+    }
+
+    fn wake_all(&self) {
+        self.linked.notify_all();
+        self.outgoing.wake();
+        self.reader_wake.signal();
+        self.return_wake.signal();
+        self.keeper.wake();
+    }
+
+    /// A frame of the peer's direction is written to QEMU.
+    fn delivered(&self, frames: u64, urgent: bool) {
+        self.delivered.store(frames, Ordering::SeqCst);
+        self.keeper.acknowledge(urgent);
+    }
+
+    /// Sends one of the session's own frames over the link of the moment, if there is one.
+    fn send_session(&self, kind: SessionFrame, payload: &[u8]) {
+        let mut header = Header::stored(crate::frame::FrameType::Session(kind), 0, 0, payload);
+        header.channel = self.options.channel;
+        let mut bytes = Vec::with_capacity(HEADER_LEN + payload.len());
+        bytes.extend_from_slice(&header.to_bytes());
+        bytes.extend_from_slice(payload);
+        self.outgoing.write_now(self, &bytes);
+    }
+
+    /// From the next frame on, what is sent may let the destination's guest run; or it is known that it does.
+    fn set_doubt(&self, doubt: bool) {
+        {
+            let mut flags = lock(&self.flags);
+            if flags.doubt == doubt {
+                return;
+            }
+            flags.doubt = doubt;
+        }
+        self.send_session(SessionFrame::Doubt, &[doubt.into()]);
+        self.tell(Event::Changed);
+    }
+}
+
+/// One end of one connection of a migration. Stops and joins its threads when dropped.
+pub struct Wire {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Wire {
+    /// A wire without a link yet.
+    ///
+    /// # Errors
+    /// If the system has no descriptor or thread for it.
+    pub fn new(
+        options: Options,
+        listener: Box<dyn Fn(Event) + Send + Sync>,
+    ) -> Result<Arc<Self>, WireError> {
+        let wake = || Wake::new().map_err(WireError::Thread);
+        let shared = Arc::new(Shared {
+            options,
+            links: Mutex::default(),
+            linked: Condvar::new(),
+            outgoing: Outgoing::new(options.replay_bytes).map_err(WireError::Thread)?,
+            flags: Mutex::default(),
+            doubt: Mutex::default(),
+            reader_wake: wake()?,
+            return_wake: wake()?,
+            keeper: keeper::Duties::default(),
+            received: AtomicU64::new(0),
+            delivered: AtomicU64::new(0),
+            return_bytes: AtomicU64::new(0),
+            wire_bytes_in: AtomicU64::new(0),
+            heard_at: AtomicU64::new(0),
+            round_trip: AtomicU64::new(0),
+            started: Instant::now(),
+            closed: AtomicBool::new(false),
+            listener,
+        });
+        let wire = Arc::new(Wire {
+            shared: Arc::clone(&shared),
+            threads: Mutex::default(),
+        });
+        wire.spawn("pagewire-keeper", move || keeper::run(&shared))?;
+        Ok(wire)
+    }
+
+    fn spawn(&self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), WireError> {
+        let thread = std::thread::Builder::new()
+            .name(name.into())
+            .spawn(body)
+            .map_err(WireError::Thread)?;
+        lock(&self.threads).push(thread);
+        Ok(())
+    }
+
+    /// Goes on over this link. `peer_received` frames of our direction are with the peer; what comes after them is sent
+    /// again.
+    ///
+    /// # Errors
+    /// If the peer has more than was sent.
+    pub fn attach(&self, link: Arc<Link>, peer_received: u64) -> Result<(), WireError> {
+        let shared = &self.shared;
+        if shared.closed() {
+            return Err(WireError::Closed);
+        }
+        // The link before it, if it still seems to stand: the peer has given it up.
+        let old = lock(&shared.links).current.take();
+        if let Some(old) = old {
+            old.shutdown();
+            shared.reader_wake.signal();
+        }
+        shared.outgoing.rewind(peer_received)?;
+        {
+            let mut links = lock(&shared.links);
+            links.current = Some(link);
+            links.generation += 1;
+            links.lost_reason = None;
+            links.write_failed = None;
+        }
+        shared.heard_at.store(shared.now_ns(), Ordering::Relaxed);
+        shared.linked.notify_all();
+        shared.outgoing.wake();
+        shared.keeper.attached();
+        Ok(())
+    }
+
+    /// Frames of the peer's direction that are here whole: what it need not send again over a new link. It may be more by
+    /// the time that link comes; a frame that comes twice is dropped.
+    pub fn received(&self) -> u64 {
+        self.shared.received.load(Ordering::SeqCst)
+    }
+
+    /// Gives the link up, as if it had broken.
+    pub fn drop_link(&self, reason: &str) {
+        if let Some((_, generation)) = self.shared.link() {
+            self.shared.lost(generation, reason.to_owned());
+        }
+    }
+
+    /// Carries the return path: on the source, what comes is written to this socket of QEMU's; on the destination, what
+    /// QEMU sends there goes to the peer.
+    ///
+    /// # Errors
+    /// If the descriptor cannot be used for it.
+    pub fn start_return(&self, fd: OwnedFd) -> Result<(), WireError> {
+        let shared = Arc::clone(&self.shared);
+        match shared.options.side {
+            Side::Source => self.spawn("pagewire-return", move || {
+                returning::to_qemu(&shared, fd);
+            }),
+            Side::Destination => self.spawn("pagewire-return", move || {
+                returning::from_qemu(&shared, fd);
+            }),
+        }
+    }
+
+    /// Limits what is written to links, in bytes a second; 0: no limit.
+    pub fn set_max_bandwidth(&self, bytes_per_second: u64) {
+        self.shared.outgoing.set_max_bandwidth(bytes_per_second);
+    }
+
+    /// Tells the peer that all is done.
+    pub fn bye(&self) {
+        self.shared.send_session(SessionFrame::Bye, &[]);
+    }
+
+    /// Tells the peer that this end gives up, and why, if there is a link to tell it over.
+    pub fn abort(&self, reason: &str) {
+        let reason = &reason.as_bytes()[..reason.len().min(4096)];
+        let mut header = Header::stored(crate::frame::FrameType::Abort, 0, 0, reason);
+        header.channel = self.shared.options.channel;
+        let mut bytes = header.to_bytes().to_vec();
+        bytes.extend_from_slice(reason);
+        // Behind a frame that the link does not take it would wait for as long as that does.
+        self.shared.outgoing.try_write_now(&self.shared, &bytes);
+    }
+
+    /// Ends every wait in a thread of this wire, now and later; [`Drop`] waits for them.
+    pub fn close(&self) {
+        self.shared.closed.store(true, Ordering::SeqCst);
+        if let Some(link) = lock(&self.shared.links).current.take() {
+            link.shutdown();
+        }
+        self.shared.wake_all();
+    }
+
+    /// How it stands.
+    pub fn status(&self) -> Status {
+        let shared = &self.shared;
+        let mut status = {
+            let links = lock(&shared.links);
+            Status {
+                linked: links.current.is_some(),
+                lost_reason: links.lost_reason.clone(),
+                queue_bytes: links
+                    .current
+                    .as_ref()
+                    .and_then(|link| link.unsent_bytes())
+                    .unwrap_or(0),
+                ..Status::default()
+            }
+        };
+        {
+            let flags = lock(&shared.flags);
+            status.failure = flags.failure.clone();
+            status.confirmed = flags.confirmed;
+            status.ended = flags.ended;
+            status.peer_bye = flags.peer_bye;
+            status.peer_abort = flags.peer_abort.clone();
+            status.doubt = flags.doubt;
+        }
+        shared.outgoing.status(&mut status);
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        status.received = load(&shared.received);
+        status.return_bytes = load(&shared.return_bytes);
+        status.wire_bytes_in = load(&shared.wire_bytes_in);
+        status.round_trip = match load(&shared.round_trip) {
+            0 => None,
+            ns => Some(ns as f64 / 1e9),
+        };
+        status.silent_seconds = shared.now_ns().saturating_sub(load(&shared.heard_at)) as f64 / 1e9;
+        status
+    }
+
+    // What a flow needs.
+
+    /// The number of the connection.
+    pub(crate) fn channel(&self) -> u16 {
+        self.shared.options.channel
+    }
+
+    /// What the peer sends cannot be gone on with.
+    pub(crate) fn fail(&self, reason: String) {
+        self.shared.failed(reason);
+    }
+
+    /// A frame of our direction: kept, and written as soon as the link takes it. Returns when it is written.
+    pub(crate) fn send(&self, frame: &[u8], last: bool) -> Result<(), WireError> {
+        self.shared.outgoing.send(&self.shared, frame, last)
+    }
+
+    /// The frames of the peer's direction.
+    pub(crate) fn receiver(&self) -> Receiver<'_> {
+        Receiver::new(&self.shared)
+    }
+
+    /// So many frames of the peer's direction are written to QEMU.
+    pub(crate) fn delivered(&self, frames: u64, urgent: bool) {
+        self.shared.delivered(frames, urgent);
+    }
+
+    /// All of the peer's direction is written to QEMU, which has been told its end.
+    pub(crate) fn ended(&self) {
+        self.shared.flag(|flags| flags.ended = true);
+    }
+
+    /// Follows what is sent, before it is packed: whether the destination's guest may run.
+    pub(crate) fn follow(&self, bytes: &[u8]) {
+        lock(&self.shared.doubt).sent(bytes);
+    }
+
+    /// What stands before this offset of the stream is about to be sent.
+    pub(crate) fn sending(&self, upto: u64) {
+        let doubt = lock(&self.shared.doubt).in_doubt(upto);
+        if doubt {
+            self.shared.set_doubt(true);
+        }
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.close();
+        for thread in lock(&self.threads).drain(..) {
+            let _ = thread.join();
+        }
+    }
+}

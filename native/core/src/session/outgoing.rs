@@ -1,0 +1,335 @@
+//! Our direction: the frames that the peer has not acknowledged, and the one who writes to the link.
+
+use super::pace::{Limit, Rate};
+use super::{Shared, Status, WireError, lock};
+use crate::descriptor::{Ready, Wake};
+use crate::net::Link;
+use std::collections::VecDeque;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
+
+/// Buffers that acknowledged frames leave behind are used again, the last one first: it is warm. More of them than this
+/// would only hold memory.
+const SPARE_BUFFERS: usize = 8;
+
+/// What the kernel may hold unsent: so many seconds of what the link takes, within these bounds. It is on its way, and
+/// late, when the guest stops.
+const UNSENT_SECONDS: f64 = 0.01;
+const UNSENT_LEAST: u32 = 64 << 10;
+const UNSENT_MOST: u32 = 2 << 20;
+
+pub(super) struct Outgoing {
+    limit_bytes: usize,
+    replay: Mutex<Replay>,
+    /// Something was acknowledged or written, or the wait is over.
+    changed: Condvar,
+    writer: Mutex<Writer>,
+    /// Wakes whoever holds `writer`.
+    wake: Wake,
+    written_bytes: AtomicU64,
+    /// Nanoseconds since the start when something was written last.
+    pub(super) wrote_at: AtomicU64,
+    /// Of f64.
+    rate_bits: AtomicU64,
+}
+
+#[derive(Default)]
+struct Replay {
+    frames: VecDeque<Arc<Vec<u8>>>,
+    /// The number of the first frame in `frames`: all before it are acknowledged.
+    first: u64,
+    /// The next frame to be written to the link of the moment.
+    to_write: u64,
+    bytes: usize,
+    spare: Vec<Vec<u8>>,
+    /// The last frame of the stream is among those that were sent.
+    complete: bool,
+}
+
+impl Replay {
+    fn next(&self) -> u64 {
+        self.first + self.frames.len() as u64
+    }
+
+    /// Bytes that are kept and not written to the link of the moment.
+    fn unwritten(&self) -> usize {
+        let skip = self.to_write.saturating_sub(self.first) as usize;
+        self.frames.iter().skip(skip).map(|frame| frame.len()).sum()
+    }
+}
+
+/// Who holds it writes to the link, a frame at a time.
+struct Writer {
+    rate: Rate,
+    limit: Limit,
+    /// What the link was last told that it may hold unsent, and which link that was.
+    unsent: (u64, u32),
+}
+
+impl Outgoing {
+    pub(super) fn new(limit_bytes: usize) -> io::Result<Self> {
+        Ok(Outgoing {
+            limit_bytes,
+            replay: Mutex::default(),
+            changed: Condvar::new(),
+            writer: Mutex::new(Writer {
+                rate: Rate::default(),
+                limit: Limit::none(),
+                unsent: (0, 0),
+            }),
+            wake: Wake::new()?,
+            written_bytes: AtomicU64::new(0),
+            wrote_at: AtomicU64::new(0),
+            rate_bits: AtomicU64::new(0),
+        })
+    }
+
+    /// Ends waits, for those to look around who wait.
+    pub(super) fn wake(&self) {
+        self.changed.notify_all();
+        self.wake.signal();
+    }
+
+    pub(super) fn set_max_bandwidth(&self, bytes_per_second: u64) {
+        // A writer that sleeps for the old limit's sake.
+        self.wake.signal();
+        lock(&self.writer).limit.set(bytes_per_second);
+    }
+
+    pub(super) fn bytes_per_second(&self) -> f64 {
+        f64::from_bits(self.rate_bits.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn status(&self, status: &mut Status) {
+        let replay = lock(&self.replay);
+        status.sent = replay.next();
+        status.acked = replay.first;
+        status.unacked_bytes = replay.bytes as u64;
+        status.queue_bytes += replay.unwritten() as u64;
+        status.wire_bytes_out = self.written_bytes.load(Ordering::Relaxed);
+        status.bytes_per_second = self.bytes_per_second();
+        if status.bytes_per_second > 0.0 {
+            status.queue_seconds = status.queue_bytes as f64 / status.bytes_per_second;
+        }
+    }
+
+    /// Keeps a frame and writes it; returns when it is written. `last`: it ends the stream.
+    pub(super) fn send(&self, shared: &Shared, frame: &[u8], last: bool) -> Result<(), WireError> {
+        let number = {
+            let mut replay = lock(&self.replay);
+            while !replay.frames.is_empty() && replay.bytes + frame.len() > self.limit_bytes {
+                if shared.closed() {
+                    return Err(WireError::Closed);
+                }
+                replay = self
+                    .changed
+                    .wait(replay)
+                    .unwrap_or_else(PoisonError::into_inner);
+            }
+            let mut buffer = replay.spare.pop().unwrap_or_default();
+            buffer.extend_from_slice(frame);
+            replay.frames.push_back(Arc::new(buffer));
+            replay.bytes += frame.len();
+            replay.complete |= last;
+            replay.next() - 1
+        };
+        loop {
+            self.pump(shared);
+            let replay = lock(&self.replay);
+            if replay.to_write > number {
+                return Ok(());
+            }
+            if shared.closed() {
+                return Err(WireError::Closed);
+            }
+            // There is no link: whoever attaches the next one wakes us, or the keeper writes it for us.
+            drop(
+                self.changed
+                    .wait_timeout(replay, Duration::from_secs(1))
+                    .unwrap_or_else(PoisonError::into_inner),
+            );
+        }
+    }
+
+    /// Writes what is to be written, as long as there is a link.
+    pub(super) fn pump(&self, shared: &Shared) {
+        let mut writer = lock(&self.writer);
+        while let Some((link, generation)) = shared.link_to_write() {
+            let (frame, number) = {
+                let replay = lock(&self.replay);
+                let at = replay.to_write.saturating_sub(replay.first) as usize;
+                match replay.frames.get(at) {
+                    Some(frame) => (Arc::clone(frame), replay.to_write),
+                    None => return,
+                }
+            };
+            if let Err(error) = self.write(shared, &mut writer, &link, generation, &frame) {
+                shared.write_failed(generation, &error);
+                return;
+            }
+            {
+                let mut replay = lock(&self.replay);
+                // A new link may have begun elsewhere meanwhile.
+                if replay.to_write == number {
+                    replay.to_write += 1;
+                }
+            }
+            self.changed.notify_all();
+        }
+    }
+
+    /// Writes bytes that are not kept, if there is a link: the session's own frames.
+    pub(super) fn write_now(&self, shared: &Shared, bytes: &[u8]) {
+        self.write_held(shared, lock(&self.writer), bytes);
+    }
+
+    /// The same, unless somebody is just writing.
+    pub(super) fn try_write_now(&self, shared: &Shared, bytes: &[u8]) {
+        let writer = match self.writer.try_lock() {
+            Ok(writer) => writer,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
+        self.write_held(shared, writer, bytes);
+    }
+
+    fn write_held(&self, shared: &Shared, mut writer: MutexGuard<'_, Writer>, bytes: &[u8]) {
+        if let Some((link, generation)) = shared.link_to_write() {
+            if let Err(error) = self.write(shared, &mut writer, &link, generation, bytes) {
+                shared.write_failed(generation, &error);
+            }
+        }
+    }
+
+    fn write(
+        &self,
+        shared: &Shared,
+        writer: &mut Writer,
+        link: &Link,
+        generation: u64,
+        frame: &[u8],
+    ) -> io::Result<()> {
+        let started = Instant::now();
+        let mut waited = false;
+        let mut bytes = frame;
+        while !bytes.is_empty() {
+            let allowed = match writer.limit.allowance() {
+                Ok(allowed) => allowed,
+                Err(wait) => {
+                    self.pause(shared, link, wait)?;
+                    waited = true;
+                    continue;
+                }
+            };
+            match link.try_write(&bytes[..bytes.len().min(allowed)]) {
+                Ok(n) => {
+                    writer.limit.spend(n);
+                    bytes = &bytes[n..];
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    waited = true;
+                    self.wait_writable(shared, link)?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        loop {
+            match link.try_flush() {
+                Ok(()) => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    waited = true;
+                    self.wait_writable(shared, link)?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.written_bytes
+            .fetch_add(frame.len() as u64, Ordering::Relaxed);
+        self.wrote_at.store(shared.now_ns(), Ordering::Relaxed);
+        // A link that never made us wait is faster than we are; its time says how fast at the least.
+        writer.rate.measured(frame.len(), started.elapsed());
+        let rate = writer.rate.bytes_per_second();
+        self.rate_bits.store(rate.to_bits(), Ordering::Relaxed);
+        if waited {
+            let unsent = ((rate * UNSENT_SECONDS) as u32).clamp(UNSENT_LEAST, UNSENT_MOST);
+            let (told_of, told) = writer.unsent;
+            if told_of != generation || unsent.abs_diff(told) > told / 4 {
+                link.set_unsent_limit(unsent);
+                writer.unsent = (generation, unsent);
+            }
+        }
+        Ok(())
+    }
+
+    fn wait_writable(&self, shared: &Shared, link: &Link) -> io::Result<()> {
+        loop {
+            let ready = link.wait_writable(&self.wake, None)?;
+            self.still_there(shared, link)?;
+            if ready == Ready::Yes {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits for the limit's sake.
+    fn pause(&self, shared: &Shared, link: &Link, time: Duration) -> io::Result<()> {
+        self.wake.sleep(time)?;
+        self.still_there(shared, link)
+    }
+
+    /// Whether the link is still the one to write to.
+    fn still_there(&self, shared: &Shared, link: &Link) -> io::Result<()> {
+        match shared.link() {
+            Some((current, _)) if std::ptr::eq(Arc::as_ptr(&current), link) => Ok(()),
+            _ => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    /// The peer has written so many frames to its QEMU. Returns whether that is all of the stream.
+    pub(super) fn acknowledged(&self, frames: u64) -> Result<bool, WireError> {
+        let mut replay = lock(&self.replay);
+        if frames > replay.next() {
+            return Err(WireError::Protocol(format!(
+                "the peer acknowledges {frames} frames, sent were {}",
+                replay.next()
+            )));
+        }
+        while replay.first < frames {
+            if let Some(frame) = replay.frames.pop_front() {
+                replay.bytes -= frame.len();
+                if replay.spare.len() < SPARE_BUFFERS {
+                    if let Ok(mut buffer) = Arc::try_unwrap(frame) {
+                        buffer.clear();
+                        replay.spare.push(buffer);
+                    }
+                }
+            }
+            replay.first += 1;
+        }
+        replay.to_write = replay.to_write.max(replay.first);
+        let all = replay.complete && replay.frames.is_empty();
+        drop(replay);
+        self.changed.notify_all();
+        Ok(all)
+    }
+
+    /// A new link begins behind the frames that the peer has.
+    pub(super) fn rewind(&self, peer_received: u64) -> Result<(), WireError> {
+        // Whoever still writes to the link before it has noticed that it is gone.
+        self.wake.signal();
+        let _writer = lock(&self.writer);
+        let mut replay = lock(&self.replay);
+        let next = replay.next();
+        if peer_received > next {
+            return Err(WireError::Replay {
+                peer: peer_received,
+                next,
+            });
+        }
+        // It may have acknowledged more since it told, over the link before.
+        replay.to_write = peer_received.max(replay.first);
+        Ok(())
+    }
+}

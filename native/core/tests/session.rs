@@ -1,0 +1,509 @@
+//! Two wires, a flow at each end, real sockets between them, and links that break.
+
+use pagewire_core::codec::Codec;
+use pagewire_core::flow::{EncodeOptions, Event, Flow};
+use pagewire_core::net::Link;
+use pagewire_core::session::{Event as WireEvent, Options, Side, Wire, WireError};
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+/// How long something may take that takes milliseconds; only a hang takes longer.
+const HANG: Duration = Duration::from_secs(60);
+
+const SILENCE: Duration = Duration::from_secs(20);
+
+fn wire(side: Side, replay_bytes: usize, silence: Duration) -> (Arc<Wire>, Receiver<WireEvent>) {
+    let (tell, events) = channel();
+    let options = Options {
+        channel: 3,
+        side,
+        replay_bytes,
+        silence,
+        heartbeat: silence / 5,
+    };
+    let wire = Wire::new(
+        options,
+        Box::new(move |event| {
+            let _ = tell.send(event);
+        }),
+    );
+    (wire.expect("a wire"), events)
+}
+
+fn link(socket: UnixStream) -> Arc<Link> {
+    let other = OwnedFd::from(socket.try_clone().expect("a descriptor"));
+    Arc::new(Link::plain(other, socket.into()).expect("a link"))
+}
+
+/// A flow whose listener packs or unpacks on the thread that tells of a frame.
+fn flow(
+    start: impl FnOnce(Box<dyn Fn(Event) + Send + Sync>) -> Flow,
+    codec: Option<Codec>,
+) -> (Arc<Flow>, Receiver<Event>) {
+    // Weak: the flow holds its listener.
+    let place: Arc<OnceLock<Weak<Flow>>> = Arc::default();
+    let (tell, events) = channel();
+    let of_listener = Arc::clone(&place);
+    let flow = Arc::new(start(Box::new(move |event| {
+        let Some(flow) = of_listener.wait_for().upgrade() else {
+            return;
+        };
+        match event {
+            Event::Data { slot, .. } => {
+                let slot = match codec {
+                    Some(codec) => flow.pack(slot, codec, 1),
+                    None => flow.unpack(slot),
+                };
+                flow.write(slot.expect("a good frame")).expect("in order");
+            }
+            Event::Control { slot } => flow.write(slot).expect("in order"),
+            Event::SourceEnded => {
+                flow.finish();
+                let _ = tell.send(event);
+            }
+            event => {
+                let _ = tell.send(event);
+            }
+        }
+    })));
+    let _ = place.set(Arc::downgrade(&flow));
+    (flow, events)
+}
+
+trait WaitFor<T> {
+    fn wait_for(&self) -> &T;
+}
+
+impl<T> WaitFor<T> for OnceLock<T> {
+    fn wait_for(&self) -> &T {
+        loop {
+            if let Some(value) = self.get() {
+                return value;
+            }
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// Both ends of a session's channel with sockets in the places of the two QEMUs.
+struct Session {
+    source: Arc<Wire>,
+    source_events: Receiver<WireEvent>,
+    destination: Arc<Wire>,
+    destination_events: Receiver<WireEvent>,
+    /// The source's QEMU.
+    sender: UnixStream,
+    /// The destination's.
+    receiver: UnixStream,
+    encoder: Arc<Flow>,
+    decoder: Arc<Flow>,
+    decoder_events: Receiver<Event>,
+    /// What tells that the flows have ended.
+    encoder_events: Receiver<Event>,
+}
+
+fn session(replay_bytes: usize, frame_size: usize) -> Session {
+    let (source, source_events) = wire(Side::Source, replay_bytes, SILENCE);
+    let (destination, destination_events) = wire(Side::Destination, replay_bytes, SILENCE);
+    let (sender, of_source) = UnixStream::pair().expect("sockets");
+    let (receiver, of_destination) = UnixStream::pair().expect("sockets");
+    source
+        .start_return(of_source.try_clone().expect("a descriptor").into())
+        .expect("a thread");
+    let options = EncodeOptions {
+        frame_size,
+        frames: true,
+        delta: None,
+    };
+    let to = Arc::clone(&source);
+    let (encoder, encoder_events) = flow(
+        |listener| {
+            Flow::encode_to_wire(of_source.into(), to, options, 4, 2, listener).expect("a flow")
+        },
+        Some(Codec::Lz4),
+    );
+    let from = Arc::clone(&destination);
+    let (decoder, decoder_events) = flow(
+        |listener| Flow::decode_from_wire(from, 4, 2, listener).expect("a flow"),
+        None,
+    );
+    let session = Session {
+        source,
+        source_events,
+        destination,
+        destination_events,
+        sender,
+        receiver,
+        encoder,
+        decoder,
+        decoder_events,
+        encoder_events,
+    };
+    session.link();
+    session.open_onward(of_destination);
+    session
+}
+
+impl Session {
+    /// Lays a link, as a session does after its handshake.
+    fn link(&self) -> (UnixStream, UnixStream) {
+        let (a, b) = UnixStream::pair().expect("sockets");
+        let knives = (
+            a.try_clone().expect("a descriptor"),
+            b.try_clone().expect("a descriptor"),
+        );
+        let (at_source, at_destination) = (self.source.received(), self.destination.received());
+        self.source.attach(link(a), at_destination).expect("kept");
+        self.destination.attach(link(b), at_source).expect("kept");
+        knives
+    }
+
+    fn open_onward(&self, socket: UnixStream) {
+        self.decoder
+            .set_output(socket.try_clone().expect("a descriptor").into())
+            .expect("an output");
+        self.destination
+            .start_return(socket.into())
+            .expect("a thread");
+    }
+
+    fn until(&self, what: &str, is: impl Fn(&Session) -> bool) {
+        let began = Instant::now();
+        while !is(self) {
+            assert!(
+                began.elapsed() < HANG,
+                "{what}: {:?} {:?}",
+                self.source.status(),
+                self.destination.status()
+            );
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Both directions have ended and are confirmed.
+    fn ends(&self) {
+        self.until("the end", |session| {
+            let (a, b) = (session.source.status(), session.destination.status());
+            a.confirmed && a.ended && b.confirmed && b.ended
+        });
+        self.source.bye();
+        self.until("BYE", |session| session.destination.status().peer_bye);
+    }
+}
+
+/// Bytes that do not repeat, and pack a little.
+fn content(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed | 1;
+    (0..len)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 59) as u8
+        })
+        .collect()
+}
+
+/// Writes and reads both directions at once, and compares. `meanwhile` runs on the calling thread.
+fn exchange(session: &Session, forward: &[u8], back: &[u8], meanwhile: impl FnOnce()) {
+    let (sender, receiver) = (&session.sender, &session.receiver);
+    std::thread::scope(|scope| {
+        let write = |mut socket: &UnixStream, bytes: &[u8]| {
+            for chunk in bytes.chunks(100_000) {
+                socket.write_all(chunk).expect("taken");
+            }
+            socket.shutdown(Shutdown::Write).expect("half closed");
+        };
+        let read = |mut socket: &UnixStream| {
+            let mut all = Vec::new();
+            socket.read_to_end(&mut all).expect("read");
+            all
+        };
+        let came = scope.spawn(move || read(receiver));
+        let came_back = scope.spawn(move || read(sender));
+        scope.spawn(move || write(sender, forward));
+        scope.spawn(move || write(receiver, back));
+        meanwhile();
+        assert!(came.join().expect("no panic") == forward, "forward");
+        assert!(came_back.join().expect("no panic") == back, "back");
+    });
+}
+
+#[test]
+fn both_directions_arrive_and_are_confirmed() {
+    let session = session(64 << 20, 64 << 10);
+    exchange(
+        &session,
+        &content(3_000_000, 1),
+        &content(200_000, 2),
+        || {},
+    );
+    session.ends();
+    assert_eq!(session.source.status().unacked_bytes, 0);
+}
+
+#[test]
+fn a_half_that_ends_does_not_cut_the_other() {
+    let session = session(64 << 20, 64 << 10);
+    let mut byte = [0; 5];
+    (&session.sender).write_all(b"hello").expect("taken");
+    (&session.receiver).read_exact(&mut byte).expect("read");
+    session
+        .sender
+        .shutdown(Shutdown::Write)
+        .expect("half closed");
+    assert_eq!((&session.receiver).read(&mut byte).expect("the end"), 0);
+    (&session.receiver).write_all(b"there").expect("taken");
+    (&session.sender).read_exact(&mut byte).expect("read");
+    assert_eq!(&byte, b"there");
+    session
+        .receiver
+        .shutdown(Shutdown::Write)
+        .expect("half closed");
+    assert_eq!((&session.sender).read(&mut byte).expect("the end"), 0);
+    session.ends();
+}
+
+#[test]
+fn links_that_are_cut_again_and_again_lose_nothing() {
+    for seed in 0..4 {
+        // A small replay: the sender often waits for an ACK.
+        let session = session(300_000 << ((seed % 2) * 8), 32 << 10);
+        let (forward, back) = (content(20_000_000, seed + 1), content(500_000, seed + 9));
+        exchange(&session, &forward, &back, || {
+            let mut state = seed + 77;
+            for cut in 0..30 {
+                let knives = session.link();
+                state = state.wrapping_mul(6364136223846793005).wrapping_add(1);
+                std::thread::sleep(Duration::from_micros(state >> 51));
+                let knife = if cut % 2 == 0 { &knives.0 } else { &knives.1 };
+                let _ = knife.shutdown(match cut % 3 {
+                    0 => Shutdown::Both,
+                    1 => Shutdown::Write,
+                    _ => Shutdown::Read,
+                });
+                session.until("both notice", |session| {
+                    let told = |wire: &Wire| !wire.status().linked;
+                    if told(&session.source) != told(&session.destination) {
+                        // The other end only waits: whoever noticed comes back with a new link.
+                        session.source.drop_link("test");
+                        session.destination.drop_link("test");
+                    }
+                    told(&session.source) && told(&session.destination) || cut % 3 > 0
+                });
+            }
+            session.link();
+        });
+        session.ends();
+    }
+}
+
+#[test]
+fn a_damaged_byte_costs_a_link_and_nothing_else() {
+    let session = session(64 << 20, 64 << 10);
+    // Through the middle: what the source writes is handed on with one bit changed.
+    let (a, mut middle_a) = UnixStream::pair().expect("sockets");
+    let (mut middle_b, b) = UnixStream::pair().expect("sockets");
+    let (at_source, at_destination) = (session.source.received(), session.destination.received());
+    session
+        .source
+        .attach(link(a), at_destination)
+        .expect("kept");
+    session
+        .destination
+        .attach(link(b), at_source)
+        .expect("kept");
+    let damage = std::thread::spawn(move || {
+        let mut buffer = vec![0; 10_000];
+        let mut passed = 0;
+        while let Ok(n @ 1..) = middle_a.read(&mut buffer) {
+            if (passed..passed + n).contains(&70_000) {
+                buffer[70_000 - passed] ^= 4;
+            }
+            passed += n;
+            if middle_b.write_all(&buffer[..n]).is_err() {
+                break;
+            }
+        }
+    });
+    exchange(&session, &content(1_000_000, 5), &content(10, 6), || {
+        session.until("the damage is noticed", |session| {
+            !session.destination.status().linked
+        });
+        let reason = session.destination.status().lost_reason.expect("lost");
+        assert!(reason.contains("damaged"), "{reason}");
+        session.source.drop_link("test");
+        session.link();
+    });
+    session.ends();
+    damage.join().expect("no panic");
+}
+
+#[test]
+fn what_is_not_acknowledged_is_bounded() {
+    let limit = 400_000;
+    let session = session(limit, 32 << 10);
+    // The destination's QEMU takes nothing.
+    let forward = content(30_000_000, 3);
+    let sender = &session.sender;
+    let whole = &forward;
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            (&*sender).write_all(whole).expect("taken");
+            sender.shutdown(Shutdown::Write).expect("closed");
+        });
+        session.until("the replay is full", |session| {
+            session.source.status().unacked_bytes > limit as u64 / 2
+        });
+        for _ in 0..50 {
+            assert!(session.source.status().unacked_bytes <= limit as u64);
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let mut all = Vec::new();
+        (&session.receiver).read_to_end(&mut all).expect("read");
+        assert!(all == forward);
+    });
+    session.receiver.shutdown(Shutdown::Write).expect("closed");
+    session.ends();
+}
+
+#[test]
+fn silence_is_a_lost_link_and_heartbeats_are_none() {
+    let silence = Duration::from_millis(300);
+    let (source, events) = wire(Side::Source, 1 << 20, silence);
+    let (destination, other_events) = wire(Side::Destination, 1 << 20, silence);
+    let (sender, of_source) = UnixStream::pair().expect("sockets");
+    source.start_return(of_source.into()).expect("a thread");
+    let from = Arc::clone(&destination);
+    let (_decoder, _) = flow(
+        |listener| Flow::decode_from_wire(from, 4, 2, listener).expect("a flow"),
+        None,
+    );
+    let (a, b) = UnixStream::pair().expect("sockets");
+    source.attach(link(a), 0).expect("new");
+    destination.attach(link(b), 0).expect("new");
+    std::thread::sleep(silence * 4);
+    assert!(source.status().linked && destination.status().linked);
+    assert!(source.status().round_trip.is_some());
+    assert!(events.try_recv().is_err() && other_events.try_recv().is_err());
+
+    // A peer that says nothing.
+    let (a, _b) = UnixStream::pair().expect("sockets");
+    source.attach(link(a), 0).expect("new");
+    assert_eq!(events.recv_timeout(HANG), Ok(WireEvent::Lost));
+    let reason = source.status().lost_reason.expect("lost");
+    assert!(reason.contains("nothing came for 0.3 s"), "{reason}");
+    drop(sender);
+}
+
+#[test]
+fn a_peer_of_another_session_is_refused() {
+    let session = session(64 << 20, 64 << 10);
+    exchange(&session, &content(100_000, 1), &content(10, 2), || {});
+    session.ends();
+    let (a, _b) = UnixStream::pair().expect("sockets");
+    let result = session.source.attach(link(a), 1_000_000);
+    assert!(
+        matches!(
+            result,
+            Err(WireError::Replay {
+                peer: 1_000_000,
+                ..
+            })
+        ),
+        "{result:?}"
+    );
+}
+
+#[test]
+fn return_bytes_that_came_before_a_break_are_delivered() {
+    let session = session(64 << 20, 64 << 10);
+    let (mine, mut theirs) = UnixStream::pair().expect("sockets");
+    session
+        .source
+        .attach(link(mine), session.destination.received())
+        .expect("kept");
+    session.destination.drop_link("test");
+    // A START and a DATA frame of the return path, then at once a reset.
+    let mut frames = Vec::new();
+    let start = pagewire_core::frame::Start { frame_size: 65536 }.to_bytes();
+    for (kind, sequence, payload) in [
+        (pagewire_core::frame::FrameType::Start, 0, &start[..]),
+        (pagewire_core::frame::FrameType::Data, 1, &b"SHUT"[..]),
+    ] {
+        let mut header = pagewire_core::frame::Header::stored(kind, sequence, 0, payload);
+        header.channel = 3;
+        frames.extend_from_slice(&header.to_bytes());
+        frames.extend_from_slice(payload);
+    }
+    if session.source.received() > 0 {
+        // The destination's START came over the link before.
+        frames.drain(..pagewire_core::frame::HEADER_LEN + start.len());
+    }
+    theirs.write_all(&frames).expect("taken");
+    drop(theirs);
+    let mut four = [0; 4];
+    session
+        .sender
+        .set_read_timeout(Some(HANG))
+        .expect("a timeout");
+    (&session.sender).read_exact(&mut four).expect("delivered");
+    assert_eq!(&four, b"SHUT");
+    session.until("lost", |session| !session.source.status().linked);
+}
+
+#[test]
+fn an_abort_is_told_with_its_reason() {
+    let session = session(64 << 20, 64 << 10);
+    session.destination.abort("QEMU has gone");
+    session.until("told", |session| {
+        session.source.status().peer_abort.is_some()
+    });
+    assert_eq!(
+        session.source.status().peer_abort.as_deref(),
+        Some("QEMU has gone")
+    );
+}
+
+#[test]
+fn a_bandwidth_limit_can_be_changed_while_it_holds() {
+    let session = session(64 << 20, 32 << 10);
+    session.source.set_max_bandwidth(64 << 10);
+    let forward = content(4_000_000, 8);
+    exchange(&session, &forward, &[], || {
+        std::thread::sleep(Duration::from_millis(300));
+        let sent = session.source.status().wire_bytes_out;
+        assert!(sent < 200_000, "{sent} bytes in 0.3 s at 64 KiB/s");
+        session.source.set_max_bandwidth(0);
+    });
+    session.ends();
+}
+
+#[test]
+fn closing_ends_every_wait() {
+    let session = session(64 << 10, 32 << 10);
+    session.source.drop_link("test");
+    (&session.sender)
+        .write_all(&content(100_000, 1))
+        .expect("taken");
+    session.encoder.stop();
+    session.source.close();
+    session.decoder.stop();
+    session.destination.close();
+    for events in [&session.encoder_events, &session.decoder_events] {
+        let mut ended = 0;
+        while ended < 2 {
+            match events.recv_timeout(HANG).expect("an end, not a hang") {
+                Event::SourceEnded | Event::SinkEnded => ended += 1,
+                _ => {}
+            }
+        }
+    }
+    assert!(session.source_events.try_iter().count() > 0);
+    let _ = &session.destination_events;
+}

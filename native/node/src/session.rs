@@ -1,0 +1,233 @@
+//! Wires: one end of one connection of a migration, over all its links.
+
+use crate::net::NativeLink;
+use napi::bindgen_prelude::FnArgs;
+use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
+use napi::{Error, Result, Status as NapiStatus};
+use napi_derive::napi;
+use pagewire_core::session::{Event, Options, Side, Wire, WireError};
+use std::sync::Arc;
+use std::time::Duration;
+
+type Listener = ThreadsafeFunction<FnArgs<(u32,)>, (), FnArgs<(u32,)>, NapiStatus, false>;
+
+/// See `pagewire_core::session::Options`.
+#[napi(object)]
+pub struct NativeWireOptions {
+    pub channel: u32,
+    pub source: bool,
+    pub replay_bytes: f64,
+    pub silence_ms: u32,
+    pub heartbeat_ms: u32,
+}
+
+/// See `WireStatus` in src/native.ts.
+#[napi(object)]
+pub struct NativeWireStatus {
+    pub linked: bool,
+    pub lost_reason: Option<String>,
+    pub failure: Option<String>,
+    pub sent: f64,
+    pub acked: f64,
+    pub received: f64,
+    pub unacked_bytes: f64,
+    pub rtt_ms: Option<f64>,
+    pub queue_bytes: f64,
+    pub queue_ms: f64,
+    pub bytes_per_second: f64,
+    pub confirmed: bool,
+    pub ended: bool,
+    pub peer_bye: bool,
+    pub peer_abort: Option<String>,
+    pub doubt: bool,
+    pub return_bytes: f64,
+    pub wire_bytes_out: f64,
+    pub wire_bytes_in: f64,
+    pub silent_ms: f64,
+}
+
+fn coded(error: &WireError) -> Error<String> {
+    let code = match error {
+        WireError::Closed => "STOPPED",
+        WireError::Thread(_) => "OUT_OF_MEMORY",
+        _ => "SESSION_FAILED",
+    };
+    Error::new(code.to_owned(), error.to_string())
+}
+
+/// One end of one connection of a migration.
+#[napi]
+pub struct NativeWire {
+    wire: Option<Arc<Wire>>,
+}
+
+impl NativeWire {
+    /// For a flow, which holds it as long as it lives.
+    pub(crate) fn wire(&self) -> Result<&Arc<Wire>, String> {
+        self.wire.as_ref().ok_or_else(|| coded(&WireError::Closed))
+    }
+}
+
+#[napi]
+impl NativeWire {
+    /// A wire without a link yet.
+    #[napi(factory)]
+    pub fn create(options: NativeWireOptions, events: Listener) -> Result<Self, String> {
+        let core = Options {
+            channel: options.channel as u16,
+            side: if options.source {
+                Side::Source
+            } else {
+                Side::Destination
+            },
+            replay_bytes: options.replay_bytes as usize,
+            silence: Duration::from_millis(options.silence_ms.into()),
+            heartbeat: Duration::from_millis(options.heartbeat_ms.into()),
+        };
+        let listener = Box::new(move |event| {
+            let number = match event {
+                Event::Lost => 0,
+                Event::Changed => 1,
+                Event::Failed => 2,
+            };
+            events.call(
+                FnArgs::from((number,)),
+                ThreadsafeFunctionCallMode::NonBlocking,
+            );
+        });
+        let wire = Wire::new(core, listener).map_err(|error| coded(&error))?;
+        Ok(NativeWire { wire: Some(wire) })
+    }
+
+    /// Goes on over this link, which is the wire's from here on.
+    #[napi]
+    pub fn attach(&self, link: &NativeLink, peer_received: f64) -> Result<(), String> {
+        let link = link.link()?;
+        self.wire()?
+            .attach(link, peer_received as u64)
+            .map_err(|error| coded(&error))
+    }
+
+    /// Frames of the peer's direction that are here whole.
+    #[napi]
+    pub fn received(&self) -> Result<f64, String> {
+        Ok(self.wire()?.received() as f64)
+    }
+
+    /// Gives the link up, as if it had broken.
+    #[napi]
+    pub fn drop_link(&self, reason: String) -> Result<(), String> {
+        self.wire()?.drop_link(&reason);
+        Ok(())
+    }
+
+    /// Carries the return path by this socket of QEMU's; the descriptor is duplicated and stays the caller's.
+    #[napi]
+    pub fn start_return(&self, fd: i32) -> Result<(), String> {
+        let fd = crate::flow::owned(fd)?;
+        self.wire()?.start_return(fd).map_err(|error| coded(&error))
+    }
+
+    /// Limits what is written, in bytes a second; 0: no limit.
+    #[napi]
+    pub fn set_max_bandwidth(&self, bytes_per_second: f64) -> Result<(), String> {
+        self.wire()?.set_max_bandwidth(bytes_per_second as u64);
+        Ok(())
+    }
+
+    /// Tells the peer that all is done.
+    #[napi]
+    pub fn bye(&self) -> Result<(), String> {
+        self.wire()?.bye();
+        Ok(())
+    }
+
+    /// Tells the peer that this end gives up, if it can be told.
+    #[napi]
+    pub fn abort(&self, reason: String) -> Result<(), String> {
+        self.wire()?.abort(&reason);
+        Ok(())
+    }
+
+    /// Ends all that waits, at once. The threads are waited for when nothing holds the wire any more.
+    #[napi]
+    pub fn close(&mut self) {
+        if let Some(wire) = self.wire.take() {
+            wire.close();
+        }
+    }
+
+    /// How it stands.
+    #[napi]
+    pub fn status(&self) -> Result<NativeWireStatus, String> {
+        let s = self.wire()?.status();
+        Ok(NativeWireStatus {
+            linked: s.linked,
+            lost_reason: s.lost_reason,
+            failure: s.failure,
+            sent: s.sent as f64,
+            acked: s.acked as f64,
+            received: s.received as f64,
+            unacked_bytes: s.unacked_bytes as f64,
+            rtt_ms: s.round_trip.map(|seconds| seconds * 1e3),
+            queue_bytes: s.queue_bytes as f64,
+            queue_ms: s.queue_seconds * 1e3,
+            bytes_per_second: s.bytes_per_second,
+            confirmed: s.confirmed,
+            ended: s.ended,
+            peer_bye: s.peer_bye,
+            peer_abort: s.peer_abort,
+            doubt: s.doubt,
+            return_bytes: s.return_bytes as f64,
+            wire_bytes_out: s.wire_bytes_out as f64,
+            wire_bytes_in: s.wire_bytes_in as f64,
+            silent_ms: s.silent_seconds * 1e3,
+        })
+    }
+}
+
+/// Copies one direction between two sockets until its end, and hands the end on as a half-close.
+#[napi]
+pub struct NativeCopy {
+    copy: Option<pagewire_core::flow::Copy>,
+}
+
+#[napi]
+impl NativeCopy {
+    /// Starts to copy. The descriptors are duplicated and stay the caller's. `ended` gets the reason where it failed.
+    #[napi(factory)]
+    pub fn start(
+        from: i32,
+        to: i32,
+        ended: ThreadsafeFunction<
+            FnArgs<(Option<String>,)>,
+            (),
+            FnArgs<(Option<String>,)>,
+            NapiStatus,
+            false,
+        >,
+    ) -> Result<Self, String> {
+        let (from, to) = (crate::flow::owned(from)?, crate::flow::owned(to)?);
+        let ended = Box::new(move |reason: Option<String>| {
+            ended.call(
+                FnArgs::from((reason,)),
+                ThreadsafeFunctionCallMode::NonBlocking,
+            );
+        });
+        let copy = pagewire_core::flow::Copy::start(from, to, ended)
+            .map_err(|error| crate::flow::coded(&error))?;
+        Ok(NativeCopy { copy: Some(copy) })
+    }
+
+    /// Bytes so far.
+    #[napi]
+    pub fn bytes(&self) -> f64 {
+        self.copy.as_ref().map_or(0.0, |copy| copy.bytes() as f64)
+    }
+
+    /// Ends it.
+    #[napi]
+    pub fn close(&mut self) {
+        self.copy = None;
+    }
+}

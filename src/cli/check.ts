@@ -1,0 +1,44 @@
+import { Dialler } from '../session/dial.js';
+import { check as ask, type CheckReport } from '../session/check.js';
+import { parsePeer } from '../session/peers.js';
+import { bytes } from '../telemetry/amounts.js';
+import { EXIT } from './exit.js';
+import { endOf, version } from './proxy.js';
+import { connectable, tlsFor } from './proxy-endpoints.js';
+
+export interface CheckFlags {
+  peer: string[];
+  tlsDir?: string;
+  key?: string;
+  insecure: boolean;
+  json: boolean;
+}
+
+/** `pagewire check` */
+export async function check(text: string, flags: CheckFlags): Promise<number> {
+  const endpoint = connectable(text, flags.insecure);
+  const identity = tlsFor('source', [endpoint], flags.peer.map(parsePeer), flags);
+  const end = endOf({ delta: true, silence: 5000, require: [] });
+  const report = await ask(new Dialler([endpoint], identity?.tls ?? null), end);
+  process.stdout.write(flags.json ? `${JSON.stringify(report, null, 2)}\n` : render(report));
+  return report.refused === undefined ? EXIT.ok : EXIT.link;
+}
+
+function render(r: CheckReport): string {
+  const { program, capabilities, memory, sessions } = r.welcome;
+  const key = r.fingerprint ?? 'none: the link is not encrypted';
+  const names = r.names.length > 0 ? `, ${r.names.join(', ')}` : '';
+  const limit = memory.limit === undefined ? '' : `, limit ${bytes(memory.limit)}`;
+  const rows: [string, string][] = [
+    ['peer', `${r.address}, pagewire ${program} (this is ${version()})`],
+    ['key', `${key}${names}`],
+    ['codecs', `${r.agreement.codecs.join(', ')}${capabilities.delta ? '; delta' : '; no delta there'}`],
+    ['sessions', `${sessions.now} of at most ${sessions.most}`],
+    ['memory', `${bytes(memory.free)} free there${limit}`],
+    ['handshake', `${r.handshakeMs.toFixed(1)} ms`],
+    ['round trip', r.roundTripMs === undefined ? 'not measured' : `${r.roundTripMs.toFixed(2)} ms`],
+    ['rate', `${bytes(r.bytesPerSecond)}/s (${((r.bytesPerSecond * 8) / 1e6).toFixed(0)} Mbit/s)`],
+  ];
+  if (r.refused !== undefined) rows.push(['refused', r.refused]);
+  return rows.map(([what, value]) => `${what.padEnd(12)}${value}\n`).join('');
+}

@@ -1,0 +1,150 @@
+import { type Config } from '../control/config.js';
+import { onReload, onStop } from '../control/signals.js';
+import { PagewireError } from '../errors.js';
+import { native } from '../native.js';
+import { checkThreads } from '../pipeline/settings.js';
+import { Host, type HostSettings } from '../session/host.js';
+import { Listener } from '../session/listener.js';
+import { parsePeer, parsePorts } from '../session/peers.js';
+import { readPreamble } from '../session/preamble.js';
+import type { SessionSnapshot } from '../session/snapshot.js';
+import type { Log } from '../telemetry/log.js';
+import { Metrics } from '../telemetry/metrics.js';
+import { Progress } from '../telemetry/progress.js';
+import { failedSession, sessionLine, sessionSummary, statsLine } from '../telemetry/session.js';
+import { type Endpoint, endpointText, parseEndpoint } from '../transport/endpoint.js';
+import { EXIT, type Signal } from './exit.js';
+import { type DestinationFlags, endOf, exitOf, openLog, openStats, parseOwner, reload, settingsOf } from './proxy.js';
+import { type Listenable, listenable, singleLink, tlsFor } from './proxy-endpoints.js';
+import { plain } from './run.js';
+
+const EVERY_MS = 1000;
+
+/** What comes back from a guest is a few bytes a page; only a recovered postcopy says more at once. */
+const RETURN_REPLAY = 8 << 20;
+
+/** `pagewire proxy destination` */
+export async function proxyDestination(flags: DestinationFlags): Promise<number> {
+  const target = listenable(flags.listen, flags.insecure);
+  const settings = hostSettings(flags, target.endpoint);
+  const log = openLog('proxy destination', flags);
+  return target.connected === undefined && target.endpoint.kind !== 'stdio'
+    ? serveMany(flags, settings, target, log)
+    : serveOne(flags, settings, target.endpoint, log);
+}
+
+function hostSettings(flags: DestinationFlags, listen: Endpoint): HostSettings {
+  const { connect, reconnect, memoryLimit, handshakeTimeout: handshakeMs, replay } = flags;
+  const peers = flags.peer.map(parsePeer);
+  const ports = parsePorts(flags.ports);
+  // A place for each guest is filled in later: whether the endpoint can be one is seen now.
+  const example = connect.replaceAll('{name}', 'guest').replaceAll('{port}', String(ports.least));
+  const { kind } = parseEndpoint(example);
+  if (kind !== 'unix' && kind !== 'tcp' && kind !== 'fd') {
+    throw new PagewireError('BAD_OPTION', `--connect ${connect}: QEMU is at unix:PATH, tcp:HOST:PORT or fd:N`);
+  }
+  const { inDoubt, reconnectMs } = settingsOf(flags);
+  return {
+    ...{ connect, ports, peers, inDoubt, handshakeMs, end: endOf(flags), threads: checkThreads(flags.threads) },
+    tls: tlsFor('destination', [listen], peers, flags)?.tls ?? null,
+    replayBytes: Math.min(replay, RETURN_REPLAY),
+    // A link that nobody can make a second time is not waited for.
+    reconnectMs: listen.kind === 'stdio' ? Math.min(reconnect, 0) : reconnectMs,
+    ...(memoryLimit !== undefined && { memoryLimit }),
+  };
+}
+
+/** A listener, and a process for each migration. */
+async function serveMany(
+  flags: DestinationFlags,
+  settings: HostSettings,
+  { address, shown }: Listenable,
+  log: Log,
+): Promise<number> {
+  const writeStats = openStats(flags.stats);
+  const metrics = flags.metrics === undefined ? undefined : await Metrics.serve(flags.metrics);
+  const listener = new Listener({
+    ...{ listen: address, shown, settings, log },
+    ...{ maxSessions: flags.maxSessions, maxHandshakes: flags.maxHandshakes },
+    logging: { format: flags.log, quiet: flags.quiet, verbose: flags.verbose },
+    socket: {
+      ...(flags.listenMode !== undefined && { mode: flags.listenMode }),
+      ...(flags.listenOwner !== undefined && parseOwner(flags.listenOwner)),
+    },
+    onSnapshot: (snapshot, outcome) => {
+      writeStats?.(statsLine(snapshot, outcome ?? null));
+      if (outcome) metrics?.end(snapshot, outcome.state);
+      else metrics?.update(snapshot);
+    },
+  });
+  native.notify(`READY=1\nSTATUS=listening on ${shown}`);
+  log.info(`listening on ${shown}, for QEMU at ${settings.connect}`);
+  onStop(() => {
+    native.notify('STOPPING=1');
+    listener.stop();
+  });
+  onReload(() => {
+    reload(flags, log, ({ inDoubt, reconnectMs }) => {
+      listener.change({ inDoubt, reconnectMs });
+    });
+  });
+  const timer = setInterval(() => {
+    native.notify(`STATUS=listening on ${shown}: ${listener.sessions} sessions`);
+  }, EVERY_MS);
+  await listener.done;
+  clearInterval(timer);
+  metrics?.close();
+  return EXIT.ok;
+}
+
+/** One connection, and one migration, in this process. */
+async function serveOne(flags: DestinationFlags, settings: HostSettings, listen: Endpoint, log: Log): Promise<number> {
+  const writeStats = openStats(flags.stats);
+  const registry = { sessions: { now: 0, most: 1 }, claim: () => Promise.resolve(undefined) };
+  const host = new Host(settings, registry, log);
+  let signalled: Signal | undefined;
+  onStop((signal) => {
+    if (!host.session) process.exit(exitOf(new PagewireError('STOPPED', 'stopped'), signal));
+    signalled = signal;
+    host.session.stop('stopped by a signal at the destination');
+  });
+  onReload(() => {
+    reload(flags, log, (config: Required<Config>) => {
+      host.session?.setInDoubt(config.inDoubt);
+    });
+  });
+  const link = singleLink(listen);
+  const preamble = readPreamble(await link.receivePreamble(settings.handshakeMs));
+  if (!preamble) {
+    throw new PagewireError(
+      'INCOMPATIBLE',
+      `what comes from ${endpointText(listen)} is no pagewire proxy, or a later one`,
+    );
+  }
+  await host.take(link, preamble);
+  const { session: of } = host;
+  if (!of) return EXIT.ok;
+  const progress = new Progress(
+    flags.quiet,
+    () => of.snapshot().streamBytes,
+    (perSecond) => sessionLine(of.snapshot(), perSecond),
+  );
+  const timer = setInterval(() => writeStats?.(statsLine(of.snapshot(), null)), EVERY_MS);
+  const over = (): SessionSnapshot => {
+    clearInterval(timer);
+    progress.end();
+    return of.snapshot();
+  };
+  try {
+    const { cancelled } = await of.done;
+    const snapshot = over();
+    writeStats?.(statsLine(snapshot, cancelled ? { state: 'cancelled', within: null } : { state: 'complete' }));
+    log.info({ guest: of.name }, `${cancelled ? 'cancelled' : 'arrived'}: ${sessionSummary(snapshot)}`);
+    return cancelled ? EXIT.truncated : EXIT.ok;
+  } catch (error) {
+    const failure = PagewireError.from(error);
+    writeStats?.(statsLine(over(), failedSession(failure)));
+    log.error({ guest: of.name, code: failure.code }, plain(failure.message));
+    return exitOf(failure, signalled);
+  }
+}

@@ -1,0 +1,84 @@
+/** What the endpoints on the command line become. */
+import { PagewireError } from '../errors.js';
+import { native, type NativeAddress, type NativeLink } from '../native.js';
+import type { PeerRule } from '../session/peers.js';
+import { openLink } from '../transport/connect.js';
+import { checkPlain, type Endpoint, endpointText, nativeAddress, parseEndpoint } from '../transport/endpoint.js';
+import { loadIdentity, type Identity } from '../transport/identity.js';
+import { descriptor } from './endpoint.js';
+
+/** systemd passes the first of its sockets as this descriptor (sd_listen_fds). */
+const FIRST_SYSTEMD_FD = 3;
+
+/** Where connections are taken. */
+export interface Listenable {
+  readonly endpoint: Endpoint;
+  /** For the core. */
+  readonly address: NativeAddress | { fd: number };
+  readonly shown: string;
+  /** The one connection that there is, where it was made already. */
+  readonly connected: number | undefined;
+}
+
+export function listenable(text: string, insecure: boolean): Listenable {
+  const endpoint: Endpoint = text === 'systemd' ? { kind: 'fd', fd: systemdSocket() } : parseEndpoint(text);
+  checkPlain(endpoint, insecure);
+  const shown = endpointText(endpoint);
+  const address = nativeAddress(endpoint);
+  if (address) return { endpoint, address, shown, connected: undefined };
+  switch (endpoint.kind) {
+    case 'fd': {
+      const { fd } = endpoint;
+      descriptor(shown);
+      return { endpoint, address: { fd }, shown, connected: native.isListening(fd) ? undefined : fd };
+    }
+    case 'stdio':
+      return { endpoint, address: { fd: 0 }, shown, connected: undefined };
+    default:
+      throw new PagewireError('BAD_OPTION', `--listen ${shown}: nobody can connect to a command; it is for --connect`);
+  }
+}
+
+function systemdSocket(): number {
+  const { LISTEN_PID: pid, LISTEN_FDS: count } = process.env;
+  if (pid !== String(process.pid) || count === undefined) {
+    throw new PagewireError('BAD_OPTION', '--listen systemd: no socket was passed (is it started by a socket unit?)');
+  }
+  if (count !== '1') {
+    throw new PagewireError(
+      'BAD_OPTION',
+      `--listen systemd: one socket is needed, and ${count} were passed; name one as fd:3`,
+    );
+  }
+  return FIRST_SYSTEMD_FD;
+}
+
+export function connectable(text: string, insecure: boolean): Endpoint {
+  const endpoint = parseEndpoint(text);
+  checkPlain(endpoint, insecure);
+  if (endpoint.kind === 'fd') descriptor(endpointText(endpoint));
+  return endpoint;
+}
+
+/** The one link of an end that has no address. */
+export function singleLink(endpoint: Endpoint): NativeLink {
+  return openLink(endpoint);
+}
+
+/** Who we are and whom we let in, where an endpoint asks for it. */
+export function tlsFor(
+  role: 'source' | 'destination',
+  endpoints: readonly Endpoint[],
+  rules: readonly PeerRule[],
+  { tlsDir: dir, key }: { tlsDir?: string; key?: string },
+): Identity | undefined {
+  if (endpoints.some(({ kind }) => kind === 'tls')) {
+    const pins = rules.flatMap(({ pin }) => pin ?? []);
+    const names = rules.flatMap(({ name }) => name ?? []);
+    return loadIdentity({ role, pins, names, dir, key });
+  }
+  const asked = rules.find(({ name }) => name !== '*');
+  if (!asked) return undefined;
+  const who = asked.pin ?? asked.name ?? '';
+  throw new PagewireError('BAD_OPTION', `--peer ${who}: only tls: tells who a peer is`);
+}

@@ -1,0 +1,180 @@
+/** What both proxies have in common on the command line. */
+import { execFileSync } from 'node:child_process';
+import { closeSync, constants, fstatSync, openSync, readFileSync, writeSync } from 'node:fs';
+import { type Codec, CODECS } from '../codecs.js';
+import { type Config, readConfig } from '../control/config.js';
+import { PagewireError } from '../errors.js';
+import type { CacheSize } from '../pipeline/settings.js';
+import { createLog, type Log, type LogFormat } from '../telemetry/log.js';
+import type { Capabilities } from '../session/hello.js';
+import type { End } from '../session/negotiate.js';
+import type { InDoubt } from '../session/outcome.js';
+import { descriptor } from './endpoint.js';
+import { exitCode, signalExit, type Signal } from './exit.js';
+import { plain, replaceStandardStreams, say, tell } from './run.js';
+
+export interface ProxyFlags {
+  listen: string;
+  peer: string[];
+  tlsDir?: string;
+  key?: string;
+  insecure: boolean;
+  listenMode?: number;
+  listenOwner?: string;
+  threads?: number;
+  memoryLimit?: number;
+  require: string[];
+  replay: number;
+  silence: number;
+  reconnect: number;
+  inDoubt: InDoubt;
+  config?: string;
+  stats?: string;
+  metrics?: string;
+  log: LogFormat;
+  quiet: boolean;
+  verbose: boolean;
+}
+
+export interface SourceFlags extends ProxyFlags {
+  name: string;
+  connect: string[];
+  port?: number;
+  stock: boolean;
+  delta?: boolean;
+  codec?: Codec;
+  level?: number;
+  cacheSize?: CacheSize;
+  maxBandwidth: number;
+}
+
+export interface DestinationFlags extends ProxyFlags {
+  connect: string;
+  delta?: boolean;
+  ports: string;
+  maxSessions: number;
+  maxHandshakes: number;
+  handshakeTimeout: number;
+}
+
+/** The format's largest frame, which this end takes. */
+const FRAME_SIZE = 4 << 20;
+
+export function version(): string {
+  const manifest = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
+  return (JSON.parse(manifest) as { version: string }).version;
+}
+
+/** What this end can and wants. */
+export function endOf({ delta = true, silence, require }: Pick<SourceFlags, 'delta' | 'silence' | 'require'>): End {
+  for (const name of require) {
+    if (name !== 'delta' && !(CODECS as readonly string[]).includes(name)) {
+      throw new PagewireError('BAD_OPTION', `--require ${name}: delta, or one of ${CODECS.join(', ')}`);
+    }
+    if (name === 'delta' && !delta) {
+      throw new PagewireError('BAD_OPTION', '--require delta and --no-delta exclude each other');
+    }
+  }
+  const capabilities: Capabilities = { codecs: [...CODECS], delta, formats: [1] };
+  return { program: version(), capabilities, parameters: { silenceMs: silence, frameSize: FRAME_SIZE }, require };
+}
+
+/** The log, once for the program. */
+export function openLog(name: string, { log, quiet, verbose }: ProxyFlags): Log {
+  return createLog({ name, format: log, quiet, verbose, write: tell });
+}
+
+/** The settings that can be changed while it runs; the file counts before the command line. */
+export function settingsOf(flags: ProxyFlags & { maxBandwidth?: number }): Required<Config> {
+  const { maxBandwidth = 0, inDoubt, reconnect: reconnectMs, config } = flags;
+  return { maxBandwidth, inDoubt, reconnectMs, ...(config !== undefined && readConfig(config)) };
+}
+
+/** Reads the file again; what is wrong with it leaves everything as it was. */
+export function reload(
+  flags: ProxyFlags & { maxBandwidth?: number },
+  log: Log,
+  apply: (config: Required<Config>) => void,
+): void {
+  if (flags.config === undefined) {
+    log.warn('SIGHUP, and no --config file to read again');
+    return;
+  }
+  try {
+    const settings = settingsOf(flags);
+    apply(settings);
+    log.info(`read ${flags.config} again`);
+  } catch (error) {
+    log.error(`${PagewireError.from(error).message}; nothing was changed`);
+  }
+}
+
+/** `user:group`, `user` or `:group`, by name or number. */
+export function parseOwner(text: string): { uid?: number; gid?: number } {
+  const [user = '', group = ''] = text.split(':', 2);
+  const lookUp = (database: 'passwd' | 'group', name: string): number => {
+    if (/^\d+$/.test(name)) return Number(name);
+    try {
+      // The system's own look-up: users may stand in a directory service.
+      const entry = execFileSync('getent', [database, name], { encoding: 'utf8' });
+      return Number(entry.split(':')[2]);
+    } catch {
+      throw new PagewireError(
+        'BAD_OPTION',
+        `--listen-owner ${text}: there is no ${database === 'passwd' ? 'user' : 'group'} ${name}`,
+      );
+    }
+  };
+  return {
+    ...(user !== '' && { uid: lookUp('passwd', user) }),
+    ...(group !== '' && { gid: lookUp('group', group) }),
+  };
+}
+
+/** Opens the file for `--stats` at once, so that a name that cannot be written is an error before a guest moves. */
+export function openStats(spec: string | undefined): ((line: string) => void) | undefined {
+  if (spec === undefined) return undefined;
+  let fd: number;
+  try {
+    const given = descriptor(spec);
+    const { O_WRONLY, O_CREAT, O_APPEND, O_NONBLOCK } = constants;
+    fd = given ?? openSync(spec, O_WRONLY | O_CREAT | O_APPEND | O_NONBLOCK, 0o666);
+    fstatSync(fd);
+  } catch (error) {
+    if (error instanceof PagewireError) throw error;
+    throw new PagewireError('OPEN_FAILED', `cannot open ${spec} for --stats: ${(error as Error).message}`);
+  }
+  let works = true;
+  return (line) => {
+    if (!works) return;
+    try {
+      const bytes = Buffer.from(line);
+      for (let at = 0; at < bytes.length;) at += writeSync(fd, bytes, at);
+    } catch (error) {
+      works = false;
+      say('--stats', `cannot write ${spec}: ${(error as Error).message}`);
+      closeSync(fd);
+    }
+  };
+}
+
+/**
+ * Runs a proxy to its end and leaves its exit code. Signals are the proxy's own: in doubt, one of them must not end it.
+ */
+export async function runProxy(name: string, command: () => Promise<number>): Promise<never> {
+  replaceStandardStreams('stdout');
+  let code: number;
+  try {
+    code = await command();
+  } catch (error) {
+    const failure = PagewireError.from(error);
+    code = exitCode(failure.code);
+    say(name, plain(failure.message));
+  }
+  process.exit(code);
+}
+
+/** The exit code of a session that failed, perhaps because a signal asked for it. */
+export function exitOf({ code }: PagewireError, signal: Signal | undefined): number {
+  return code === 'STOPPED' && signal !== undefined ? signalExit(signal) : exitCode(code);
+}

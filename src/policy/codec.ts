@@ -1,0 +1,70 @@
+import type { Codec } from '../codecs.js';
+
+/** What frames are packed with. */
+export interface Packing {
+  readonly codec: Codec;
+  readonly level: number;
+}
+
+/** What is looked at before each frame is packed. */
+export interface Load {
+  /** Every worker has a frame: this one will wait for one of them. */
+  readonly workersBusy: boolean;
+  /** No packed frame waits: the wire is about to run dry. */
+  readonly wireDry: boolean;
+}
+
+/** Where a stream stands between what it was told to pack with and what costs nothing. */
+export interface Stand {
+  /** How far down the {@link ladder}; 0: as it was told. */
+  readonly step: number;
+  /** Frames in a row for which the workers held the wire up. */
+  readonly late: number;
+  /** Frames in a row for which they did not. */
+  readonly easy: number;
+  /** How many easy frames it takes to try the step above; doubled each time that it proves too much. */
+  readonly patience: number;
+  /** Frames since the last step up; a step down soon after it says that the step was too much. */
+  readonly sinceUp: number;
+}
+
+/** One late frame is chance (a worker that had not started, a pause of the host); two in a row are not. */
+const LATE = 2;
+
+/** Trying a heavier codec costs a dry wire for a frame or two if it is too much, so it is not tried often. */
+const PATIENCE = { least: 32, most: 1024 };
+
+/** A step up that is taken back within so many frames was too much. */
+const TRIAL = 16;
+
+export const START: Stand = { step: 0, late: 0, easy: 0, patience: PATIENCE.least, sinceUp: Infinity };
+
+/** From what was asked for to what costs nothing: each step takes a fraction of the time of the one before. */
+export function ladder(asked: Packing): readonly Packing[] {
+  const steps = [asked];
+  // Strong levels have the fast one of their own codec on the way.
+  if (asked.codec === 'zlib' || (asked.codec === 'zstd' && (asked.level > 1 || asked.level === 0))) {
+    steps.push({ codec: 'zstd', level: 1 });
+  }
+  if (asked.codec === 'zlib' || asked.codec === 'zstd') steps.push({ codec: 'lz4', level: 1 });
+  if (asked.codec !== 'none') steps.push({ codec: 'none', level: 0 });
+  return steps;
+}
+
+/**
+ * Does no harm: while the workers hold the wire up, each next step is lighter; while they do not, it goes back up.
+ * A pure function of what was and what is; `steps` is the length of the ladder.
+ */
+export function next(stand: Stand, { workersBusy, wireDry }: Load, steps: number): Stand {
+  const sinceUp = stand.sinceUp + 1;
+  if (workersBusy && wireDry) {
+    const late = stand.late + 1;
+    if (late < LATE || stand.step === steps - 1) return { ...stand, late, easy: 0, sinceUp };
+    const tooMuch = sinceUp <= TRIAL;
+    const patience = tooMuch ? Math.min(stand.patience * 2, PATIENCE.most) : PATIENCE.least;
+    return { step: stand.step + 1, late: 0, easy: 0, patience, sinceUp: Infinity };
+  }
+  const easy = stand.easy + 1;
+  if (easy < stand.patience || stand.step === 0) return { ...stand, late: 0, easy, sinceUp };
+  return { ...stand, step: stand.step - 1, late: 0, easy: 0, sinceUp: 0 };
+}

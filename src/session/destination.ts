@@ -1,0 +1,385 @@
+/**
+ * The destination's half of a session: channels in, each opened onward to QEMU in the order in which the source's QEMU
+ * made them.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { duration } from '../control/quantities.js';
+import { PagewireError } from '../errors.js';
+import type { NativeLink, NativePeer } from '../native.js';
+import type { StreamEnd } from '../pipeline/lane.js';
+import { Workers } from '../pipeline/workers.js';
+import type { Log } from '../telemetry/log.js';
+import { openSocket } from '../transport/connect.js';
+import { type Endpoint, endpointText } from '../transport/endpoint.js';
+import { Channel } from './channel.js';
+import type { JoinHello, Refuse } from './hello.js';
+import type { Agreement } from './negotiate.js';
+import { afterLoss, afterStop, type InDoubt, isCarried, isInDoubt, judge } from './outcome.js';
+import { identity, isSameToken } from './peers.js';
+import { carried, type SessionSnapshot, streamBytes } from './snapshot.js';
+import type { SessionEnd } from './source.js';
+
+export interface DestinationOptions {
+  readonly name: string;
+  readonly token: string;
+  /** Who opened the session: only the same may join it. */
+  readonly peer: NativePeer;
+  /** Where QEMU listens. */
+  readonly connect: Endpoint;
+  readonly agreement: Agreement;
+  readonly threads: number;
+  /** Bytes of the return path that are kept until the source has acknowledged them. */
+  readonly replayBytes: number;
+  readonly reconnectMs: number;
+  readonly inDoubt: InDoubt;
+  readonly log: Log;
+}
+
+/** How long QEMU may take to listen, in milliseconds: a management tool may start it at this moment. */
+const QEMU_MS = 5000;
+const QEMU_RETRY_MS = 50;
+
+/** QEMU looks at a connection's first bytes where all stands still meanwhile, so it gets one when there are some: but
+ * the connection for postcopy's urgent pages has none until QEMU has it. */
+const SILENT_CHANNEL_MS = 50;
+
+/** How long what QEMU said last may take to the source once QEMU has gone before its time, in milliseconds. */
+const LAST_WORDS_MS = 10_000;
+
+/** How long a link takes to be let go of when another one comes for it. */
+const DROP_MS = 5000;
+
+export class DestinationSession {
+  /** Settled once all is over and QEMU's sockets are closed. */
+  readonly done: Promise<SessionEnd>;
+
+  readonly #options: DestinationOptions;
+  readonly #log: Log;
+  readonly #workers: Workers;
+  readonly #channels: Channel[] = [];
+  readonly #over = new AbortController();
+  readonly #began = performance.now();
+  #settle!: { resolve: (end: SessionEnd) => void; reject: (error: PagewireError) => void };
+  #state: SessionSnapshot['state'] = 'running';
+  #inDoubt: InDoubt;
+  #reconnectMs: number;
+  /** The patience with each lost link. */
+  readonly #lost = new Map<Channel, NodeJS.Timeout>();
+  /** Links that are being let go of for others. */
+  readonly #dropped = new Map<Channel, () => void>();
+  /** Waits for the channel with a number. */
+  readonly #expected = new Map<number, () => void>();
+  #isHeld = false;
+  /** The source's QEMU ended its stream in the middle. */
+  #cancelled: StreamEnd | undefined;
+  #stopRequests = 0;
+  /** Why it will fail, once what QEMU said is with the source. */
+  #failing: PagewireError | undefined;
+
+  constructor(options: DestinationOptions) {
+    this.#options = options;
+    this.#log = options.log;
+    this.#inDoubt = options.inDoubt;
+    this.#reconnectMs = options.reconnectMs;
+    this.#workers = new Workers(options.threads);
+    this.done = new Promise((resolve, reject) => {
+      this.#settle = { resolve, reject };
+    });
+    void this.#openOnward();
+  }
+
+  get name(): string {
+    return this.#options.name;
+  }
+
+  /** Whether the session could still be needed: a newer one of the same guest takes the place of one that is cut off. */
+  get isLinked(): boolean {
+    return this.#present.some(({ status }) => status.linked);
+  }
+
+  /** The link that opened the session. */
+  open(link: NativeLink): void {
+    this.#add(0).attach(link, 0);
+  }
+
+  /** Whether a peer may join; undefined if so. */
+  refuses(hello: JoinHello, peer: NativePeer): Refuse | undefined {
+    const { token, peer: mine, name } = this.#options;
+    if (!isSameToken(hello.token, token) || identity(peer) !== identity(mine) || this.#over.signal.aborted) {
+      return { code: 'UNKNOWN_SESSION', message: `no such session of guest ${name}` };
+    }
+    if (hello.channel > this.#channels.length + 64) {
+      return { code: 'BAD_HELLO', message: `channel ${hello.channel} has none before it` };
+    }
+    return undefined;
+  }
+
+  /** Makes the channel ready for a new link; resolves with what has come over the ones before. */
+  async ready({ channel: number }: JoinHello): Promise<number> {
+    const channel = this.#channels[number];
+    if (!channel) return 0;
+    if (channel.status.linked) {
+      // The source knows of a loss that we have not seen yet.
+      const dropped = new Promise<void>((resolve) => this.#dropped.set(channel, resolve));
+      channel.dropLink('the source has made another link');
+      await Promise.race([dropped, sleep(DROP_MS, undefined, { signal: this.#over.signal })]);
+      this.#dropped.delete(channel);
+    }
+    return channel.received;
+  }
+
+  /** A link that has been welcomed. */
+  join(link: NativeLink, { channel: number, received }: JoinHello): void {
+    const channel = this.#channels[number] ?? this.#add(number);
+    try {
+      channel.attach(link, received);
+    } catch (error) {
+      link.close();
+      this.#fail(PagewireError.from(error));
+      return;
+    }
+    const patience = this.#lost.get(channel);
+    if (patience !== undefined) {
+      clearTimeout(patience);
+      this.#lost.delete(channel);
+      this.#log.info(`the link from ${link.peer().address} is back (channel ${number})`);
+    }
+    if (this.#lost.size === 0) {
+      this.#isHeld = false;
+      if (this.#state !== 'ending') this.#state = 'running';
+    }
+  }
+
+  /** Somebody wants it to end. */
+  stop(why = 'stopped'): void {
+    this.#stopRequests++;
+    if (afterStop({ doubt: this.#isInDoubt, requests: this.#stopRequests }) === 'fail') {
+      this.#fail(new PagewireError('STOPPED', why));
+    } else {
+      this.#log.warn(
+        'the guest may run here by now, and the source does not know it yet: the session goes on. ' +
+          'A second signal closes it; make sure first that the guest runs at one end only',
+      );
+    }
+  }
+
+  /** A newer session of the same guest has come. */
+  supersede(): void {
+    this.#fail(
+      new PagewireError('STOPPED', 'a new session of this guest takes the place of this one, which had no link'),
+    );
+  }
+
+  setInDoubt(policy: InDoubt): void {
+    this.#inDoubt = policy;
+    if (policy === 'fail' && this.#isHeld) this.#giveUp();
+  }
+
+  setReconnect(ms: number): void {
+    this.#reconnectMs = ms;
+  }
+
+  snapshot(): SessionSnapshot {
+    const counters = this.#present.map((channel) => ({ ...channel.counters(), losses: channel.losses }));
+    return {
+      role: 'destination',
+      name: this.#options.name,
+      state: this.#state,
+      seconds: (performance.now() - this.#began) / 1000,
+      peer: this.#options.peer.address,
+      codec: null,
+      guest: null,
+      streamBytes: streamBytes(counters, 'bytesOut'),
+      ...carried(counters),
+    };
+  }
+
+  #add(number: number): Channel {
+    const { agreement, threads, replayBytes } = this.#options;
+    const { silenceMs, heartbeatMs } = agreement;
+    const channel = Channel.destination(
+      { channel: number, replayBytes, silenceMs, heartbeatMs },
+      threads,
+      this.#workers,
+      this.#events,
+    );
+    this.#channels[number] = channel;
+    this.#expected.get(number)?.();
+    return channel;
+  }
+
+  readonly #events = {
+    lost: (channel: Channel, reason: string): void => {
+      if (this.#over.signal.aborted) return;
+      const dropped = this.#dropped.get(channel);
+      if (dropped) {
+        dropped();
+        return;
+      }
+      if (this.#cancelled !== undefined || isCarried(this.#present.map(({ status }) => status))) {
+        // Whatever the source would still say, nobody here waits for it.
+        this.#finish();
+        return;
+      }
+      this.#state = 'reconnecting';
+      this.#log.warn(
+        `the link from ${this.#options.peer.address} is lost (channel ${channel.number}): ${reason}; ` +
+          `waiting for it for ${duration(this.#reconnectMs)}`,
+      );
+      const patience = setTimeout(() => {
+        this.#giveUp();
+      }, this.#reconnectMs);
+      this.#lost.set(channel, patience);
+    },
+    changed: (): void => {
+      this.#look();
+    },
+    flowed: (channel: Channel, end: StreamEnd | PagewireError): void => {
+      if (this.#over.signal.aborted) return;
+      if (!(end instanceof PagewireError)) {
+        if (end.truncated && channel.number === 0) this.#cancelled = end;
+        this.#look();
+      } else if (end.code === 'OUTPUT_CLOSED' || end.code === 'WRITE_FAILED') {
+        this.#lastWords(channel, end);
+      } else if (end.code !== 'STOPPED') {
+        // What the peer said of it explains more.
+        this.#look();
+        this.#fail(end);
+      }
+    },
+  };
+
+  /** Channels may come out of their order: those that are there. */
+  get #present(): Channel[] {
+    return this.#channels.filter(() => true);
+  }
+
+  get #isInDoubt(): boolean {
+    return isInDoubt(this.#present.map(({ status }) => status));
+  }
+
+  /** QEMU has gone before its time. What it said last may decide which guest runs: first that, then the end. */
+  #lastWords(channel: Channel, cause: PagewireError): void {
+    if (this.#failing) return;
+    const where = endpointText(this.#options.connect);
+    const failing = new PagewireError(
+      'OUTPUT_CLOSED',
+      `QEMU at the destination closed ${where} (channel ${channel.number}) before the end of the stream: ${cause.message}`,
+      { cause },
+    );
+    this.#failing = failing;
+    const timer = setTimeout(() => {
+      if (this.#lost.size === 0) this.#fail(failing);
+    }, LAST_WORDS_MS);
+    this.#over.signal.addEventListener('abort', () => {
+      clearTimeout(timer);
+    });
+    this.#look();
+  }
+
+  /** Time is up for a lost link. */
+  #giveUp(): void {
+    if (afterLoss({ doubt: this.#isInDoubt, policy: this.#inDoubt }) === 'hold') {
+      this.#isHeld = true;
+      this.#state = 'in doubt';
+      this.#log.error(
+        'IN DOUBT: the source is gone, and the guest may run here without it knowing: QEMU is left as it is, and the ' +
+          'source waited for. If the guest runs at the source, end the QEMU here',
+      );
+      return;
+    }
+    this.#fail(new PagewireError('LINK_LOST', 'the link is lost for good: the source did not come back in time'));
+  }
+
+  #look(): void {
+    if (this.#over.signal.aborted) return;
+    const statuses = this.#present.map(({ status }) => status);
+    const verdict = judge('destination', statuses, false);
+    if (verdict.is === 'over') {
+      for (const channel of this.#present) channel.bye();
+      this.#finish();
+    } else if (verdict.is !== 'going on' && this.#cancelled) {
+      this.#finish();
+    } else if (verdict.is === 'given up') {
+      this.#fail(new PagewireError('SENDER_STOPPED', `the source gave up: ${verdict.why}`));
+    } else if (verdict.is === 'broken') {
+      this.#fail(new PagewireError('SESSION_FAILED', verdict.why));
+    } else if (this.#failing && statuses.every(({ confirmed }) => confirmed)) {
+      this.#fail(this.#failing);
+    }
+  }
+
+  /** QEMU gets its connections one after the other; it tells them apart by their order only. */
+  async #openOnward(): Promise<void> {
+    const { signal } = this.#over;
+    try {
+      for (let number = 0; ; number++) {
+        const channel = await this.#channel(number);
+        if (number === 0) await channel.outputWanted;
+        else await Promise.race([channel.outputWanted, sleep(SILENT_CHANNEL_MS, undefined, { signal })]);
+        const fd = await this.#connect(number);
+        channel.connect(fd);
+        this.#log.info(`connected to ${endpointText(this.#options.connect)} (channel ${number})`);
+      }
+    } catch (error) {
+      if (!signal.aborted) this.#fail(PagewireError.from(error));
+    }
+  }
+
+  async #channel(number: number): Promise<Channel> {
+    while (!this.#channels[number]) {
+      await new Promise<void>((resolve) => this.#expected.set(number, resolve));
+      this.#expected.delete(number);
+    }
+    return this.#channels[number];
+  }
+
+  async #connect(number: number): Promise<number> {
+    const { connect } = this.#options;
+    const { signal } = this.#over;
+    const until = performance.now() + QEMU_MS;
+    for (;;) {
+      try {
+        return await openSocket(connect, QEMU_MS);
+      } catch (error) {
+        if (performance.now() > until || signal.aborted) {
+          const { message } = PagewireError.from(error);
+          throw new PagewireError(
+            'CONNECT_FAILED',
+            `the destination proxy cannot connect to QEMU (channel ${number}): ${message}; is QEMU there, started with ` +
+              `-incoming, and does --connect name the same place?`,
+            { cause: error },
+          );
+        }
+        await sleep(QEMU_RETRY_MS, undefined, { signal });
+      }
+    }
+  }
+
+  #finish(): void {
+    const { within } = this.#cancelled ?? {};
+    this.#end('ended', () => {
+      this.#settle.resolve({ cancelled: this.#cancelled !== undefined, within });
+    });
+  }
+
+  #fail(error: PagewireError): void {
+    for (const channel of this.#present) channel.abort(error.message);
+    this.#end('failed', () => {
+      this.#settle.reject(error);
+    });
+  }
+
+  #end(state: SessionSnapshot['state'], settle: () => void): void {
+    if (this.#over.signal.aborted) return;
+    this.#over.abort();
+    this.#state = 'ending';
+    for (const patience of this.#lost.values()) clearTimeout(patience);
+    void Promise.all(this.#present.map((channel) => channel.close()))
+      .then(() => this.#workers.close())
+      .then(() => {
+        this.#state = state;
+        settle();
+      });
+  }
+}

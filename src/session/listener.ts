@@ -1,0 +1,293 @@
+/**
+ * A destination that serves many migrations: it takes connections, and gives each to the process of its session. No
+ * byte of a guest, and no byte of a peer that is not known yet, comes through here but the routing preamble.
+ */
+import { type ChildProcess, fork } from 'node:child_process';
+import { closeSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { plain } from '../cli/run.js';
+import { PagewireError } from '../errors.js';
+import { native, type NativeAddress, type NativeListener, type NativeListenOptions } from '../native.js';
+import type { Log, LogFormat } from '../telemetry/log.js';
+import { receiveHello, refuse } from './accept.js';
+import type { Refuse } from './hello.js';
+import { type HostSettings, UNKNOWN_SESSION } from './host.js';
+import type { Handover, ToListener, ToSession } from './ipc.js';
+import type { InDoubt } from './outcome.js';
+import { PREAMBLE_BYTES, readPreamble } from './preamble.js';
+import type { SessionOutcome } from '../telemetry/session.js';
+import type { SessionSnapshot } from './snapshot.js';
+
+export interface ListenerOptions {
+  readonly listen: NativeAddress | { fd: number };
+  readonly socket: Pick<NativeListenOptions, 'mode' | 'uid' | 'gid'>;
+  /** How the address is shown. */
+  readonly shown: string;
+  readonly settings: HostSettings;
+  readonly maxSessions: number;
+  /** Connections whose peer is not known yet; a quarter of them from one address. */
+  readonly maxHandshakes: number;
+  readonly log: Log;
+  readonly logging: { format: LogFormat; quiet: boolean; verbose: boolean };
+  /** A session has told how it stands, and in the end how it ended. */
+  readonly onSnapshot?: (snapshot: SessionSnapshot, outcome?: SessionOutcome) => void;
+}
+
+/** A process that has, or will have, one session. */
+interface Carrier {
+  readonly child: ChildProcess;
+  /** Our end of the socket by which it gets its connections. */
+  readonly control: number;
+  /** The routing number of its session. */
+  id?: string;
+  /** The guest's name, once it has one. */
+  name?: string;
+  linked: boolean;
+  snapshot?: SessionSnapshot;
+  /** Where the handshakes come from that it has under way, by their numbers. */
+  readonly handshakes: Map<number, string>;
+}
+
+/** What a session that was superseded may take to go, in milliseconds. */
+const SUPERSEDE_MS = 5000;
+
+export class Listener {
+  /** Resolves when the listener is closed and all its sessions have ended. */
+  readonly done: Promise<void>;
+  readonly #options: ListenerOptions;
+  readonly #log: Log;
+  readonly #listener: NativeListener;
+  readonly #carriers = new Set<Carrier>();
+  /** A process that waits for the next session, so that no migration waits for a process to start. */
+  #spare: Carrier | undefined;
+  /** Handshakes that we refuse ourselves, by their numbers. */
+  readonly #refusing = new Map<number, string>();
+  #settings: HostSettings;
+  #count = 0;
+  #stopRequests = 0;
+  #settle!: () => void;
+
+  constructor(options: ListenerOptions) {
+    this.#options = options;
+    this.#log = options.log;
+    this.#settings = options.settings;
+    this.done = new Promise((resolve) => (this.#settle = resolve));
+    const { maxHandshakes, socket, settings } = options;
+    this.#listener = native.NativeListener.listen(
+      options.listen,
+      { ...socket, preamble: true, maxPending: maxHandshakes, timeoutMs: settings.handshakeMs },
+      (fd, preamble, peer) => {
+        this.#route(fd, preamble ?? Buffer.alloc(0), peer);
+      },
+      (peer, reason) => {
+        this.#log.warn({ peer }, `from ${peer}: ${plain(reason)}`);
+      },
+    );
+    this.#spare = this.#start();
+  }
+
+  /** Where it listens, with the port that the system chose. */
+  get address(): NativeAddress {
+    return this.#listener.address();
+  }
+
+  /** Sessions that are open. */
+  get sessions(): number {
+    return [...this.#carriers].filter(({ name }) => name !== undefined).length;
+  }
+
+  /** Takes no more connections; sessions end as they do by a signal of their own. */
+  stop(): void {
+    this.#stopRequests++;
+    if (this.#stopRequests === 1) {
+      this.#listener.close();
+      if (this.#carriers.size > 0 && this.sessions > 0) this.#log.info(`stopping ${this.sessions} sessions`);
+    }
+    for (const carrier of this.#carriers) this.#tell(carrier, { type: 'stop', requests: this.#stopRequests });
+    this.#settleIfDone();
+  }
+
+  /** For sessions that run and for those to come. */
+  change({ inDoubt, reconnectMs }: { inDoubt: InDoubt; reconnectMs: number }): void {
+    this.#settings = { ...this.#settings, inDoubt, reconnectMs };
+    for (const carrier of this.#carriers) {
+      this.#tell(carrier, this.#settingsFor());
+      this.#tell(carrier, { type: 'change', inDoubt, reconnectMs });
+    }
+  }
+
+  #route(fd: number, bytes: Buffer, peer: string): void {
+    const preamble = bytes.length === PREAMBLE_BYTES ? readPreamble(bytes) : undefined;
+    if (!preamble) {
+      closeSync(fd);
+      this.#log.warn({ peer }, `from ${peer}: no pagewire, or one of another version: closed`);
+      return;
+    }
+    const host = addressOf(peer);
+    const pending = [...this.#refusing.values(), ...[...this.#carriers].flatMap((c) => [...c.handshakes.values()])];
+    const { maxHandshakes, maxSessions } = this.#options;
+    const share = Math.max(Math.floor(maxHandshakes / 4), 1);
+    if (pending.length >= maxHandshakes || pending.filter((other) => other === host).length >= share) {
+      closeSync(fd);
+      this.#log.warn({ peer }, `from ${peer}: too many handshakes under way (--max-handshakes): closed`);
+      return;
+    }
+    const handshake = this.#count++;
+    const known = [...this.#carriers].find(({ id }) => id === preamble.session);
+    if (known && preamble.kind === 'join') {
+      this.#hand(known, fd, { handshake, preamble: bytes.toString('hex'), peer });
+    } else if (preamble.kind === 'join') {
+      void this.#refuse(fd, handshake, peer, { code: 'UNKNOWN_SESSION', message: UNKNOWN_SESSION });
+    } else if (known || this.#carriers.size - (this.#spare ? 1 : 0) >= maxSessions + share) {
+      void this.#refuse(fd, handshake, peer, { code: 'BUSY', message: `all ${maxSessions} places are taken` });
+    } else {
+      const carrier = this.#spare ?? this.#start();
+      this.#spare = undefined;
+      carrier.id = preamble.session;
+      this.#hand(carrier, fd, { handshake, preamble: bytes.toString('hex'), peer });
+    }
+  }
+
+  #hand(carrier: Carrier, fd: number, handover: Handover): void {
+    carrier.handshakes.set(handover.handshake, addressOf(handover.peer));
+    try {
+      native.sendDescriptor(carrier.control, fd, Buffer.from(JSON.stringify(handover)));
+    } catch (error) {
+      carrier.handshakes.delete(handover.handshake);
+      this.#log.warn(`from ${handover.peer}: ${plain(PagewireError.from(error).message)}`);
+    } finally {
+      closeSync(fd);
+    }
+  }
+
+  /** Says no, to a peer that is who it should be. */
+  async #refuse(fd: number, handshake: number, peer: string, why: Refuse): Promise<void> {
+    const { tls, handshakeMs, end } = this.#settings;
+    this.#refusing.set(handshake, addressOf(peer));
+    try {
+      const link = await native.acceptLink(fd, tls, handshakeMs);
+      await receiveHello(link, end.program, handshakeMs);
+      await refuse(link, why, handshakeMs);
+    } catch (error) {
+      this.#log.warn({ peer }, plain(PagewireError.from(error).message));
+    } finally {
+      this.#refusing.delete(handshake);
+    }
+  }
+
+  #start(): Carrier {
+    const [control, theirs] = native.socketPair();
+    const child = fork(fileURLToPath(new URL('./process.js', import.meta.url)), {
+      // The last one is its CONTROL_FD.
+      stdio: ['ignore', 'ignore', 'inherit', 'ipc', theirs],
+      serialization: 'json',
+    });
+    closeSync(theirs);
+    const carrier: Carrier = { child, control, linked: false, handshakes: new Map() };
+    this.#carriers.add(carrier);
+    this.#tell(carrier, this.#settingsFor());
+    child.on('message', (message: ToListener) => {
+      this.#hear(carrier, message);
+    });
+    child.on('error', (error) => {
+      this.#log.error(`a session's process: ${error.message}`);
+    });
+    child.once('exit', (code, signal) => {
+      this.#gone(carrier, code, signal);
+    });
+    return carrier;
+  }
+
+  #settingsFor(): ToSession {
+    return { type: 'settings', settings: this.#settings, log: this.#options.logging };
+  }
+
+  #tell({ child }: Carrier, message: ToSession): void {
+    // One that has ended meanwhile needs to know nothing.
+    if (child.connected) child.send(message, () => undefined);
+  }
+
+  #hear(carrier: Carrier, message: ToListener): void {
+    switch (message.type) {
+      case 'shaken':
+        carrier.handshakes.delete(message.handshake);
+        break;
+      case 'claim':
+        void this.#claim(carrier, message.name);
+        break;
+      case 'snapshot':
+        carrier.snapshot = message.snapshot;
+        carrier.linked = message.linked;
+        this.#options.onSnapshot?.(message.snapshot);
+        break;
+      case 'ended':
+        delete carrier.snapshot;
+        this.#options.onSnapshot?.(message.snapshot, message.outcome);
+        break;
+    }
+  }
+
+  /** A guest has one session: one that has lost its link gives way to a newer one. */
+  async #claim(carrier: Carrier, name: string): Promise<void> {
+    const { maxSessions } = this.#options;
+    const other = [...this.#carriers].find((each) => each.name === name);
+    let no: Refuse | undefined;
+    if (this.#stopRequests > 0) {
+      no = { code: 'BUSY', message: 'the destination proxy is stopping' };
+    } else if (other?.linked === true) {
+      no = { code: 'BUSY', message: `guest ${name} is being migrated here already, from ${peerOf(other)}` };
+    } else if (!other && this.sessions >= maxSessions) {
+      no = { code: 'BUSY', message: `all ${maxSessions} places are taken (--max-sessions)` };
+    } else {
+      carrier.name = name;
+      carrier.linked = true;
+      if (other) await this.#supersede(other, name);
+    }
+    const sessions = { now: this.sessions, most: maxSessions };
+    this.#tell(carrier, { type: 'claimed', sessions, ...(no && { refuse: no }) });
+    // The next one need not wait for its process.
+    if (!no && this.#stopRequests === 0) this.#spare ??= this.#start();
+  }
+
+  async #supersede(other: Carrier, name: string): Promise<void> {
+    this.#log.warn({ guest: name }, 'a new session takes the place of one that has lost its link');
+    delete other.name;
+    const gone = new Promise<void>((resolve) =>
+      other.child.once('exit', () => {
+        resolve();
+      }),
+    );
+    this.#tell(other, { type: 'superseded' });
+    const timer = setTimeout(() => other.child.kill('SIGKILL'), SUPERSEDE_MS);
+    await gone;
+    clearTimeout(timer);
+  }
+
+  #gone(carrier: Carrier, code: number | null, signal: NodeJS.Signals | null): void {
+    this.#carriers.delete(carrier);
+    closeSync(carrier.control);
+    if (this.#spare === carrier) this.#spare = undefined;
+    const { name, snapshot } = carrier;
+    if (signal !== null) {
+      this.#log.error({ guest: name }, `the session's process was ended by ${signal}: its QEMU fails the migration`);
+    }
+    if (snapshot) {
+      const message = `the session's process has ended with ${signal ?? `exit code ${code ?? 1}`}`;
+      this.#options.onSnapshot?.(snapshot, { state: 'failed', code: 'INTERNAL', message });
+    }
+    this.#settleIfDone();
+  }
+
+  #settleIfDone(): void {
+    if (this.#stopRequests > 0 && this.#carriers.size === 0) this.#settle();
+  }
+}
+
+function peerOf({ snapshot }: Carrier): string {
+  return snapshot?.peer ?? 'another source';
+}
+
+/** The host of a peer, without its port: `tcp:[::1]:4000` is `tcp:[::1]`. */
+function addressOf(peer: string): string {
+  return peer.replace(/:\d+$/, '');
+}

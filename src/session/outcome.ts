@@ -1,0 +1,57 @@
+/** What a session does next, as pure functions of how its channels stand. */
+import type { WireStatus } from '../native.js';
+
+/** How one channel stands, from either end. */
+export type ChannelState = Pick<WireStatus, 'confirmed' | 'ended' | 'doubt' | 'peerBye' | 'peerAbort' | 'failure'>;
+
+/** Both halves of every connection have ended, and nothing of them is missing anywhere. */
+export function isCarried(channels: readonly ChannelState[]): boolean {
+  return channels.length > 0 && channels.every(({ confirmed, ended }) => confirmed && ended);
+}
+
+/** The destination's guest may run, and the source's QEMU does not know it. */
+export function isInDoubt(channels: readonly ChannelState[]): boolean {
+  return channels.some(({ doubt }) => doubt);
+}
+
+/** What an end makes of its channels. */
+export type Verdict =
+  | { readonly is: 'going on' }
+  /** All is carried, and the peer has not been told yet. */
+  | { readonly is: 'carried' }
+  /** The peer says so too. */
+  | { readonly is: 'over' }
+  /** The peer gave up, or what it says is wrong. */
+  | { readonly is: 'given up' | 'broken'; readonly why: string };
+
+/**
+ * `saidBye` is whether this end has said that all is done. The source says so first, since it alone knows when all is
+ * carried in both directions; the destination answers.
+ */
+export function judge(side: 'source' | 'destination', channels: readonly ChannelState[], saidBye: boolean): Verdict {
+  const all = channels.length > 0;
+  if (all && channels.every(({ peerBye }) => peerBye) && (saidBye || side === 'destination')) return { is: 'over' };
+  const gaveUp = channels.find(({ peerAbort }) => peerAbort !== undefined);
+  if (gaveUp?.peerAbort !== undefined) return { is: 'given up', why: gaveUp.peerAbort };
+  const broken = channels.find(({ failure }) => failure !== undefined);
+  if (broken?.failure !== undefined) return { is: 'broken', why: broken.failure };
+  return side === 'source' && !saidBye && isCarried(channels) ? { is: 'carried' } : { is: 'going on' };
+}
+
+/** What to do where the far guest may run and its answer cannot come: hold QEMU's socket open, or fail. */
+export type InDoubt = 'hold' | 'fail';
+
+/**
+ * What becomes of a session whose link did not come back in time, or whose peer does not know it.
+ *
+ * - `fail`: QEMU's socket is closed; the migration fails, and the source's guest runs on.
+ * - `hold`: it stays open and the source's guest paused, since the far one may run: a person decides.
+ */
+export function afterLoss({ doubt, policy }: { doubt: boolean; policy: InDoubt }): 'fail' | 'hold' {
+  return doubt && policy === 'hold' ? 'hold' : 'fail';
+}
+
+/** What the n-th request to stop does, from 1. In doubt only a second one is taken for a decision. */
+export function afterStop({ doubt, requests }: { doubt: boolean; requests: number }): 'fail' | 'warn' {
+  return doubt && requests < 2 ? 'warn' : 'fail';
+}

@@ -1,0 +1,144 @@
+/** A session's process at the destination: started by the listener, which gives it settings and connections. */
+import { PagewireError } from '../errors.js';
+import { native, type NativeReceiver } from '../native.js';
+import { createLog, type Log } from '../telemetry/log.js';
+import { EXIT, exitCode } from '../cli/exit.js';
+import { plain, replaceStandardStreams, tell } from '../cli/run.js';
+import { onStop } from '../control/signals.js';
+import { failedSession, type SessionOutcome, sessionSummary } from '../telemetry/session.js';
+import type { DestinationSession } from './destination.js';
+import type { Refuse } from './hello.js';
+import { Host, type Registry } from './host.js';
+import { CONTROL_FD, type Handover, type ToListener, type ToSession } from './ipc.js';
+import { readPreamble } from './preamble.js';
+
+/** How often the listener hears how the session stands, in milliseconds. */
+const SNAPSHOT_MS = 500;
+
+replaceStandardStreams('stdout', 'stderr');
+process.title = 'pagewire: a session to be';
+
+/** Resolves when it is on its way. A listener that has gone takes nothing more: the session goes on without it. */
+function say(message: ToListener): Promise<void> {
+  return new Promise((resolve) => {
+    if (!process.connected) resolve();
+    else {
+      process.send?.(message, () => {
+        resolve();
+      });
+    }
+  });
+}
+
+class Reception implements Registry {
+  sessions = { now: 0, most: 0 };
+  #claimed: ((refuse: Refuse | undefined) => void) | undefined;
+
+  claim(name: string): Promise<Refuse | undefined> {
+    return new Promise((resolve) => {
+      this.#claimed = resolve;
+      void say({ type: 'claim', name });
+    });
+  }
+
+  claimed({ refuse, sessions }: { refuse?: Refuse; sessions: Registry['sessions'] }): void {
+    this.sessions = sessions;
+    this.#claimed?.(refuse);
+  }
+}
+
+const reception = new Reception();
+let host: Host | undefined;
+let log: Log;
+/** Handshakes under way. */
+let open = 0;
+
+process.on('message', (message: ToSession) => {
+  switch (message.type) {
+    case 'settings':
+      if (host) host.settings = message.settings;
+      else begin(message);
+      break;
+    case 'change':
+      host?.session?.setInDoubt(message.inDoubt);
+      host?.session?.setReconnect(message.reconnectMs);
+      break;
+    case 'claimed':
+      reception.claimed(message);
+      break;
+    case 'stop':
+      stop(message.requests);
+      break;
+    case 'superseded':
+      host?.session?.supersede();
+      break;
+  }
+});
+process.on('disconnect', () => {
+  if (!host?.session) process.exit(0);
+});
+
+/** Kept: a receiver that nobody holds takes nothing. */
+let receiver: NativeReceiver | undefined;
+
+function begin({ settings, log: logging }: Extract<ToSession, { type: 'settings' }>): void {
+  log = createLog({ name: 'proxy destination', ...logging, write: tell });
+  host = new Host(settings, reception, log);
+  void host.opened.then(carry);
+  receiver = new native.NativeReceiver(CONTROL_FD, (fd, bytes) => {
+    if (fd >= 0) void handshake(fd, JSON.parse(bytes.toString()) as Handover);
+    else receiver?.close();
+  });
+}
+
+async function handshake(fd: number, { handshake: number, preamble, peer }: Handover): Promise<void> {
+  open++;
+  try {
+    const read = readPreamble(Buffer.from(preamble, 'hex'));
+    if (read && host) await host.accept(fd, read);
+  } catch (error) {
+    log.warn({ peer }, `from ${peer}: ${plain(PagewireError.from(error).message)}`);
+  }
+  open--;
+  await say({ type: 'shaken', handshake: number });
+  // Without a session there is nothing to wait for.
+  if (open === 0 && !host?.session) process.exit(0);
+}
+
+async function carry(session: DestinationSession): Promise<void> {
+  const { name } = session;
+  process.title = `pagewire: ${name}`;
+  const timer = setInterval(() => {
+    void say({ type: 'snapshot', snapshot: session.snapshot(), linked: session.isLinked });
+  }, SNAPSHOT_MS);
+  let outcome: SessionOutcome;
+  let code: number;
+  try {
+    const { cancelled, within } = await session.done;
+    outcome = cancelled ? { state: 'cancelled', within: within ?? null } : { state: 'complete' };
+    code = cancelled ? EXIT.truncated : EXIT.ok;
+    log.info({ guest: name }, `${cancelled ? 'cancelled' : 'arrived'}: ${sessionSummary(session.snapshot())}`);
+  } catch (error) {
+    const failure = PagewireError.from(error);
+    outcome = failedSession(failure);
+    code = exitCode(failure.code);
+    log.error({ guest: name, code: failure.code }, plain(failure.message));
+  }
+  clearInterval(timer);
+  await say({ type: 'ended', snapshot: session.snapshot(), outcome });
+  process.exit(code);
+}
+
+/** A signal that goes to a whole group of processes comes here from the listener too: it counts once. */
+let asked = 0;
+function stop(requests: number): void {
+  while (asked < requests) {
+    asked++;
+    if (host?.session) host.session.stop('stopped by a signal at the destination');
+    else process.exit(0);
+  }
+}
+let own = 0;
+onStop(() => {
+  stop(++own);
+});

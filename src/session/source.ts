@@ -1,0 +1,488 @@
+/**
+ * The source's half of a session: QEMU's connections in, each over a link of its own to the destination.
+ *
+ *     QEMU connects ─▶ OPEN, HELLO / WELCOME ─▶ channel 0;  each further connection ─▶ JOIN ─▶ channel n
+ *     a link is lost ─▶ JOIN with what has come, and go on; in vain: fail, or in doubt hold
+ *     both halves of all channels have ended and are confirmed ─▶ BYE, BYE ─▶ done
+ */
+import { randomBytes } from 'node:crypto';
+import { closeSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { duration } from '../control/quantities.js';
+import { PagewireError } from '../errors.js';
+import { type Guest, native } from '../native.js';
+import type { StreamEnd } from '../pipeline/lane.js';
+import { type CheckedSettings, checkEncoder, DEFAULT_LEVEL, type EncoderSettings } from '../pipeline/settings.js';
+import { Workers } from '../pipeline/workers.js';
+import { bytes } from '../telemetry/amounts.js';
+import type { Log } from '../telemetry/log.js';
+import { endpointText } from '../transport/endpoint.js';
+import { Channel, type Packing } from './channel.js';
+import { type Dialled, type Dialler } from './dial.js';
+import { type OpenHello, PROTOCOL, readJoinWelcome, readOpenWelcome } from './hello.js';
+import { type Agreement, agree, choose, type End, refusal } from './negotiate.js';
+import { afterLoss, afterStop, type InDoubt, isInDoubt, judge } from './outcome.js';
+import { isFinal, reconnect } from './reconnect.js';
+import { carried, type SessionSnapshot, streamBytes } from './snapshot.js';
+
+export interface SourceOptions {
+  /** The guest's name, as the destination is to know it. */
+  readonly name: string;
+  /** For a destination whose QEMU listens on one of a range of ports. */
+  readonly port?: number | undefined;
+  readonly dialler: Dialler;
+  readonly encoder: EncoderSettings;
+  /** What this end can and wants. */
+  readonly end: End;
+  /** Bytes that are kept until the peer has acknowledged them. */
+  readonly replayBytes: number;
+  readonly reconnectMs: number;
+  readonly inDoubt: InDoubt;
+  /** Bytes a second; 0: no limit. */
+  readonly maxBandwidth: number;
+  readonly log: Log;
+}
+
+/** How a session ended, where nothing failed. */
+export interface SessionEnd {
+  /** QEMU ended its stream in the middle: the migration was cancelled. */
+  readonly cancelled: boolean;
+  readonly within: string | undefined;
+}
+
+/** How long one address may take at the start, in milliseconds. */
+const OPEN_MS = 10_000;
+
+/** How long the destination may take to end by itself where QEMU has cancelled, in milliseconds. */
+const CANCEL_MS = 700;
+
+/** How long a peer that was told that all is done may take to say so too, in milliseconds. */
+const BYE_MS = 10_000;
+
+/** How often a session that is held in doubt says so, and how often it tries to end that, in milliseconds. */
+const DOUBT_NOTE_MS = 10_000;
+const DOUBT_RETRY_MS = 1000;
+
+/** A connection beside QEMU's main one carries little, or is one of many: frames on their way, and for replay. */
+const FURTHER_IN_FLIGHT = 4;
+const FURTHER_REPLAY = 8 << 20;
+
+export class SourceSession {
+  /** Settled once all is over and QEMU's sockets are closed. */
+  readonly done: Promise<SessionEnd>;
+
+  readonly #options: SourceOptions;
+  readonly #log: Log;
+  readonly #token = randomBytes(32).toString('hex');
+  readonly #workers: Workers;
+  readonly #channels: Channel[] = [];
+  /** QEMU's connections that came before the destination had answered. */
+  readonly #waiting: number[] = [];
+  /** Channels without a link. */
+  readonly #lost = new Set<Channel>();
+  /** Ends whatever is waited for. */
+  readonly #over = new AbortController();
+  readonly #began = performance.now();
+  readonly #packing: Packing;
+  #settle!: { resolve: (end: SessionEnd) => void; reject: (error: PagewireError) => void };
+  #settings: CheckedSettings;
+  #agreement: Agreement | undefined;
+  #peer: string | null = null;
+  #guest: Guest | undefined;
+  #state: SessionSnapshot['state'] = 'waiting';
+  #inDoubt: InDoubt;
+  #reconnectMs: number;
+  #maxBandwidth: number;
+  /** Bytes that channels beside main take. */
+  #furtherBytes = 0;
+  /** Why the link is lost for good: only a doubt keeps the session then. */
+  #hopeless: PagewireError | undefined;
+  #stopRequests = 0;
+  #cancelled: StreamEnd | undefined;
+  #saidBye = false;
+
+  constructor(options: SourceOptions) {
+    this.#options = options;
+    this.#log = options.log;
+    this.#inDoubt = options.inDoubt;
+    this.#reconnectMs = options.reconnectMs;
+    this.#maxBandwidth = options.maxBandwidth;
+    this.#settings = checkEncoder(options.encoder, options.replayBytes);
+    this.#packing = { codec: this.#settings.codec, level: this.#settings.level };
+    this.#workers = new Workers(this.#settings.threads);
+    this.done = new Promise((resolve, reject) => {
+      this.#settle = { resolve, reject };
+    });
+  }
+
+  /** A connection of QEMU's, the session's from now on. The first one begins the session. */
+  accept(fd: number): void {
+    if (this.#isOver) {
+      closeSync(fd);
+    } else if (this.#agreement) {
+      this.#add(fd);
+    } else {
+      this.#waiting.push(fd);
+      if (this.#waiting.length === 1) void this.#open();
+    }
+  }
+
+  /** Somebody wants it to end: the migration fails cleanly, unless both guests might run then. */
+  stop(): void {
+    this.#stopRequests++;
+    if (afterStop({ doubt: this.#isInDoubt, requests: this.#stopRequests }) === 'fail') {
+      this.#fail(new PagewireError('STOPPED', 'stopped by a signal: the migration fails and the guest stays here'));
+    } else {
+      this.#log.warn(
+        'the guest may be running at the destination already, and its QEMU has not said so yet: the session goes on. ' +
+          'A second signal ends it; look first that the guest does not run there',
+      );
+    }
+  }
+
+  setInDoubt(policy: InDoubt): void {
+    this.#inDoubt = policy;
+    if (policy === 'fail' && this.#hopeless) this.#fail(this.#hopeless);
+  }
+
+  /** How long to look for a lost link. */
+  setReconnect(ms: number): void {
+    this.#reconnectMs = ms;
+  }
+
+  /** Bytes a second, for each of QEMU's connections; 0: no limit. */
+  setMaxBandwidth(bytesPerSecond: number): void {
+    this.#maxBandwidth = bytesPerSecond;
+    for (const channel of this.#channels) channel.setMaxBandwidth(bytesPerSecond);
+  }
+
+  snapshot(): SessionSnapshot {
+    const counters = this.#channels.map((channel) => ({ ...channel.counters(), losses: channel.losses }));
+    return {
+      role: 'source',
+      name: this.#options.name,
+      state: this.#state,
+      seconds: (performance.now() - this.#began) / 1000,
+      peer: this.#peer,
+      codec: this.#packing.codec,
+      guest: this.#guest ?? null,
+      streamBytes: streamBytes(counters, 'bytesIn'),
+      ...carried(counters),
+    };
+  }
+
+  get #isOver(): boolean {
+    return this.#over.signal.aborted;
+  }
+
+  get #isInDoubt(): boolean {
+    return isInDoubt(this.#channels.map(({ status }) => status));
+  }
+
+  async #open(): Promise<void> {
+    this.#state = 'connecting';
+    try {
+      const dialled = await this.#dialFirst();
+      try {
+        this.#agreement = this.#agree(dialled);
+      } catch (error) {
+        dialled.link.close();
+        throw error;
+      }
+      this.#state = 'running';
+      const [first, ...further] = this.#waiting.splice(0);
+      if (first !== undefined) this.#add(first, dialled);
+      for (const fd of further) this.#add(fd);
+    } catch (error) {
+      this.#fail(PagewireError.from(error));
+    }
+  }
+
+  /** Each address once. */
+  async #dialFirst(): Promise<Dialled> {
+    const { name, port, end, dialler } = this.#options;
+    const { program, capabilities, parameters, require } = end;
+    const hello: OpenHello = {
+      ...{ kind: 'open', protocol: PROTOCOL, program, token: this.#token, name, port },
+      ...{ capabilities, parameters, require: [...require] },
+    };
+    for (let turn = 0; ; turn++) {
+      try {
+        const dialled = await dialler.open(hello, turn, OPEN_MS);
+        if (!this.#isOver) return dialled;
+        dialled.link.close();
+      } catch (error) {
+        const failure = PagewireError.from(error);
+        if (isFinal(failure) || turn + 1 >= dialler.size || this.#isOver) throw failure;
+        this.#log.warn(`${failure.message}; trying the next address`);
+      }
+    }
+  }
+
+  /** What both ends have becomes what this one does. */
+  #agree({ link, welcome, endpoint }: Dialled): Agreement {
+    const { end, encoder, replayBytes } = this.#options;
+    const theirs = readOpenWelcome(welcome);
+    const refuse = refusal({ ...theirs, require: [] }, end);
+    if (refuse) throw new PagewireError('INCOMPATIBLE', refuse.message);
+    const agreement = agree(theirs, end);
+    const { codec: wanted, native: options } = this.#settings;
+    const choice = choose({ codec: wanted, delta: options.delta !== undefined }, agreement, theirs.program);
+    for (const note of choice.notes) this.#log.warn(note);
+    const { codec, delta } = choice;
+    this.#settings = checkEncoder(
+      {
+        ...encoder,
+        ...(!delta && { delta, cacheSize: undefined }),
+        ...(codec !== wanted && { codec, level: codec === 'none' ? 0 : DEFAULT_LEVEL }),
+        frameSize: Math.min(options.frameSize, agreement.frameSize),
+      },
+      replayBytes,
+    );
+    Object.assign(this.#packing, { codec, level: this.#settings.level });
+    this.#peer = endpointText(endpoint);
+    const { fingerprint } = link.peer();
+    const key = fingerprint === undefined ? '' : `, key ${fingerprint}`;
+    this.#log.info(
+      `connected to ${this.#peer} (pagewire ${theirs.program}${key}): ` +
+        `codec ${codec}, ${delta ? 'with' : 'without'} delta`,
+    );
+    return agreement;
+  }
+
+  /** A further channel, or the first one, whose link is there already. */
+  #add(fd: number, first?: Dialled): void {
+    const { native: main, threads } = this.#settings;
+    const { frameSize, frames, packers } = main;
+    const { silenceMs, heartbeatMs } = this.#agreement!;
+    const number = this.#channels.length;
+    const replayBytes = number === 0 ? this.#options.replayBytes : FURTHER_REPLAY;
+    const further = { frameSize, frames, packers, inFlight: FURTHER_IN_FLIGHT };
+    let channel: Channel;
+    try {
+      if (number > 0) this.#charge(native.arenaBytes(frameSize, FURTHER_IN_FLIGHT, threads + 1) + FURTHER_REPLAY);
+      channel = Channel.source(
+        fd,
+        { channel: number, replayBytes, silenceMs, heartbeatMs },
+        number === 0 ? main : further,
+        this.#packing,
+        this.#workers,
+        this.#events,
+      );
+    } catch (error) {
+      first?.link.close();
+      closeSync(fd);
+      this.#fail(PagewireError.from(error));
+      return;
+    }
+    this.#channels.push(channel);
+    channel.setMaxBandwidth(this.#maxBandwidth);
+    if (first) {
+      channel.attach(first.link, 0);
+    } else {
+      this.#log.info(`QEMU has made connection ${number + 1}: channel ${number}`);
+      void this.#connect(channel);
+    }
+  }
+
+  /** Memory for a further channel comes out of the page cache. */
+  #charge(more: number): void {
+    this.#furtherBytes += more;
+    const room = this.#cacheRoom();
+    if (room < 0) {
+      throw new PagewireError(
+        'OUT_OF_MEMORY',
+        `connection ${this.#channels.length + 1} of QEMU needs ${bytes(more)}, which the memory limit of ` +
+          `${bytes(this.#settings.memoryLimit)} has no room for: give a higher --memory-limit or fewer --threads`,
+      );
+    }
+    if (this.#guest && this.#guest.cacheGranted > room) this.#channels[0]?.flow.setCacheBytes(room);
+  }
+
+  /** What the memory limit leaves to the page cache. */
+  #cacheRoom(): number {
+    const { memoryLimit, fixedMemory } = this.#settings;
+    return memoryLimit - fixedMemory(this.#packing.codec, this.#packing.level) - this.#furtherBytes;
+  }
+
+  readonly #events = {
+    guest: (channel: Channel): void => {
+      const guest = channel.flow.guest();
+      if (!guest) return;
+      this.#guest = guest;
+      if (guest.cacheGranted > this.#cacheRoom()) channel.flow.setCacheBytes(Math.max(this.#cacheRoom(), 0));
+      this.#log.info(
+        `guest ${guest.machine || 'of unknown machine type'}, ${bytes(guest.ramBytes)} of RAM: needs up to ` +
+          `${bytes(guest.cacheGranted + guest.fixedMemory)} of memory (page cache ${bytes(guest.cacheGranted)}), ` +
+          `limit ${bytes(guest.memoryLimit)}`,
+      );
+    },
+    lost: (channel: Channel, reason: string): void => {
+      if (this.#isOver || this.#saidBye) return;
+      // QEMU has cancelled by itself: nothing is worth a new link.
+      if (this.#cancelled) {
+        this.#finish();
+        return;
+      }
+      this.#log.warn(`the link to ${this.#peer ?? 'the destination'} is lost (channel ${channel.number}): ${reason}`);
+      void this.#connect(channel);
+    },
+    changed: (): void => {
+      this.#look();
+    },
+    flowed: (channel: Channel, end: StreamEnd | PagewireError): void => {
+      if (this.#isOver) return;
+      if (!(end instanceof PagewireError)) {
+        if (end.truncated && channel.number === 0) this.#cancel(end);
+      } else if (end.code !== 'STOPPED') {
+        // What the peer said of it explains more than that it could not be sent.
+        this.#look();
+        this.#fail(end);
+      }
+    },
+  };
+
+  /** QEMU has ended its stream in the middle. The destination's QEMU is told so by the end of its own. */
+  #cancel(end: StreamEnd): void {
+    this.#cancelled = end;
+    this.#state = 'ending';
+    if (this.#lost.size > 0) {
+      this.#finish();
+      return;
+    }
+    this.#after(CANCEL_MS, () => {
+      for (const channel of this.#channels) channel.abort('the migration was cancelled at the source');
+      this.#finish();
+    });
+  }
+
+  /** Takes a lost link back, or makes the first one of a further channel. */
+  async #connect(channel: Channel): Promise<void> {
+    const { signal } = this.#over;
+    const isBack = channel.losses > 0;
+    const since = performance.now();
+    this.#lost.add(channel);
+    if (isBack) this.#state = 'reconnecting';
+    while (!this.#isOver) {
+      try {
+        const dialled = await reconnect({
+          dialler: this.#options.dialler,
+          hello: () => ({
+            ...{ kind: 'join', protocol: PROTOCOL, program: this.#options.end.program, token: this.#token },
+            ...{ channel: channel.number, received: channel.received },
+          }),
+          deadline: () => since + this.#reconnectMs,
+          failed: (error, attempt) => {
+            if (attempt > 0) this.#log.debug(error.message);
+            else this.#log.warn(`${error.message}; trying again for ${duration(this.#reconnectMs)}`);
+          },
+          signal,
+        });
+        channel.attach(dialled.link, readJoinWelcome(dialled.welcome).received);
+        this.#linked(channel, isBack ? `the link to ${endpointText(dialled.endpoint)} is back` : undefined, since);
+        return;
+      } catch (error) {
+        if (this.#isOver) return;
+        this.#giveUp(PagewireError.from(error));
+        await sleep(DOUBT_RETRY_MS, undefined, { signal }).catch(() => undefined);
+      }
+    }
+  }
+
+  #linked(channel: Channel, note: string | undefined, since: number): void {
+    this.#lost.delete(channel);
+    if (note !== undefined) {
+      this.#log.info(`${note} (channel ${channel.number}) after ${duration(performance.now() - since)}`);
+    }
+    if (this.#lost.size > 0) return;
+    this.#hopeless = undefined;
+    if (this.#state !== 'ending') this.#state = 'running';
+  }
+
+  /** A link does not come back: the session fails, unless it must be held. */
+  #giveUp(cause: PagewireError): void {
+    const isFirst = this.#hopeless === undefined;
+    this.#hopeless = new PagewireError('LINK_LOST', `the link is lost for good: ${cause.message}`, { cause });
+    if (afterLoss({ doubt: this.#isInDoubt, policy: this.#inDoubt }) === 'fail') this.#fail(this.#hopeless);
+    else if (isFirst) this.#hold();
+  }
+
+  /** Says loudly, again and again, what a person has to decide. */
+  #hold(): void {
+    if (this.#isOver || !this.#hopeless) return;
+    this.#state = 'in doubt';
+    this.#log.error(
+      `IN DOUBT: ${this.#hopeless.message}. The guest may be running at the destination, so it is held here, paused. ` +
+        'Look there: if it runs, end the QEMU here; if it does not, send this process SIGTERM twice (or SIGHUP with ' +
+        'in-doubt = fail in the --config file), and it runs on here',
+    );
+    this.#after(DOUBT_NOTE_MS, () => {
+      this.#hold();
+    });
+  }
+
+  #look(): void {
+    if (this.#isOver) return;
+    const verdict = judge(
+      'source',
+      this.#channels.map(({ status }) => status),
+      this.#saidBye,
+    );
+    switch (verdict.is) {
+      case 'carried':
+        this.#sayBye();
+        break;
+      case 'over':
+        this.#finish();
+        break;
+      case 'given up':
+      case 'broken':
+        if (this.#cancelled) this.#finish();
+        else if (verdict.is === 'broken') this.#fail(new PagewireError('SESSION_FAILED', verdict.why));
+        else this.#fail(new PagewireError('PEER_FAILED', `the destination gave up: ${verdict.why}`));
+        break;
+      case 'going on':
+    }
+  }
+
+  /** All is with the destination's QEMU, and all that it said is with ours. */
+  #sayBye(): void {
+    this.#saidBye = true;
+    this.#state = 'ending';
+    for (const channel of this.#channels) channel.bye();
+    this.#after(BYE_MS, () => {
+      this.#finish();
+    });
+  }
+
+  /** Does something later, unless the session is over by then. */
+  #after(ms: number, action: () => void): void {
+    void sleep(ms, undefined, { signal: this.#over.signal }).then(action, () => undefined);
+  }
+
+  #finish(): void {
+    const { within } = this.#cancelled ?? {};
+    void this.#end('ended', () => {
+      this.#settle.resolve({ cancelled: this.#cancelled !== undefined, within });
+    });
+  }
+
+  #fail(error: PagewireError): void {
+    if (!this.#isOver) for (const channel of this.#channels) channel.abort(error.message);
+    void this.#end('failed', () => {
+      this.#settle.reject(error);
+    });
+  }
+
+  /** Only the first to end it says how. */
+  async #end(state: SessionSnapshot['state'], settle: () => void): Promise<void> {
+    if (this.#isOver) return;
+    this.#over.abort();
+    this.#state = 'ending';
+    await Promise.all(this.#channels.map((channel) => channel.close()));
+    for (const fd of this.#waiting.splice(0)) closeSync(fd);
+    await this.#workers.close();
+    this.#state = state;
+    settle();
+  }
+}

@@ -1,0 +1,184 @@
+/**
+ * A migration to a QEMU without pagewire beside it: what goes over the link is a QEMU stream, made smaller by delta. No
+ * session: each connection of QEMU's is one to the other QEMU, and a link that breaks is the end.
+ */
+import { closeSync, openSync } from 'node:fs';
+import { PagewireError } from '../errors.js';
+import { events, native, type NativeCopy, type NativeFlow } from '../native.js';
+import { Lane, type StreamEnd } from '../pipeline/lane.js';
+import { type CheckedSettings, checkEncoder, type EncoderSettings } from '../pipeline/settings.js';
+import type { Log } from '../telemetry/log.js';
+import { openSocket } from '../transport/connect.js';
+import { type Endpoint, endpointText } from '../transport/endpoint.js';
+import { carriedByStock, type SessionSnapshot } from './snapshot.js';
+import type { SessionEnd } from './source.js';
+
+export interface StockOptions {
+  readonly name: string;
+  readonly connect: readonly Endpoint[];
+  readonly encoder: EncoderSettings;
+  readonly log: Log;
+}
+
+/** How long one address may take, in milliseconds. */
+const CONNECT_MS = 10_000;
+
+/** How long the other QEMU's last words may take once it has closed, in milliseconds. */
+const LAST_WORDS_MS = 1000;
+
+/** One connection: QEMU's stream through delta or as it is, and what comes back. */
+interface Relay {
+  readonly qemu: number;
+  readonly far: number;
+  readonly flow: NativeFlow | undefined;
+  readonly copies: NativeCopy[];
+  /** Both directions. */
+  readonly done: Promise<StreamEnd | undefined>;
+}
+
+export class StockSession {
+  readonly done: Promise<SessionEnd>;
+  readonly #options: StockOptions;
+  readonly #settings: CheckedSettings;
+  readonly #relays: Relay[] = [];
+  readonly #began = performance.now();
+  #settle!: { resolve: (end: SessionEnd) => void; reject: (error: PagewireError) => void };
+  /** Connections in the order of QEMU's. */
+  #queue: Promise<void> = Promise.resolve();
+  #coming = 0;
+  #peer: string | null = null;
+  #end: StreamEnd | undefined;
+  #isOver = false;
+
+  constructor(options: StockOptions) {
+    this.#options = options;
+    this.#settings = checkEncoder({ ...options.encoder, stock: true });
+    this.done = new Promise((resolve, reject) => {
+      this.#settle = { resolve, reject };
+    });
+  }
+
+  accept(fd: number): void {
+    this.#coming++;
+    this.#queue = this.#queue.then(() => this.#relay(fd));
+  }
+
+  stop(): void {
+    this.#fail(new PagewireError('STOPPED', 'stopped by a signal: the migration fails and the guest stays here'));
+  }
+
+  snapshot(): SessionSnapshot {
+    return {
+      ...{ role: 'source', name: this.#options.name, state: this.#isOver ? 'ended' : 'running', peer: this.#peer },
+      ...{ seconds: (performance.now() - this.#began) / 1000, codec: 'none' },
+      ...carriedByStock(this.#relays),
+    };
+  }
+
+  async #relay(qemu: number): Promise<void> {
+    let far: number;
+    try {
+      if (this.#isOver) throw new PagewireError('STOPPED', 'stopped');
+      far = await this.#connect();
+    } catch (error) {
+      closeSync(qemu);
+      this.#fail(PagewireError.from(error));
+      return;
+    }
+    const back = copy(far, qemu);
+    const isMain = this.#relays.length === 0;
+    const there = isMain ? encode(qemu, far, this.#settings) : copy(qemu, far);
+    const copies = [back.copy, ...('copy' in there ? [there.copy] : [])];
+    const flow = 'flow' in there ? there.flow : undefined;
+    const done = Promise.all([there.done, back.done]).then(([end]) => end);
+    this.#relays.push({ qemu, far, flow, copies, done });
+    done.then(
+      (end) => {
+        this.#coming--;
+        this.#end ??= end;
+        if (this.#coming === 0) this.#finish();
+      },
+      (error: unknown) => {
+        // What the other QEMU said before it closed goes to ours first.
+        const timer = setTimeout(() => {
+          this.#fail(PagewireError.from(error));
+        }, LAST_WORDS_MS);
+        void back.done.finally(() => {
+          clearTimeout(timer);
+          this.#fail(PagewireError.from(error));
+        });
+      },
+    );
+  }
+
+  async #connect(): Promise<number> {
+    for (const [index, endpoint] of this.#options.connect.entries()) {
+      try {
+        const fd = await openSocket(endpoint, CONNECT_MS);
+        this.#peer = endpointText(endpoint);
+        this.#options.log.info(`connected to ${this.#peer}: a QEMU stream, no session`);
+        return fd;
+      } catch (error) {
+        if (index + 1 === this.#options.connect.length) throw error;
+        this.#options.log.warn(`${PagewireError.from(error).message}; trying the next address`);
+      }
+    }
+    throw new PagewireError('CONNECT_FAILED', 'no address to connect to');
+  }
+
+  #finish(): void {
+    this.#close();
+    this.#settle.resolve({ cancelled: this.#end?.truncated === true, within: this.#end?.within });
+  }
+
+  #fail(error: PagewireError): void {
+    if (this.#isOver) return;
+    this.#close();
+    this.#settle.reject(error);
+  }
+
+  #close(): void {
+    this.#isOver = true;
+    for (const { flow, copies, qemu, far } of this.#relays) {
+      flow?.close();
+      for (const each of copies) each.close();
+      closeSync(qemu);
+      closeSync(far);
+    }
+  }
+}
+
+function copy(from: number, to: number): { copy: NativeCopy; done: Promise<undefined> } {
+  let ended!: (reason: string | null) => void;
+  const done = new Promise<undefined>((resolve, reject) => {
+    ended = (reason) => {
+      if (reason === null) resolve(undefined);
+      else reject(new PagewireError('WRITE_FAILED', reason));
+    };
+  });
+  return { copy: native.NativeCopy.start(from, to, ended), done };
+}
+
+function encode(qemu: number, far: number, settings: CheckedSettings): { flow: NativeFlow; done: Promise<StreamEnd> } {
+  const lane: Lane = new Lane(
+    () => flow,
+    (slot) => slot,
+  );
+  const flow = native.NativeFlow.encode(qemu, far, settings.native, (event, slot, bytes) => {
+    if (event !== events.guest) lane.listen(event, slot, bytes);
+  });
+  return {
+    flow,
+    done: lane.ended.then((end) => {
+      halfClose(far);
+      return end;
+    }),
+  };
+}
+
+/** Tells the reader of a socket that no more comes: what is copied from nothing is its end. */
+function halfClose(fd: number): void {
+  const nothing = openSync('/dev/null', 'r');
+  native.NativeCopy.start(nothing, fd, () => undefined);
+  closeSync(nothing);
+}

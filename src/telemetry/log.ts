@@ -1,0 +1,54 @@
+/** The log on standard error: lines for people, or JSON for programs. */
+import { type DestinationStream, pino } from 'pino';
+
+export type LogFormat = 'text' | 'json';
+
+/** What pagewire logs with. Fields before the message (`guest`, `error`) are for programs, and for the line's begin. */
+export type Log = pino.Logger;
+
+export interface LogOptions {
+  /** The command, as it stands at the begin of a line. */
+  name: string;
+  format: LogFormat;
+  /** Errors and warnings only. */
+  quiet: boolean;
+  /** Details too. */
+  verbose?: boolean;
+  /** Takes a whole line, synchronously: what is logged before a crash must be there after it. */
+  write: (line: string) => void;
+}
+
+export function createLog({ name, format, quiet, verbose = false, write }: LogOptions): Log {
+  const destination: DestinationStream = {
+    write:
+      format === 'json'
+        ? write
+        : (json) => {
+            write(line(JSON.parse(json) as Entry));
+          },
+  };
+  return pino(
+    {
+      name,
+      level: quiet ? 'warn' : verbose ? 'debug' : 'info',
+      base: { name, pid: process.pid },
+      messageKey: 'message',
+      timestamp: pino.stdTimeFunctions.isoTime,
+      formatters: { level: (label) => ({ level: label }) },
+    },
+    destination,
+  );
+}
+
+interface Entry {
+  name: string;
+  level: string;
+  message?: string;
+  guest?: string;
+}
+
+/** `pagewire proxy source: vm1: warning: …` */
+function line({ name, level, message = '', guest }: Entry): string {
+  const kind = level === 'warn' ? 'warning: ' : level === 'info' || level === 'error' ? '' : `${level}: `;
+  return `pagewire ${name}: ${guest === undefined ? '' : `${guest}: `}${kind}${message}\n`;
+}

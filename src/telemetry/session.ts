@@ -1,0 +1,70 @@
+/** A session for people and programs: the progress line, the line at its end, and the lines that `--stats` writes. */
+import type { PagewireError } from '../errors.js';
+import type { SessionSnapshot } from '../session/snapshot.js';
+import { bytes, ratio } from './amounts.js';
+
+/** `perSecond`: bytes of QEMU's stream. */
+export function sessionLine(s: SessionSnapshot, perSecond: number): string {
+  const parts = [
+    `${bytes(s.streamBytes)} · in ${bytes(perSecond)}/s`,
+    `wire ${bytes(s.wire.bytesPerSecond)}/s`,
+    ratio(s.streamBytes, wireBytes(s)),
+  ];
+  if (s.pages) {
+    const { raw, delta, skipped, fill } = s.pages;
+    parts.push(`pass ${s.passes}`, `pages ${raw} raw ${delta} delta ${skipped} skipped ${fill} zero`);
+  }
+  const hits = hitRate(s);
+  if (hits !== null) parts.push(`cache ${Math.round(hits * 100)}%`);
+  parts.push(`queue ${Math.round(s.queue.ms)} ms`, `rtt ${s.wire.roundTripMs.toFixed(1)} ms`);
+  if (s.state !== 'running') parts.unshift(s.state);
+  return parts.join(' · ');
+}
+
+/** What a session has done, at its end. */
+export function sessionSummary(s: SessionSnapshot): string {
+  const losses = s.linkLosses > 0 ? `, ${s.linkLosses} lost ${s.linkLosses === 1 ? 'link' : 'links'}` : '';
+  return (
+    `${bytes(s.streamBytes)} in ${s.seconds.toFixed(1)} s, ${bytes(wireBytes(s))} on the wire ` +
+    `(${ratio(s.streamBytes, wireBytes(s))})${losses}`
+  );
+}
+
+/** The direction of the guest. */
+function wireBytes({ role, wire }: SessionSnapshot): number {
+  return role === 'source' ? wire.out : wire.in;
+}
+
+function hitRate({ cache }: SessionSnapshot): number | null {
+  const looked = cache ? cache.hits + cache.misses : 0;
+  return cache && looked > 0 ? cache.hits / looked : null;
+}
+
+export type SessionOutcome =
+  | { state: 'complete' }
+  | { state: 'cancelled'; within: string | null }
+  | { state: 'failed'; code: string; message: string };
+
+export function failedSession({ code, message }: PagewireError): SessionOutcome {
+  return { state: 'failed', code, message };
+}
+
+/** Grows when a field is removed or gets another meaning; new fields alone do not change it. */
+export const SESSION_STATS_VERSION = 1;
+
+/** One line of `--stats`; the last one of a session has an outcome. */
+export function statsLine(s: SessionSnapshot, outcome: SessionOutcome | null): string {
+  const { userCPUTime, systemCPUTime, maxRSS } = process.resourceUsage();
+  const line = {
+    version: SESSION_STATS_VERSION,
+    command: `proxy ${s.role}`,
+    time: new Date().toISOString(),
+    outcome,
+    ...s,
+    ratio: wireBytes(s) > 0 ? s.streamBytes / wireBytes(s) : null,
+    cacheHitRate: hitRate(s),
+    cpuSeconds: { total: (userCPUTime + systemCPUTime) / 1e6, ...s.cpuSeconds },
+    peakMemoryBytes: maxRSS * 1024,
+  };
+  return `${JSON.stringify(line)}\n`;
+}

@@ -1,0 +1,194 @@
+// A guest's journey from one QEMU to another through two proxies, in steps: what a test does in between is its own.
+import { existsSync, readFileSync } from 'node:fs';
+import { text } from '#src/demo/qmp.js';
+import { until } from '#src/demo/time.js';
+import { bareGuest } from './guests.js';
+import type { Workload } from './guests.js';
+import { assertSameGuest, lastTickOf } from './migrate.js';
+import { Proxies, SOON } from './proxies.js';
+import type { Plan } from './proxies.js';
+import { Qemu } from './qemu.js';
+import type { Capability, Machine } from './qemu.js';
+import { keepsDirtyPages } from './qemus.js';
+import type { QemuBuild } from './qemus.js';
+import { assertTouchedRam } from './ram.js';
+import { onStage } from './stage.js';
+import type { Stage } from './stage.js';
+
+export interface Itinerary {
+  readonly source: QemuBuild;
+  /** Default: as the source. */
+  readonly destination?: QemuBuild;
+  /** Default: a q35 with a `sparse` guest. */
+  readonly machine?: Partial<Machine>;
+  readonly workload?: Workload;
+  readonly capabilities?: readonly Capability[];
+  readonly parameters?: Record<string, unknown>;
+  readonly plan?: Plan;
+  /** Whether the guest runs as soon as it has arrived; it is held for a comparison otherwise. */
+  readonly atOnce?: boolean;
+}
+
+export interface Journey {
+  readonly stage: Stage;
+  readonly from: Qemu;
+  readonly to: Qemu;
+  readonly proxies: Proxies;
+}
+
+/** MiB a second in postcopy: so slow that there is time to break something, and pages are asked for. */
+export const POSTCOPY_RATE = 16;
+
+/** QEMUs and proxies, ready. */
+export async function prepare(stage: Stage, itinerary: Itinerary): Promise<Journey> {
+  const { source, destination = source, capabilities = [], parameters = {}, atOnce = false } = itinerary;
+  const machine = { type: 'q35', guest: bareGuest(stage, itinerary.workload ?? 'sparse'), ...itinerary.machine };
+  const [from, to, proxies] = await Promise.all([
+    Qemu.start(stage, machine, { build: source }),
+    Qemu.start(stage, machine, { build: destination, incoming: true }),
+    Proxies.start(stage, itinerary.plan),
+  ]);
+  for (const qemu of [from, to]) {
+    await qemu.setCapabilities('events', ...capabilities);
+    if (Object.keys(parameters).length > 0) await qemu.setParameters(parameters);
+  }
+  await from.slowDown();
+  if (capabilities.includes('postcopy-ram')) {
+    await from.setParameters({ 'max-postcopy-bandwidth': POSTCOPY_RATE << 20 });
+  }
+  if (atOnce) await to.qmp.execute('cont');
+  await to.qmp.execute('migrate-incoming', { uri: `unix:${proxies.inlet}` });
+  return { stage, from, to, proxies };
+}
+
+/** Orders the migration. */
+export async function setOut({ from, proxies }: Journey): Promise<void> {
+  await from.qmp.execute('migrate', { uri: `unix:${proxies.outlet}` });
+}
+
+/** Waits until some pages have gone over more than once. */
+export async function onTheWay({ from }: Journey, passes = 3, seconds = 60): Promise<void> {
+  await until(
+    async () => {
+      const { status, passes: made, answer } = await from.migration();
+      if (!['none', 'setup', 'active'].includes(status)) {
+        throw new Error(`the migration is ${status}: ${JSON.stringify(answer)}`);
+      }
+      return made >= passes;
+    },
+    seconds,
+    () => `the migration does not make ${passes} passes; ${from.complaint()}`,
+  );
+}
+
+/** Changes to postcopy, and waits until both ends know. */
+export async function intoPostcopy({ from, to }: Journey): Promise<void> {
+  await from.qmp.execute('migrate-start-postcopy');
+  for (const qemu of [from, to]) await qemu.waitForMigration('postcopy-active', 30);
+}
+
+/**
+ * Waits for the end of both migrations and of the session. A guest that is held must be the source's, byte by byte; one
+ * that runs must hold what it wrote. Then it must run on.
+ *
+ * The source keeps its RAM in `postmigrate`, after postcopy too (without the capability `release-ram`). A QEMU that
+ * loses dirty pages by itself (`keepsDirtyPages`) is no measure of RAM: there the guest's running on is all.
+ */
+export async function arrives(journey: Journey, seconds = 90): Promise<void> {
+  const { stage, from, to, proxies } = journey;
+  await from.waitForMigration('completed', seconds);
+  await to.waitForMigration('completed', seconds);
+  await proxies.endWith(0);
+  const ran = !(await to.isStopped());
+  const before = lastTickOf(from);
+  if (ran) {
+    await until(
+      () => (to.lastTick()?.time ?? 0) > before.time + 4,
+      15,
+      () => `the guest stands; ${to.complaint()}`,
+    );
+    await to.qmp.execute('stop');
+  }
+  if (keepsDirtyPages(from.build, 1)) {
+    if (!ran) await assertSameGuest(from, to);
+    await assertTouchedRam(stage, to);
+  }
+  await to.runsOnFrom(to.lastTick() ?? before);
+}
+
+/** A whole journey: some passes over the RAM of a guest that is at work, then the end. */
+export function travels(itinerary: Itinerary, passes = 4): Promise<void> {
+  return onStage(async (stage) => {
+    const journey = await prepare(stage, itinerary);
+    await setOut(journey);
+    await journey.from.finishMigration(passes);
+    await arrives(journey);
+  });
+}
+
+/** The same, with the guest running at the destination while the rest of its RAM follows. */
+export function travelsByPostcopy(itinerary: Itinerary, passes = 3): Promise<void> {
+  return onStage(async (stage) => {
+    const { capabilities = [] } = itinerary;
+    const journey = await prepare(stage, {
+      atOnce: true,
+      ...itinerary,
+      capabilities: ['postcopy-ram', ...capabilities],
+    });
+    await setOut(journey);
+    await onTheWay(journey, passes);
+    await intoPostcopy(journey);
+    await arrives(journey);
+  });
+}
+
+/** The states that a QEMU's migration went through. */
+export function states(qemu: Qemu): string[] {
+  return qemu.qmp.events.filter(({ name }) => name === 'MIGRATION').map(({ data }) => text(data, 'status') ?? '?');
+}
+
+/** QEMU has noticed nothing but a pause. */
+export function noticedNothing({ from, to }: Journey): void {
+  for (const qemu of [from, to]) {
+    const bad = states(qemu).filter((state) => /paused|recover|fail|cancel/.test(state));
+    if (bad.length > 0) throw new Error(`${qemu.name} has noticed: its migration was ${bad.join(', ')}`);
+  }
+}
+
+/** The migration has failed cleanly: the source's guest runs on. */
+export async function staysHome({ from }: Journey, status = 'failed', seconds = 30): Promise<void> {
+  await from.waitForMigration(status, seconds);
+  await goesOn(from);
+}
+
+/** A guest that runs prints ticks. */
+export async function goesOn(qemu: Qemu): Promise<void> {
+  const ticks = (): number => qemu.lastTick()?.time ?? -1;
+  const before = ticks();
+  await until(
+    () => ticks() > Math.max(before, 0) + 4,
+    10,
+    () => `the guest does not run on; ${qemu.complaint()}`,
+  );
+  if (await qemu.isStopped()) throw new Error(`the guest does not run; ${qemu.complaint()}`);
+}
+
+/** The destination's QEMU has ended, or waits for another migration: in no case does it run the guest. */
+export async function leavesNothing({ to }: Journey, seconds = SOON): Promise<void> {
+  await until(
+    async () => {
+      if (to.process.hasEnded) return true;
+      if (!(await to.isStopped().catch(() => true)))
+        throw new Error(`a guest runs at the destination; ${to.complaint()}`);
+      return (await to.migration().catch(() => ({ status: '' }))).status === 'failed';
+    },
+    seconds,
+    () => `the destination neither fails nor ends; ${to.complaint()}`,
+  );
+}
+
+/** What a proxy's --stats said last. */
+export function lastStats(file: string): unknown {
+  const lines = existsSync(file) ? readFileSync(file, 'utf8').trim().split('\n') : [];
+  return JSON.parse(lines.at(-1) ?? '');
+}

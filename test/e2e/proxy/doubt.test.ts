@@ -1,0 +1,261 @@
+// Never two guests. The link is cut just before and just after each message of a migration, between ends that play QEMU's
+// rules (harness/peers.ts); and for the worst moments between real QEMUs.
+import assert from 'node:assert/strict';
+import { after, before, describe, it } from 'node:test';
+import { until } from '#src/demo/time.js';
+import { Cutter } from '../harness/cutter.js';
+import { arrives, goesOn, onTheWay, prepare, setOut } from '../harness/journey.js';
+import { ScriptedDestination, ScriptedSource, comes } from '../harness/peers.js';
+import { skipPostcopy } from '../harness/postcopy.js';
+import { EXIT, sessionsOf, freePort, says, startDestination, startSource } from '../harness/proxies.js';
+import { qemus } from '../harness/qemus.js';
+import { atOnce } from '../harness/repository.js';
+import { postcopy, precopy } from '../harness/script.js';
+import type { Message, Script } from '../harness/script.js';
+import { Stage, onStage } from '../harness/stage.js';
+import type { Running } from '../harness/stage.js';
+
+/** So many scripted migrations at once: they mostly wait. */
+const AT_ONCE = 4;
+
+/** What a source proxy says that holds its QEMU back, and so its guest. */
+const LOUD = 'IN DOUBT';
+
+const BRIEF = ['--reconnect', '1s'];
+
+/** A scripted migration whose link is about to break. */
+interface Scene {
+  readonly from: ScriptedSource;
+  readonly to: ScriptedDestination;
+  readonly proxy: Running;
+  readonly cutter: Cutter;
+  readonly script: Script;
+}
+
+function neverBoth({ from, to, proxy }: Scene): void {
+  assert.ok(!(from.runs && to.runs), `BOTH GUESTS RUN; proxy source says: ${proxy.said()}`);
+}
+
+/** Plays up to the message with this number. */
+async function playUntil({ from, to, script }: Scene, at: number): Promise<Message> {
+  for (const message of script.messages.slice(0, at)) {
+    const [speaker, hearer] = message.from === 'source' ? [from, to] : [to, from];
+    speaker.send(message);
+    await comes(message, hearer);
+  }
+  return script.messages[at] ?? assert.fail();
+}
+
+/** The link breaks: a message is the first that is lost, or the last that comes through. */
+async function cut(scene: Scene, at: number, when: 'before' | 'after'): Promise<void> {
+  const { from, to, cutter } = scene;
+  const message = await playUntil(scene, at);
+  const [speaker, hearer, direction, other] =
+    message.from === 'source' ? ([from, to, 'there', 'back'] as const) : ([to, from, 'back', 'there'] as const);
+  if (when === 'before') {
+    cutter.hold();
+    speaker.send(message);
+    await cutter.holdsSome(direction);
+  } else {
+    // it comes, and whoever sent it is not told
+    cutter.hold(other);
+    speaker.send(message);
+    await comes(message, hearer);
+  }
+  cutter.refuse();
+  neverBoth(scene);
+}
+
+/** No QEMU waits for the other: what is left to say is said. */
+function goOn({ from, to, script }: Scene): void {
+  for (const message of script.messages) {
+    if (message.from === 'source' && !from.hasSent(message.name)) from.send(message);
+  }
+  to.goOnByItself();
+}
+
+/** All has come, and the guest runs at the destination only. */
+async function completes(scene: Scene): Promise<void> {
+  const { from, to, proxy } = scene;
+  await until(
+    () => from.hasAll && to.hasAll,
+    20,
+    () => `the source has heard ${from.last ?? 'nothing'}, the destination ${to.last ?? 'nothing'}: ${proxy.said()}`,
+  );
+  assert.equal(await proxy.exitCode(10), EXIT.ok, proxy.said());
+  assert.deepEqual([from.fault, to.fault], [undefined, undefined]);
+  assert.deepEqual([from.runs, to.runs], [false, true]);
+}
+
+/** The link does not come back within the time that it has. */
+async function staysCut(scene: Scene): Promise<void> {
+  const { proxy } = scene;
+  await until(
+    () => proxy.hasEnded || proxy.said().includes(LOUD),
+    20,
+    () => `proxy source neither ends nor says that it is in doubt: ${proxy.said()}`,
+  );
+  neverBoth(scene);
+  await (proxy.hasEnded ? isGivenUp(scene) : isHeld(scene));
+}
+
+/** The source proxy has ended: one guest runs. */
+async function isGivenUp(scene: Scene): Promise<void> {
+  const { from, to, proxy } = scene;
+  const code = await proxy.exitCode();
+  // Once all is said and heard, it may know enough to call it a success.
+  assert.ok(code === EXIT.link || (from.hasAll && code === EXIT.ok), `exit code ${code}: ${proxy.said()}`);
+  await until(() => from.isOver() && (to.isOver() || !to.isConnected), 20, 'a proxy does not let go of its QEMU');
+  neverBoth(scene);
+  assert.ok(from.runs || to.runs, `no guest runs, and nobody says so: ${proxy.said()}`);
+  assert.equal(from.fault ?? to.fault, undefined);
+}
+
+/** The source proxy holds its QEMU and says so: until the session is back, or a person decides. */
+async function isHeld(scene: Scene): Promise<void> {
+  const { from, to, proxy, cutter, script } = scene;
+  assert.ok(!from.isOver(), 'held, and closed');
+  assert.ok(!from.has(script.settles), 'in doubt, though the answer has come');
+  cutter.accept();
+  const isBack = await until(
+    () => (proxy.hasEnded ? 'back' : to.isOver() && !to.runs ? 'gone' : undefined),
+    20,
+    () => `the link is back, and nothing comes of it: ${proxy.said()}`,
+  );
+  neverBoth(scene);
+  if (isBack === 'back') {
+    await completes(scene);
+    return;
+  }
+  // The destination has given up, and its QEMU with it. Nobody but a person can know that.
+  proxy.signal('SIGTERM');
+  await says(proxy, /second signal/);
+  assert.ok(!from.isOver(), 'one signal is no decision');
+  proxy.signal('SIGTERM');
+  await proxy.exitCode();
+  await until(() => from.isOver(), 5, 'QEMU is not let go of');
+  assert.deepEqual([from.runs, to.runs], [true, false]);
+}
+
+void describe('the link is cut at each message', { concurrency: AT_ONCE }, () => {
+  // One listener for all: sessions have nothing to do with each other.
+  let common: { stage: Stage; destination: Running; port: number };
+  before(async () => {
+    const stage = new Stage();
+    const port = await freePort();
+    const listen = { kind: 'tcp', host: '127.0.0.1', port } as const;
+    const options = [...BRIEF, '--max-sessions', '200'];
+    const destination = await startDestination(stage, listen, stage.path('in-{name}.sock'), options);
+    common = { stage, destination, port };
+  });
+  after(() => common.stage.end());
+
+  let count = 0;
+  function onScene(script: Script, play: (scene: Scene) => Promise<void>): Promise<void> {
+    return onStage(async (stage) => {
+      const name = `${script.name}-${(count += 1)}`;
+      const [outlet, inlet] = [stage.path('out.sock'), common.stage.path(`in-${name}.sock`)];
+      const cutter = await Cutter.start(stage, { host: '127.0.0.1', port: common.port });
+      const [to, proxy] = await Promise.all([
+        ScriptedDestination.listen(stage, script, inlet),
+        startSource(stage, outlet, [`tcp:127.0.0.1:${cutter.port}`], ['--name', name, ...BRIEF]),
+      ]);
+      const from = await ScriptedSource.connect(stage, script, outlet);
+      await play({ from, to, proxy, cutter, script });
+    }).catch((error: unknown) => {
+      if (error instanceof Error) error.message += `\n--- proxy destination:\n${common.destination.complaint()}`;
+      throw error;
+    });
+  }
+
+  for (const script of [precopy, postcopy]) {
+    void it(`${script.name}, never`, () =>
+      onScene(script, async (scene) => {
+        await playUntil(scene, script.messages.length);
+        await completes(scene);
+      }));
+    for (const [at, { name }] of script.messages.entries()) {
+      for (const when of ['before', 'after'] as const) {
+        void it(`${script.name}, ${when} ${name}, for good`, () =>
+          onScene(script, async (scene) => {
+            await cut(scene, at, when);
+            goOn(scene);
+            await staysCut(scene);
+          }));
+      }
+      void it(`${script.name}, ${at % 2 === 0 ? 'before' : 'after'} ${name}, and is back at once`, () =>
+        onScene(script, async (scene) => {
+          await cut(scene, at, at % 2 === 0 ? 'before' : 'after');
+          scene.cutter.accept();
+          goOn(scene);
+          await completes(scene);
+        }));
+    }
+  }
+});
+
+void describe('the link is cut at the worst moments, real QEMU', { concurrency: atOnce, skip: skipPostcopy() }, () => {
+  // Older ones do not wait for PONG 0x42.
+  const source = qemus.find(({ major }) => major >= 11);
+  if (source === undefined) return;
+  const plan = { cutter: true, source: BRIEF, destination: BRIEF } as const;
+
+  void it('before PONG 0x42: the guest runs at the destination, and the source is held', () =>
+    onStage(async (stage) => {
+      const journey = await prepare(stage, { source, plan, atOnce: true, capabilities: ['postcopy-ram'] });
+      const { from, to, proxies } = journey;
+      await setOut(journey);
+      await onTheWay(journey);
+      proxies.cutter.hold('back');
+      await from.qmp.execute('migrate-start-postcopy');
+      await until(
+        async () => !(await to.isStopped()),
+        20,
+        () => `the guest does not run; ${to.complaint()}`,
+      );
+      await proxies.cutter.holdsSome('back');
+      proxies.cutter.refuse();
+      await says(proxies.source, LOUD);
+      assert.equal((await from.migration()).status, 'postcopy-device');
+      assert.ok(await from.isStopped(), 'BOTH GUESTS RUN');
+      proxies.cutter.accept();
+      await arrives(journey);
+    }));
+
+  void it('before SHUT: the guest runs at the destination, and the source is held', () =>
+    onStage(async (stage) => {
+      const journey = await prepare(stage, { source, plan, atOnce: true, capabilities: ['return-path'] });
+      const { from, to, proxies } = journey;
+      await setOut(journey);
+      await onTheWay(journey);
+      proxies.cutter.hold('back');
+      await from.speedUp();
+      await to.waitForMigration('completed');
+      await goesOn(to);
+      proxies.cutter.refuse();
+      await says(proxies.source, LOUD);
+      assert.ok(await from.isStopped(), 'BOTH GUESTS RUN');
+      proxies.cutter.accept();
+      await arrives(journey);
+    }));
+
+  void it('before SHUT, and the destination proxy is gone: the source is held until somebody decides', () =>
+    onStage(async (stage) => {
+      const journey = await prepare(stage, { source, plan, atOnce: true, capabilities: ['return-path'] });
+      const { from, to, proxies } = journey;
+      await setOut(journey);
+      await onTheWay(journey);
+      proxies.cutter.hold('back');
+      await from.speedUp();
+      await to.waitForMigration('completed');
+      for (const pid of sessionsOf(proxies.destination)) process.kill(pid, 'SIGKILL');
+      proxies.cutter.refuse();
+      proxies.cutter.accept();
+      await says(proxies.source, LOUD);
+      assert.ok(!proxies.source.hasEnded && (await from.isStopped()), 'BOTH GUESTS RUN');
+      // Somebody looks, and sees that it runs there: the source's QEMU is not to run it again.
+      await goesOn(to);
+      await from.quit();
+      await proxies.source.exitCode(10);
+    }));
+});

@@ -1,0 +1,74 @@
+// The units in contrib are ones that systemd understands, and that run what there is.
+import assert from 'node:assert/strict';
+import { chmod, cp, mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { describe, it } from 'node:test';
+import { mustRun, ROOT, run, withEmptyFolder } from './clean.js';
+
+const CONTRIB = join(ROOT, 'contrib');
+const read = (path: string): Promise<string> => readFile(join(CONTRIB, path), 'utf8');
+
+/** What the units refer to, as far as systemd must find it. */
+const TARGETS = ['basic', 'multi-user', 'network-online', 'shutdown', 'sockets', 'sysinit'];
+const PROGRAMS = ['pagewire', 'kill'];
+
+/** A folder that systemd's tools take for the root of a system with our units. */
+async function system(folder: string): Promise<string> {
+  const [units, programs] = [join(folder, 'etc/systemd/system'), join(folder, 'usr/bin')];
+  await mkdir(units, { recursive: true });
+  await mkdir(programs, { recursive: true });
+  for (const name of TARGETS) await writeFile(join(units, `${name}.target`), '[Unit]\n');
+  for (const name of PROGRAMS) {
+    await writeFile(join(programs, name), '#!/bin/sh\n');
+    await chmod(join(programs, name), 0o755);
+  }
+  await cp(join(CONTRIB, 'systemd'), units, { recursive: true });
+  return folder;
+}
+
+const hasSystemd = (await run('systemd-analyze', ['--version'], ROOT)).status === 0;
+const isCi = /^(1|true)$/i.test(process.env['CI'] ?? '');
+const skip = hasSystemd || isCi ? false : 'PAGEWIRE-NOT-RUN the systemd units: please install systemd';
+
+describe('contrib', () => {
+  it('has units in which systemd finds nothing wrong', { skip }, () =>
+    withEmptyFolder(async (folder) => {
+      const root = await system(folder);
+      const names = (await readdir(join(CONTRIB, 'systemd'))).map((name) => name.replace('@.', '@vm1.'));
+      assert.ok(names.length >= 3);
+      const verified = await run('systemd-analyze', ['verify', '--man=no', `--root=${root}`, ...names], ROOT);
+      assert.deepEqual(verified, { status: 0, output: '' });
+    }),
+  );
+
+  it('has services that may do no more than they need', { skip }, async () => {
+    for (const name of (await readdir(join(CONTRIB, 'systemd'))).filter((file) => file.endsWith('.service'))) {
+      // In tenths; without any of it a service has 96.
+      const args = ['security', '--offline=yes', '--threshold=20', join(CONTRIB, 'systemd', name)];
+      const { status, output } = await run('systemd-analyze', args, ROOT);
+      assert.equal(status, 0, output);
+      // V8 would not start.
+      assert.doesNotMatch(await read(`systemd/${name}`), /^MemoryDenyWriteExecute=/m);
+    }
+  });
+
+  it('has a user and folders that systemd can make', { skip }, () =>
+    withEmptyFolder(async (root) => {
+      await mkdir(join(root, 'etc'));
+      await mustRun('systemd-sysusers', [`--root=${root}`, join(CONTRIB, 'sysusers.d/pagewire.conf')], ROOT);
+      assert.match(await readFile(join(root, 'etc/passwd'), 'utf8'), /^pagewire:x:\d+:\d+:[^:]*:[^:]*:.*nologin$/m);
+      assert.match(await readFile(join(root, 'etc/group'), 'utf8'), /^pagewire:/m);
+    }),
+  );
+
+  it('gives the commands no option that they do not have', async () => {
+    const files = ['systemd/pagewire-destination.service', 'systemd/pagewire-source@.service'];
+    for (const [file, command] of files.map((name) => [name, /-(source|destination)/.exec(name)![1]!] as const)) {
+      const help = await mustRun(process.execPath, [join(ROOT, 'bin/pagewire'), 'proxy', command, '--help'], ROOT);
+      const options = [file, `etc/${command}.env`].map(read);
+      for (const [option] of (await Promise.all(options)).join('\n').matchAll(/(?<=\s|\()--[a-z][\w-]*/g)) {
+        assert.match(help, new RegExp(`${option}\\b`), `${file}: ${option}`);
+      }
+    }
+  });
+});
