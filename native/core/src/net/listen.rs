@@ -416,9 +416,10 @@ fn bind_unix(path: &Path, options: ListenOptions) -> io::Result<(OwnedFd, Name)>
     let mode = Mode::from_bits_truncate(options.mode);
     fchmod(&socket, mode & Mode::RWXU)?;
     match bind(&socket, &address) {
-        // What a proxy that was killed left there.
+        // What a proxy that was killed left there. (Files that are no sockets refuse connections, too.)
         Err(Errno::ADDRINUSE)
-            if rustix::net::connect(new()?, &address) == Err(Errno::CONNREFUSED) =>
+            if sockets::is_socket_file(path)
+                && rustix::net::connect(new()?, &address) == Err(Errno::CONNREFUSED) =>
         {
             unlink(path)?;
             bind(&socket, &address)?;

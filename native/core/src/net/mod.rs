@@ -31,5 +31,3 @@ pub use sockets::{is_listening, peer_of};
 pub use systemd::notify;
 pub use tls::Tls;
 pub use trust::fingerprint;
-#[cfg(test)]
-mod rate;

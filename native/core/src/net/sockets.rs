@@ -1,11 +1,12 @@
 //! What a socket tells of itself, and options that rustix does not know.
 
-use rustix::fs::{FileType, fstat};
+use rustix::fs::{FileType, fstat, lstat};
 use rustix::net::{SocketAddrAny, getpeername, sockopt};
 use std::ffi::c_int;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::Path;
 
 /// Whether connections can be accepted from this descriptor.
 pub fn is_listening(fd: BorrowedFd<'_>) -> bool {
@@ -41,6 +42,11 @@ pub(crate) fn canonical(address: SocketAddrAny) -> Option<SocketAddr> {
         }
         _ => address,
     })
+}
+
+/// Whether this is the name of a unix socket.
+pub(crate) fn is_socket_file(path: &Path) -> bool {
+    lstat(path).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Socket)
 }
 
 pub(crate) fn is_socket(fd: impl AsFd) -> bool {

@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustls::client::{ClientConnectionData, Resumption, UnbufferedClientConnection};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::server::{NoServerSessionStorage, ServerConnectionData, UnbufferedServerConnection};
-use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
+use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
 use rustls::version::TLS13;
 use rustls::{AlertDescription, ClientConfig, CommonState, ServerConfig};
 use rustls_pki_types::pem::PemObject;
@@ -127,11 +127,17 @@ impl Tls {
         until: Instant,
     ) -> Result<Tunnel, NetError> {
         let trust = self.trust(None);
+        let config = self.server_config(&trust)?;
+        let connection = UnbufferedServerConnection::new(Arc::new(config)).map_err(unusable)?;
+        self.shake_hands(connection, transport, &trust, endpoint, until)
+    }
+
+    fn server_config(&self, trust: &Arc<Trust>) -> Result<ServerConfig, NetError> {
         let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(&[&TLS13])
             .and_then(|builder| {
                 builder
-                    .with_client_cert_verifier(Arc::clone(&trust) as Arc<_>)
+                    .with_client_cert_verifier(Arc::clone(trust) as Arc<_>)
                     .with_single_cert(self.chain.clone(), self.key.clone_key())
             })
             .map_err(unusable)?;
@@ -140,8 +146,7 @@ impl Tls {
         // A connection that breaks is resumed by the session's own means.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        let connection = UnbufferedServerConnection::new(Arc::new(config)).map_err(unusable)?;
-        self.shake_hands(connection, transport, &trust, endpoint, until)
+        Ok(config)
     }
 
     fn shake_hands<C: Shaking>(
@@ -304,32 +309,11 @@ fn drive<C: Shaking>(
         used: 0,
         plain: Vec::new(),
     };
-    let mut failure = None;
     loop {
         let mut needs_more = false;
         let UnbufferedStatus { discard, state } = connection.step(&mut rest.incoming[..rest.used]);
         match state {
-            // Further steps give the alert.
-            Err(error) if failure.is_none() => failure = Some(error),
-            Err(error) => return Err(Broken::Wrong(failure.unwrap_or(error))),
-            Ok(ConnectionState::EncodeTlsData(mut state)) => {
-                let at = outgoing.len();
-                let mut encode = |room: usize| {
-                    outgoing.resize(at + room, 0);
-                    state.encode(&mut outgoing[at..])
-                };
-                let encoded = match encode(0) {
-                    Err(EncodeError::InsufficientSize(error)) => encode(error.required_size),
-                    other => other,
-                };
-                let length = encoded.map_err(|_| Broken::Wrong(rustls::Error::EncryptError))?;
-                outgoing.truncate(at + length);
-            }
-            Ok(_) if failure.is_some() => {
-                return Err(Broken::Wrong(
-                    failure.unwrap_or(rustls::Error::HandshakeNotComplete),
-                ));
-            }
+            Ok(ConnectionState::EncodeTlsData(state)) => encode(state, outgoing)?,
             Ok(ConnectionState::TransmitTlsData(state)) => {
                 send_all(transport, outgoing, until)?;
                 outgoing.clear();
@@ -347,6 +331,18 @@ fn drive<C: Shaking>(
                 return Ok(rest);
             }
             Ok(_) => return Err(Broken::Lost(io::ErrorKind::UnexpectedEof.into())),
+            Err(error) => {
+                rest.discard(discard);
+                // Only the alert is wanted: what it failed on must not be looked at again.
+                while connection.state().wants_write() {
+                    let status = connection.step(&mut rest.incoming[..rest.used]);
+                    let Ok(ConnectionState::EncodeTlsData(state)) = status.state else {
+                        break;
+                    };
+                    encode(state, outgoing)?;
+                }
+                return Err(Broken::Wrong(error));
+            }
         }
         rest.discard(discard);
         if needs_more {
@@ -360,6 +356,21 @@ fn drive<C: Shaking>(
             }
         }
     }
+}
+
+fn encode<D>(mut state: EncodeTlsData<'_, D>, outgoing: &mut Vec<u8>) -> Result<(), Broken> {
+    let at = outgoing.len();
+    let mut into = |room: usize| {
+        outgoing.resize(at + room, 0);
+        state.encode(&mut outgoing[at..])
+    };
+    let encoded = match into(0) {
+        Err(EncodeError::InsufficientSize(error)) => into(error.required_size),
+        other => other,
+    };
+    let length = encoded.map_err(|_| Broken::Wrong(rustls::Error::EncryptError))?;
+    outgoing.truncate(at + length);
+    Ok(())
 }
 
 impl Rest {
@@ -489,5 +500,41 @@ pub(super) fn explain(error: &rustls::Error, fingerprint: &str, endpoint: &str) 
             protocol("does not speak TLS (is the other end plain tcp:?)".to_owned())
         }
         other => protocol(format!("broke the rules of TLS: {other}")),
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use rcgen::{CertificateParams, KeyPair};
+    use rustls::ServerConnection;
+
+    /// An end that lets in nobody but itself.
+    pub(in super::super) fn narcissus() -> Tls {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(vec!["host.example".to_owned()])
+            .and_then(|params| params.self_signed(&key))
+            .unwrap()
+            .pem();
+        let pins = vec![super::super::fingerprint(&certificate).unwrap()];
+        let key = key.serialize_pem();
+        Tls::new(&certificate, &key, None, None, pins, vec![], None).unwrap()
+    }
+
+    /// rustls's own end, with its own records.
+    pub(in super::super) fn reference(tls: &Tls) -> ServerConnection {
+        let trust = tls.trust(None);
+        let config = tls.server_config(&trust).unwrap();
+        ServerConnection::new(Arc::new(config)).unwrap()
+    }
+
+    #[test]
+    fn aes_128_comes_first_where_the_processor_has_it() {
+        let suites = provider().cipher_suites;
+        assert_eq!(suites.len(), 3);
+        let has_aes = std::fs::read_to_string("/proc/cpuinfo")
+            .is_ok_and(|text| text.split_whitespace().any(|flag| flag == "aes"));
+        let first = format!("{:?}", suites[0].suite());
+        assert_eq!(first.contains("AES_128"), has_aes, "{first}");
     }
 }

@@ -123,7 +123,7 @@ pub struct Status {
     pub peer_bye: bool,
     /// The peer gave up, and why.
     pub peer_abort: Option<String>,
-    /// The destination's guest may run, and the source's QEMU does not know it.
+    /// The destination's guest may run and the source's QEMU does not know it, or the guest is on its way between the two.
     pub doubt: bool,
     /// Bytes of the return path that were carried.
     pub return_bytes: u64,
@@ -560,7 +560,10 @@ impl Wire {
 
     /// What stands before this offset of the stream is about to be sent.
     pub(crate) fn sending(&self, upto: u64) {
-        let doubt = lock(&self.shared.doubt).in_doubt(upto);
+        let doubt = {
+            let doubt = lock(&self.shared.doubt);
+            doubt.in_doubt(upto) || doubt.guest_in_transit()
+        };
         if doubt {
             self.shared.set_doubt(true);
         }

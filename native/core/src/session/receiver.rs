@@ -180,6 +180,8 @@ impl<'a> Receiver<'a> {
     }
 
     fn give_up(&mut self, reason: String) {
+        // What else came over it may be as wrong, and the next link begins with a frame of its own.
+        (self.at, self.filled) = (0, 0);
         if let Some((_, generation)) = self.link.take() {
             self.shared.lost(generation, reason);
         }
@@ -214,7 +216,6 @@ impl<'a> Receiver<'a> {
         }
         if self.link.is_none() {
             let (link, generation) = shared.next_link(self.last)?;
-            (self.at, self.filled) = (0, 0);
             self.last = generation;
             self.link = Some((link, generation));
         }

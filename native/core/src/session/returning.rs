@@ -147,6 +147,8 @@ fn copy_to_qemu(shared: &Shared, fd: OwnedFd) -> Result<(), WireError> {
                 }
                 // A half-close. Something that is no socket has no other half to keep open.
                 let _ = output.as_socket().map(|fd| shutdown(fd, Shutdown::Write));
+                lock(&shared.doubt).return_ended();
+                settle(shared);
                 shared.flag(|flags| flags.ended = true);
             }
             _ => return Err(wrong("a frame where it may not stand")),
@@ -173,12 +175,17 @@ fn deliver(shared: &Shared, output: &Output, mut bytes: &[u8]) -> io::Result<()>
     Ok(())
 }
 
-/// QEMU has these bytes: if they are the answer to what let the destination's guest run, there is no doubt any more.
+/// QEMU has these bytes: they may be the answer to what let the destination's guest run.
 fn answered(shared: &Shared, bytes: &[u8]) {
+    lock(&shared.doubt).returned(bytes);
+    settle(shared);
+}
+
+/// Ends the doubt, if there is none any more.
+fn settle(shared: &Shared) {
     let doubt = {
-        let mut doubt = lock(&shared.doubt);
-        doubt.returned(bytes);
-        doubt.in_doubt(u64::MAX)
+        let doubt = lock(&shared.doubt);
+        doubt.in_doubt(u64::MAX) || doubt.guest_in_transit()
     };
     if !doubt {
         shared.set_doubt(false);
