@@ -93,7 +93,16 @@ function postcopyStream(cut) {
 
 /** The commands by which a paused postcopy goes on. */
 function recoveredStream(cut) {
-  return Buffer.concat([big(1, cut), big(1, 8), big(2, 10), big(2, 7), named('pc.ram'), big(1, 8), big(2, 9), big(2, 0)]);
+  return Buffer.concat([
+    big(1, cut),
+    big(1, 8),
+    big(2, 10),
+    big(2, 7),
+    named('pc.ram'),
+    big(1, 8),
+    big(2, 9),
+    big(2, 0),
+  ]);
 }
 
 /** One message of each type. */

@@ -67,6 +67,11 @@ export class Lane {
     if (this.#sourceEnd && this.#sinkEnd) this.#end(this.#sourceEnd, this.#sinkEnd);
   };
 
+  /** Where the original stream was cut off, as soon as its source has seen that: frames may still be on their way. */
+  get cutOff(): StreamEnd | undefined {
+    return this.#sourceEnd?.truncated === true ? { truncated: true, within: this.#sourceEnd.within } : undefined;
+  }
+
   /** Ends the flow as soon as its threads can notice. */
   stop(): void {
     this.#flow().stop();

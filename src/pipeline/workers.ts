@@ -34,6 +34,13 @@ export class Workers {
     this.#threads = threads;
   }
 
+  /** Starts the first thread, which takes some 100 ms, before there is a frame for it. */
+  warm(): void {
+    if (this.#closed) return;
+    this.#pool ??= this.#start();
+    this.#pool.catch(() => undefined); // whoever needs it hears of it
+  }
+
   pack(task: PackTask): Promise<number> {
     return this.#run('pack', task);
   }

@@ -3,7 +3,8 @@
  * flow, lane and threads between the two.
  */
 import { closeSync } from 'node:fs';
-import { type Codec, codecNumber } from '../codecs.js';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { codecNumber } from '../codecs.js';
 import { PagewireError } from '../errors.js';
 import {
   events,
@@ -23,6 +24,7 @@ import { Lane, type StreamEnd, type Work } from '../pipeline/lane.js';
 import { slotOf } from '../pipeline/outcome.js';
 import { framesInFlight, INLINE_BYTES } from '../pipeline/settings.js';
 import type { Workers } from '../pipeline/workers.js';
+import type { Packer } from './packer.js';
 
 /** What a channel tells its session. */
 export interface ChannelEvents {
@@ -30,15 +32,15 @@ export interface ChannelEvents {
   lost(channel: Channel, reason: string): void;
   /** The wire's status has something new. */
   changed(channel: Channel): void;
+  /** QEMU's stream was cut off, which is a cancelled migration; frames before that may still be on their way. */
+  cutOff(channel: Channel, end: StreamEnd): void;
   /** QEMU's stream has ended at this end, well or not. */
   flowed(channel: Channel, end: StreamEnd | PagewireError): void;
 }
 
-/** What frames are packed with; all channels of a session share one. */
-export interface Packing {
-  codec: Codec;
-  level: number;
-}
+/** How long a peer may take to hear that we give up, and how often it is told, in milliseconds. */
+const ABORT_MS = 700;
+const ABORT_AGAIN_MS = 10;
 
 type WireOptions = Omit<NativeWireOptions, 'source'>;
 
@@ -86,6 +88,7 @@ export class Channel {
       this.flow = start(this.#wire, (event, slot, bytes) => {
         if (event === events.outputWanted) wanted();
         else lane.listen(event, slot, bytes);
+        if (event === events.sourceEnded && lane.cutOff && !this.#last) tell.cutOff(this, lane.cutOff);
       });
     } catch (error) {
       this.#wire.close();
@@ -104,8 +107,7 @@ export class Channel {
     fd: number,
     options: WireOptions,
     encode: NativeEncodeOptions,
-    packing: Packing,
-    workers: Workers,
+    packer: Packer,
     tell: ChannelEvents & { guest(channel: Channel): void },
   ): Channel {
     const channel: Channel = new Channel(
@@ -117,14 +119,11 @@ export class Channel {
           if (event === events.guest) tell.guest(channel);
           else listener(event, slot, bytes);
         }),
-      (slot, bytes) => {
-        const task = { handle: channel.flow.handle, slot, codec: codecNumber(packing.codec), level: packing.level };
-        if (packing.codec !== 'none' && bytes > INLINE_BYTES) return workers.pack(task);
-        return slotOf(native.pack(task.handle, slot, task.codec, task.level));
-      },
+      (slot, bytes) => packer.pack(channel.flow, slot, bytes),
     );
     channel.#qemu = fd;
-    channel.flow.setDirect(codecNumber(packing.codec), packing.level);
+    const { codec, level } = packer.packing;
+    channel.flow.setDirect(codecNumber(codec), level);
     channel.#wire.startReturn(fd);
     return channel;
   }
@@ -178,11 +177,6 @@ export class Channel {
     if (!this.#last) this.#wire.bye();
   }
 
-  /** Tells the peer, if it can be told, that nothing more comes, and why. */
-  abort(reason: string): void {
-    if (!this.#last) this.#wire.abort(reason);
-  }
-
   get status(): WireStatus {
     return this.#last?.status ?? this.#wire.status();
   }
@@ -193,14 +187,24 @@ export class Channel {
     return { status: this.status, totals: this.flow.totals(), delta };
   }
 
-  /** Ends all of it and closes QEMU's socket. */
-  async close(): Promise<void> {
+  /** Ends all of it and closes QEMU's socket. The peer is told why, if it can be told and `reason` is one. */
+  async close(reason?: string): Promise<void> {
     if (this.#last) return;
     this.#last = this.counters();
     this.flow.stop();
+    if (reason !== undefined) await this.#abort(reason);
     this.#wire.close();
     await this.#ended;
     this.flow.close();
     if (this.#qemu !== undefined) closeSync(this.#qemu);
+  }
+
+  /** The end of a frame that is under way may have to be waited for; a peer that has heard it lets go of the link. */
+  async #abort(reason: string): Promise<void> {
+    const until = performance.now() + ABORT_MS;
+    while (this.#wire.status().linked && performance.now() < until) {
+      this.#wire.abort(reason);
+      await sleep(ABORT_AGAIN_MS);
+    }
   }
 }

@@ -8,6 +8,7 @@ import { Channel, type ChannelEvents } from './channel.js';
 import type { Dialled, Dialler } from './dial.js';
 import { type CheckWelcome, PROTOCOL, readCheckWelcome } from './hello.js';
 import { type Agreement, agree, type End, refusal } from './negotiate.js';
+import { Packer } from './packer.js';
 import { attemptMs, isFinal } from './reconnect.js';
 
 /** How long noise is sent, in milliseconds: long enough for TCP to find the link's rate. */
@@ -70,7 +71,8 @@ async function measure(
   const events = { ...silent, lost: (_: Channel, reason: string) => (lost ??= reason), guest: () => undefined };
   const options = { channel: 0, replayBytes: 64 << 20, silenceMs, heartbeatMs: HEARTBEAT_MS };
   const sizes = { frameSize: Math.min(frameSize, 256 << 10), frames: true, inFlight: 4, packers: 2 };
-  const channel = Channel.source(noise, options, sizes, { codec: 'none', level: 0 }, workers, events);
+  const packer = new Packer({ codec: 'none', level: 0 }, workers, 1);
+  const channel = Channel.source(noise, options, sizes, packer, events);
   try {
     const began = performance.now();
     channel.attach(link, 0);
@@ -114,4 +116,5 @@ export async function serveCheck(link: NativeLink, { silenceMs }: Agreement): Pr
   }
 }
 
-const silent: ChannelEvents = { lost: () => undefined, changed: () => undefined, flowed: () => undefined };
+const nothing = (): void => undefined;
+const silent: ChannelEvents = { lost: nothing, changed: nothing, cutOff: nothing, flowed: nothing };

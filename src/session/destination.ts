@@ -70,8 +70,8 @@ export class DestinationSession {
   /** Waits for the channel with a number. */
   readonly #expected = new Map<number, () => void>();
   #isHeld = false;
-  /** The source's QEMU ended its stream in the middle. */
-  #cancelled: StreamEnd | undefined;
+  /** Where each channel's link comes from. */
+  readonly #from = new Map<Channel, string>();
   #stopRequests = 0;
   /** Why it will fail, once what QEMU said is with the source. */
   #failing: PagewireError | undefined;
@@ -99,7 +99,9 @@ export class DestinationSession {
 
   /** The link that opened the session. */
   open(link: NativeLink): void {
-    this.#add(0).attach(link, 0);
+    const channel = this.#add(0);
+    this.#from.set(channel, link.peer().address);
+    channel.attach(link, 0);
   }
 
   /** Whether a peer may join; undefined if so. */
@@ -132,6 +134,7 @@ export class DestinationSession {
   join(link: NativeLink, { channel: number, received }: JoinHello): void {
     const channel = this.#channels[number] ?? this.#add(number);
     try {
+      this.#from.set(channel, link.peer().address);
       channel.attach(link, received);
     } catch (error) {
       link.close();
@@ -216,14 +219,14 @@ export class DestinationSession {
         dropped();
         return;
       }
-      if (this.#cancelled !== undefined || isCarried(this.#present.map(({ status }) => status))) {
+      if (isCarried(this.#present.map(({ status }) => status))) {
         // Whatever the source would still say, nobody here waits for it.
         this.#finish();
         return;
       }
       this.#state = 'reconnecting';
       this.#log.warn(
-        `the link from ${this.#options.peer.address} is lost (channel ${channel.number}): ${reason}; ` +
+        `the link from ${this.#from.get(channel) ?? 'the source'} is lost (channel ${channel.number}): ${reason}; ` +
           `waiting for it for ${duration(this.#reconnectMs)}`,
       );
       const patience = setTimeout(() => {
@@ -234,10 +237,10 @@ export class DestinationSession {
     changed: (): void => {
       this.#look();
     },
+    cutOff: (): void => undefined,
     flowed: (channel: Channel, end: StreamEnd | PagewireError): void => {
       if (this.#over.signal.aborted) return;
       if (!(end instanceof PagewireError)) {
-        if (end.truncated && channel.number === 0) this.#cancelled = end;
         this.#look();
       } else if (end.code === 'OUTPUT_CLOSED' || end.code === 'WRITE_FAILED') {
         this.#lastWords(channel, end);
@@ -298,8 +301,8 @@ export class DestinationSession {
     if (verdict.is === 'over') {
       for (const channel of this.#present) channel.bye();
       this.#finish();
-    } else if (verdict.is !== 'going on' && this.#cancelled) {
-      this.#finish();
+    } else if (verdict.is === 'cancelled') {
+      this.#finish(true);
     } else if (verdict.is === 'given up') {
       this.#fail(new PagewireError('SENDER_STOPPED', `the source gave up: ${verdict.why}`));
     } else if (verdict.is === 'broken') {
@@ -356,26 +359,24 @@ export class DestinationSession {
     }
   }
 
-  #finish(): void {
-    const { within } = this.#cancelled ?? {};
-    this.#end('ended', () => {
-      this.#settle.resolve({ cancelled: this.#cancelled !== undefined, within });
+  #finish(cancelled = false): void {
+    this.#end('ended', undefined, () => {
+      this.#settle.resolve({ cancelled, within: undefined });
     });
   }
 
   #fail(error: PagewireError): void {
-    for (const channel of this.#present) channel.abort(error.message);
-    this.#end('failed', () => {
+    this.#end('failed', error.message, () => {
       this.#settle.reject(error);
     });
   }
 
-  #end(state: SessionSnapshot['state'], settle: () => void): void {
+  #end(state: SessionSnapshot['state'], reason: string | undefined, settle: () => void): void {
     if (this.#over.signal.aborted) return;
     this.#over.abort();
     this.#state = 'ending';
     for (const patience of this.#lost.values()) clearTimeout(patience);
-    void Promise.all(this.#present.map((channel) => channel.close()))
+    void Promise.all(this.#present.map((channel) => channel.close(reason)))
       .then(() => this.#workers.close())
       .then(() => {
         this.#state = state;

@@ -14,6 +14,9 @@ export function isInDoubt(channels: readonly ChannelState[]): boolean {
   return channels.some(({ doubt }) => doubt);
 }
 
+/** What a source whose QEMU has cancelled says as it gives up. */
+export const CANCELLED = 'the migration was cancelled at the source';
+
 /** What an end makes of its channels. */
 export type Verdict =
   | { readonly is: 'going on' }
@@ -21,6 +24,8 @@ export type Verdict =
   | { readonly is: 'carried' }
   /** The peer says so too. */
   | { readonly is: 'over' }
+  /** The source's QEMU has cancelled the migration. */
+  | { readonly is: 'cancelled' }
   /** The peer gave up, or what it says is wrong. */
   | { readonly is: 'given up' | 'broken'; readonly why: string };
 
@@ -32,6 +37,7 @@ export function judge(side: 'source' | 'destination', channels: readonly Channel
   const all = channels.length > 0;
   if (all && channels.every(({ peerBye }) => peerBye) && (saidBye || side === 'destination')) return { is: 'over' };
   const gaveUp = channels.find(({ peerAbort }) => peerAbort !== undefined);
+  if (gaveUp?.peerAbort === CANCELLED) return { is: 'cancelled' };
   if (gaveUp?.peerAbort !== undefined) return { is: 'given up', why: gaveUp.peerAbort };
   const broken = channels.find(({ failure }) => failure !== undefined);
   if (broken?.failure !== undefined) return { is: 'broken', why: broken.failure };

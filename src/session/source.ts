@@ -8,6 +8,7 @@
 import { randomBytes } from 'node:crypto';
 import { closeSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { type Codec, CODECS } from '../codecs.js';
 import { duration } from '../control/quantities.js';
 import { PagewireError } from '../errors.js';
 import { type Guest, native } from '../native.js';
@@ -17,11 +18,12 @@ import { Workers } from '../pipeline/workers.js';
 import { bytes } from '../telemetry/amounts.js';
 import type { Log } from '../telemetry/log.js';
 import { endpointText } from '../transport/endpoint.js';
-import { Channel, type Packing } from './channel.js';
+import { Channel } from './channel.js';
+import { Packer } from './packer.js';
 import { type Dialled, type Dialler } from './dial.js';
 import { type OpenHello, PROTOCOL, readJoinWelcome, readOpenWelcome } from './hello.js';
 import { type Agreement, agree, choose, type End, refusal } from './negotiate.js';
-import { afterLoss, afterStop, type InDoubt, isInDoubt, judge } from './outcome.js';
+import { afterLoss, afterStop, CANCELLED, type InDoubt, isInDoubt, judge } from './outcome.js';
 import { isFinal, reconnect } from './reconnect.js';
 import { carried, type SessionSnapshot, streamBytes } from './snapshot.js';
 
@@ -53,9 +55,6 @@ export interface SessionEnd {
 /** How long one address may take at the start, in milliseconds. */
 const OPEN_MS = 10_000;
 
-/** How long the destination may take to end by itself where QEMU has cancelled, in milliseconds. */
-const CANCEL_MS = 700;
-
 /** How long a peer that was told that all is done may take to say so too, in milliseconds. */
 const BYE_MS = 10_000;
 
@@ -83,7 +82,7 @@ export class SourceSession {
   /** Ends whatever is waited for. */
   readonly #over = new AbortController();
   readonly #began = performance.now();
-  readonly #packing: Packing;
+  #packer: Packer;
   #settle!: { resolve: (end: SessionEnd) => void; reject: (error: PagewireError) => void };
   #settings: CheckedSettings;
   #agreement: Agreement | undefined;
@@ -98,7 +97,6 @@ export class SourceSession {
   /** Why the link is lost for good: only a doubt keeps the session then. */
   #hopeless: PagewireError | undefined;
   #stopRequests = 0;
-  #cancelled: StreamEnd | undefined;
   #saidBye = false;
 
   constructor(options: SourceOptions) {
@@ -108,8 +106,8 @@ export class SourceSession {
     this.#reconnectMs = options.reconnectMs;
     this.#maxBandwidth = options.maxBandwidth;
     this.#settings = checkEncoder(options.encoder, options.replayBytes);
-    this.#packing = { codec: this.#settings.codec, level: this.#settings.level };
     this.#workers = new Workers(this.#settings.threads);
+    this.#packer = this.#newPacker();
     this.done = new Promise((resolve, reject) => {
       this.#settle = { resolve, reject };
     });
@@ -164,7 +162,7 @@ export class SourceSession {
       state: this.#state,
       seconds: (performance.now() - this.#began) / 1000,
       peer: this.#peer,
-      codec: this.#packing.codec,
+      codec: this.#packer.packing.codec,
       guest: this.#guest ?? null,
       streamBytes: streamBytes(counters, 'bytesIn'),
       ...carried(counters),
@@ -239,7 +237,7 @@ export class SourceSession {
       },
       replayBytes,
     );
-    Object.assign(this.#packing, { codec, level: this.#settings.level });
+    this.#packer = this.#newPacker(agreement.codecs);
     this.#peer = endpointText(endpoint);
     const { fingerprint } = link.peer();
     const key = fingerprint === undefined ? '' : `, key ${fingerprint}`;
@@ -248,6 +246,11 @@ export class SourceSession {
         `codec ${codec}, ${delta ? 'with' : 'without'} delta`,
     );
     return agreement;
+  }
+
+  #newPacker(codecs: readonly Codec[] = CODECS): Packer {
+    const { codec, level, threads } = this.#settings;
+    return new Packer({ codec, level }, this.#workers, threads, codecs);
   }
 
   /** A further channel, or the first one, whose link is there already. */
@@ -265,8 +268,7 @@ export class SourceSession {
         fd,
         { channel: number, replayBytes, silenceMs, heartbeatMs },
         number === 0 ? main : further,
-        this.#packing,
-        this.#workers,
+        this.#packer,
         this.#events,
       );
     } catch (error) {
@@ -302,7 +304,7 @@ export class SourceSession {
   /** What the memory limit leaves to the page cache. */
   #cacheRoom(): number {
     const { memoryLimit, fixedMemory } = this.#settings;
-    return memoryLimit - fixedMemory(this.#packing.codec, this.#packing.level) - this.#furtherBytes;
+    return memoryLimit - fixedMemory(this.#packer.asked.codec, this.#packer.asked.level) - this.#furtherBytes;
   }
 
   readonly #events = {
@@ -319,42 +321,24 @@ export class SourceSession {
     },
     lost: (channel: Channel, reason: string): void => {
       if (this.#isOver || this.#saidBye) return;
-      // QEMU has cancelled by itself: nothing is worth a new link.
-      if (this.#cancelled) {
-        this.#finish();
-        return;
-      }
       this.#log.warn(`the link to ${this.#peer ?? 'the destination'} is lost (channel ${channel.number}): ${reason}`);
       void this.#connect(channel);
     },
     changed: (): void => {
       this.#look();
     },
-    flowed: (channel: Channel, end: StreamEnd | PagewireError): void => {
+    cutOff: (channel: Channel, end: StreamEnd): void => {
+      // No guest can be made of what went over: nothing of it is worth waiting for.
+      if (channel.number === 0) this.#finish(end);
+    },
+    flowed: (_: Channel, end: StreamEnd | PagewireError): void => {
       if (this.#isOver) return;
-      if (!(end instanceof PagewireError)) {
-        if (end.truncated && channel.number === 0) this.#cancel(end);
-      } else if (end.code !== 'STOPPED') {
-        // What the peer said of it explains more than that it could not be sent.
-        this.#look();
-        this.#fail(end);
-      }
+      if (!(end instanceof PagewireError) || end.code === 'STOPPED') return;
+      // What the peer said of it explains more than that it could not be sent.
+      this.#look();
+      this.#fail(end);
     },
   };
-
-  /** QEMU has ended its stream in the middle. The destination's QEMU is told so by the end of its own. */
-  #cancel(end: StreamEnd): void {
-    this.#cancelled = end;
-    this.#state = 'ending';
-    if (this.#lost.size > 0) {
-      this.#finish();
-      return;
-    }
-    this.#after(CANCEL_MS, () => {
-      for (const channel of this.#channels) channel.abort('the migration was cancelled at the source');
-      this.#finish();
-    });
-  }
 
   /** Takes a lost link back, or makes the first one of a further channel. */
   async #connect(channel: Channel): Promise<void> {
@@ -436,11 +420,12 @@ export class SourceSession {
         this.#finish();
         break;
       case 'given up':
-      case 'broken':
-        if (this.#cancelled) this.#finish();
-        else if (verdict.is === 'broken') this.#fail(new PagewireError('SESSION_FAILED', verdict.why));
-        else this.#fail(new PagewireError('PEER_FAILED', `the destination gave up: ${verdict.why}`));
+        this.#fail(new PagewireError('PEER_FAILED', `the destination gave up: ${verdict.why}`));
         break;
+      case 'broken':
+        this.#fail(new PagewireError('SESSION_FAILED', verdict.why));
+        break;
+      case 'cancelled':
       case 'going on':
     }
   }
@@ -460,26 +445,25 @@ export class SourceSession {
     void sleep(ms, undefined, { signal: this.#over.signal }).then(action, () => undefined);
   }
 
-  #finish(): void {
-    const { within } = this.#cancelled ?? {};
-    void this.#end('ended', () => {
-      this.#settle.resolve({ cancelled: this.#cancelled !== undefined, within });
+  /** `cutOff`: QEMU has cancelled. */
+  #finish(cutOff?: StreamEnd): void {
+    void this.#end('ended', cutOff && CANCELLED, () => {
+      this.#settle.resolve({ cancelled: cutOff !== undefined, within: cutOff?.within });
     });
   }
 
   #fail(error: PagewireError): void {
-    if (!this.#isOver) for (const channel of this.#channels) channel.abort(error.message);
-    void this.#end('failed', () => {
+    void this.#end('failed', error.message, () => {
       this.#settle.reject(error);
     });
   }
 
-  /** Only the first to end it says how. */
-  async #end(state: SessionSnapshot['state'], settle: () => void): Promise<void> {
+  /** Only the first to end it says how; the peer is told the reason where there is one. */
+  async #end(state: SessionSnapshot['state'], reason: string | undefined, settle: () => void): Promise<void> {
     if (this.#isOver) return;
     this.#over.abort();
     this.#state = 'ending';
-    await Promise.all(this.#channels.map((channel) => channel.close()));
+    await Promise.all(this.#channels.map((channel) => channel.close(reason)));
     for (const fd of this.#waiting.splice(0)) closeSync(fd);
     await this.#workers.close();
     this.#state = state;

@@ -39,7 +39,7 @@ where
     T: ToNapiValue + 'static,
 {
     let (deferred, promise) = env.create_deferred::<T, _>()?;
-    // SAFETY of the lifetime: the object is handed to JavaScript before this call's scope ends, as it was made.
+    // The same object, without the borrow of `env`: it goes to JavaScript before the scope that it was made in ends.
     let promise = Object::from_raw(env.raw(), napi::JsValue::raw(&promise));
     thread::Builder::new()
         .name("connection".to_owned())

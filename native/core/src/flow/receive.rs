@@ -55,7 +55,11 @@ impl Source<'_> {
                 Err(Broken::Ended(error)) => return Err(error.into()),
             };
             self.in_order(&header)?;
-            let mut slot = self.shared.arena.acquire().ok_or(FlowError::Stopped)?;
+            let Some(mut slot) = self.shared.arena.acquire() else {
+                // What comes behind the frame is still wanted.
+                let _ = self.receiver.skip_payload(&header);
+                return Err(FlowError::Stopped);
+            };
             let payload = &mut slot.room()[..header.packed_len as usize];
             match self.receiver.payload(&header, payload) {
                 Ok(()) => {}

@@ -20,6 +20,10 @@ mod systemd;
 mod tls;
 mod trust;
 mod tunnel;
+#[cfg(test)]
+#[allow(dead_code, missing_docs)] // the integration tests use the rest of it
+#[path = "../../tests/net/x509.rs"]
+mod x509;
 
 pub use address::Address;
 pub use connect::{accept, connect, connect_socket};

@@ -1,7 +1,7 @@
 //! TLS 1.3, both ends authenticated; below it a socket.
 
 use super::link::Transport;
-use super::trust::{Rule, Trust, fingerprint_of};
+use super::trust::{Rule, Trust, fingerprint_of, unreadable};
 use super::tunnel::{INBOX, Identity, Tunnel};
 use super::{NetError, error};
 use crate::descriptor::poll_for;
@@ -54,8 +54,8 @@ impl Tls {
         let Some(first) = chain.first() else {
             return Err(bad("certificate", "there is none in the file".to_owned()));
         };
-        let fingerprint =
-            fingerprint_of(first).map_err(|error| bad("certificate", error.to_string()))?;
+        let fingerprint = fingerprint_of(first)
+            .map_err(|error| bad("certificate", unreadable(error).to_owned()))?;
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
             .map_err(|error| bad("key", error.to_string()))?;
         let provider = Arc::new(provider());
@@ -505,20 +505,16 @@ pub(super) fn explain(error: &rustls::Error, fingerprint: &str, endpoint: &str) 
 
 #[cfg(test)]
 pub(super) mod tests {
+    use super::super::x509::{self, Key, Made};
     use super::*;
-    use rcgen::{CertificateParams, KeyPair};
     use rustls::ServerConnection;
 
     /// An end that lets in nobody but itself.
     pub(in super::super) fn narcissus() -> Tls {
-        let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new(vec!["host.example".to_owned()])
-            .and_then(|params| params.self_signed(&key))
-            .unwrap()
-            .pem();
+        let key = Key::new();
+        let certificate = x509::certificate(&Made::default(), &key, "someone", &key);
         let pins = vec![super::super::fingerprint(&certificate).unwrap()];
-        let key = key.serialize_pem();
-        Tls::new(&certificate, &key, None, None, pins, vec![], None).unwrap()
+        Tls::new(&certificate, &key.pem, None, None, pins, vec![], None).unwrap()
     }
 
     /// rustls's own end, with its own records.

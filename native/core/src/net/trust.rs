@@ -42,7 +42,8 @@ pub(super) fn fingerprint_of(certificate: &CertificateDer<'_>) -> Result<String,
     Ok(format!("{PREFIX}{}", STANDARD_NO_PAD.encode(hash)))
 }
 
-fn unreadable(error: webpki::Error) -> &'static str {
+/// Why a certificate cannot be read, for people.
+pub(super) fn unreadable(error: webpki::Error) -> &'static str {
     match error {
         webpki::Error::UnsupportedCertVersion => "it is not of version 3 (X.509)",
         _ => "it is damaged",

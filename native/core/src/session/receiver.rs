@@ -104,7 +104,8 @@ impl<'a> Receiver<'a> {
         self.skip_payload(&header)
     }
 
-    fn skip_payload(&mut self, header: &Header) -> Result<(), Broken> {
+    /// Reads the payload of the frame whose header was read last, for nobody.
+    pub(crate) fn skip_payload(&mut self, header: &Header) -> Result<(), Broken> {
         let mut left = header.packed_len as usize;
         let mut scratch = [0; 4096];
         while left > 0 {

@@ -1,11 +1,7 @@
 //! A PKI for each test.
 
+use crate::x509::{self, Key, Made};
 use pagewire_core::net::{Tls, fingerprint};
-use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
-    RevokedCertParams, SerialNumber, date_time_ymd,
-};
 
 /// A certificate and its key, in PEM.
 #[derive(Clone)]
@@ -22,49 +18,8 @@ impl Identity {
 
 pub struct Authority {
     pub pem: String,
-    pub issuer: Issuer<'static, KeyPair>,
-}
-
-/// What a certificate is made with.
-pub struct Made {
-    /// Subject alternative names.
-    pub names: Vec<String>,
-    pub common_name: &'static str,
-    pub usages: Vec<ExtendedKeyUsagePurpose>,
-    pub years: (i32, i32),
-    pub serial: u64,
-}
-
-impl Default for Made {
-    fn default() -> Self {
-        Made {
-            names: vec![],
-            common_name: "someone",
-            usages: vec![
-                ExtendedKeyUsagePurpose::ServerAuth,
-                ExtendedKeyUsagePurpose::ClientAuth,
-            ],
-            years: (2000, 4000),
-            serial: 7,
-        }
-    }
-}
-
-impl Made {
-    pub fn params(self) -> CertificateParams {
-        let mut params = CertificateParams::new(self.names).unwrap();
-        params
-            .distinguished_name
-            .push(DnType::OrganizationName, "pagewire's tests");
-        params
-            .distinguished_name
-            .push(DnType::CommonName, self.common_name);
-        params.extended_key_usages = self.usages;
-        params.not_before = date_time_ymd(self.years.0, 1, 1);
-        params.not_after = date_time_ymd(self.years.1, 1, 1);
-        params.serial_number = Some(SerialNumber::from(self.serial));
-        params
-    }
+    name: &'static str,
+    key: Key,
 }
 
 /// A certificate for these names.
@@ -75,15 +30,16 @@ pub fn named(names: &[&str]) -> Made {
     }
 }
 
+/// A key whose certificate nobody but itself has signed.
 pub fn alone() -> Identity {
-    let key = KeyPair::generate().unwrap();
-    let certificate = named(&["alone.example"])
-        .params()
-        .self_signed(&key)
-        .unwrap();
+    alone_with(&named(&["alone.example"]))
+}
+
+pub fn alone_with(made: &Made) -> Identity {
+    let key = Key::new();
     Identity {
-        certificate: certificate.pem(),
-        key: key.serialize_pem(),
+        certificate: x509::certificate(made, &key, made.common_name, &key),
+        key: key.pem,
     }
 }
 
@@ -92,50 +48,28 @@ impl Authority {
         Authority::called("the authority")
     }
 
-    pub fn called(common_name: &'static str) -> Authority {
-        let key = KeyPair::generate().unwrap();
-        let mut params = Made {
-            common_name,
-            usages: vec![],
+    pub fn called(name: &'static str) -> Authority {
+        let key = Key::new();
+        let made = Made {
+            common_name: name,
+            is_authority: true,
             ..Made::default()
-        }
-        .params();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let pem = params.self_signed(&key).unwrap().pem();
-        Authority {
-            pem,
-            issuer: Issuer::new(params, key),
-        }
+        };
+        let pem = x509::certificate(&made, &key, name, &key);
+        Authority { pem, name, key }
     }
 
     pub fn signs(&self, made: Made) -> Identity {
-        let key = KeyPair::generate().unwrap();
-        let certificate = made.params().signed_by(&key, &self.issuer).unwrap();
+        let key = Key::new();
         Identity {
-            certificate: certificate.pem(),
-            key: key.serialize_pem(),
+            certificate: x509::certificate(&made, &key, self.name, &self.key),
+            key: key.pem,
         }
     }
 
-    pub fn revokes(&self, serial: u64, until: i32) -> String {
-        CertificateRevocationListParams {
-            this_update: date_time_ymd(2000, 1, 1),
-            next_update: date_time_ymd(until, 1, 1),
-            crl_number: SerialNumber::from(1u64),
-            issuing_distribution_point: None,
-            revoked_certs: vec![RevokedCertParams {
-                serial_number: SerialNumber::from(serial),
-                revocation_time: date_time_ymd(2001, 1, 1),
-                reason_code: None,
-                invalidity_date: None,
-            }],
-            key_identifier_method: KeyIdMethod::Sha256,
-        }
-        .signed_by(&self.issuer)
-        .unwrap()
-        .pem()
-        .unwrap()
+    /// The list of what it took back.
+    pub fn revokes(&self, serial: u8, until: u16) -> String {
+        x509::revocations(serial, until, self.name, &self.key)
     }
 }
 

@@ -4,6 +4,7 @@ use crate::certificates::{alone, pinning};
 use crate::ends::{Door, LONG, PREAMBLE, SHORT, both, says};
 use pagewire_core::frame::SessionFrame;
 use pagewire_core::net::{Address, Link, accept, connect, connect_socket, stream_pair};
+use rustix::pipe::pipe;
 use std::io::{ErrorKind, Write};
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
@@ -32,11 +33,10 @@ fn pairs() -> Vec<(&'static str, Link, Link)> {
     };
     let (one, other) = stream_pair().unwrap();
     let unix = plain(one, other);
-    let ((read_a, write_a), (read_b, write_b)) =
-        (std::io::pipe().unwrap(), std::io::pipe().unwrap());
+    let ((read_a, write_a), (read_b, write_b)) = (pipe().unwrap(), pipe().unwrap());
     let pipes = (
-        Link::plain(read_a.into(), write_b.into()).unwrap(),
-        Link::plain(read_b.into(), write_a.into()).unwrap(),
+        Link::plain(read_a, write_b).unwrap(),
+        Link::plain(read_b, write_a).unwrap(),
     );
     vec![
         ("tls", source, destination),

@@ -8,3 +8,4 @@ mod links;
 mod listening;
 mod passing;
 mod who_gets_in;
+mod x509;

@@ -1,9 +1,9 @@
 //! Keys, certificates and names, with both ends' words for each refusal.
 
-use crate::certificates::{Authority, Made, alone, asking, named, pinning};
+use crate::certificates::{Authority, alone, alone_with, asking, named, pinning};
 use crate::ends::{both, neither, says, shake};
+use crate::x509::Made;
 use pagewire_core::net::Tls;
-use rcgen::ExtendedKeyUsagePurpose;
 
 #[test]
 fn two_hosts_that_pin_each_others_keys_need_no_authority() {
@@ -205,7 +205,7 @@ fn certificates_of_other_authorities_times_and_uses_are_refused() {
         ),
         (
             authority.signs(Made {
-                usages: vec![ExtendedKeyUsagePurpose::ServerAuth],
+                for_clients: false,
                 ..named(&["src"])
             }),
             "extended key usage",
@@ -318,5 +318,20 @@ fn an_identity_that_cannot_work_is_told_before_anyone_is_connected_to() {
             &["SHA256:short"]
         )
         .contains("SHA256:short")
+    );
+}
+
+#[test]
+fn a_certificate_of_version_1_is_no_use_and_says_so() {
+    let old = alone_with(&Made {
+        version: 0,
+        ..Made::default()
+    });
+    let pins = vec![alone().fingerprint()];
+    let error = Tls::new(&old.certificate, &old.key, None, None, pins, vec![], None);
+    says(
+        &error.err().unwrap(),
+        "BAD_IDENTITY",
+        &["our certificate", "version 3"],
     );
 }

@@ -1,0 +1,46 @@
+import { type Codec, codecNumber, CODECS } from '../codecs.js';
+import { type NativeFlow, native } from '../native.js';
+import { slotOf } from '../pipeline/outcome.js';
+import { INLINE_BYTES } from '../pipeline/settings.js';
+import type { Workers } from '../pipeline/workers.js';
+import { ladder, next, type Packing, START } from '../policy/codec.js';
+
+/** Packs the frames of a session's channels, as it was asked to as long as the workers keep up with the wire. */
+export class Packer {
+  readonly asked: Packing;
+  /** Frames that were packed more lightly than was asked for. */
+  lightened = 0;
+  readonly #steps: readonly Packing[];
+  readonly #workers: Workers;
+  readonly #threads: number;
+  #stand = START;
+  /** Frames that are with the workers. */
+  #atWork = 0;
+
+  /** `codecs` are those that the other end can unpack. */
+  constructor(asked: Packing, workers: Workers, threads: number, codecs: readonly Codec[] = CODECS) {
+    this.asked = asked;
+    this.#steps = ladder(asked).filter(({ codec }) => codecs.includes(codec));
+    this.#workers = workers;
+    this.#threads = threads;
+    if (asked.codec !== 'none') workers.warm();
+  }
+
+  /** What frames are packed with at this moment. */
+  get packing(): Packing {
+    return this.#steps[this.#stand.step] ?? this.asked;
+  }
+
+  pack(flow: NativeFlow, slot: number, bytes: number): number | Promise<number> {
+    const load = { workersBusy: this.#atWork >= this.#threads, wireDry: flow.waiting() === 0 };
+    const before = this.#stand.step;
+    this.#stand = next(this.#stand, load, this.#steps.length);
+    const { codec, level } = this.packing;
+    if (this.#stand.step !== before) flow.setDirect(codecNumber(codec), level);
+    if (this.#stand.step > 0) this.lightened++;
+    const task = { handle: flow.handle, slot, codec: codecNumber(codec), level };
+    if (codec === 'none' || bytes <= INLINE_BYTES) return slotOf(native.pack(task.handle, slot, task.codec, level));
+    this.#atWork++;
+    return this.#workers.pack(task).finally(() => this.#atWork--);
+  }
+}
