@@ -359,10 +359,8 @@ export interface Native {
   };
   /** Sends a descriptor to another process, with a message of 1 to 65,536 bytes; the descriptor stays the caller's. */
   sendDescriptor(controlFd: number, fd: number, message: Uint8Array): void;
-  NativeReceiver: {
-    /** Gives out what comes by `sendDescriptor`; `(-1, empty)` once the other end is closed. */
-    new (controlFd: number, received: (fd: number, message: Buffer) => void): NativeReceiver;
-  };
+  /** Gives out what comes by `sendDescriptor`; `(-1, empty)` once the other end is closed. */
+  NativeReceiver: new (controlFd: number, received: (fd: number, message: Buffer) => void) => NativeReceiver;
   /** Two ends of a local connection that keeps messages apart, for `sendDescriptor`; the caller's. */
   socketPair(): [number, number];
   /** Two ends of a local byte stream, for what `exec:` starts; the caller's. */

@@ -1,7 +1,7 @@
 // The ways for a guest to get from one host to the other.
 import { existsSync } from 'node:fs';
 import type { Answer } from '#src/demo/qmp.js';
-import { listens } from '../../test/e2e/harness/proxies.js';
+import { listens } from './listens.js';
 import type { Qemu } from '../../test/e2e/harness/qemu.js';
 import type { Stage } from '../../test/e2e/harness/stage.js';
 import { Filter } from './filter.js';

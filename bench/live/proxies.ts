@@ -43,13 +43,13 @@ export async function startProxies(
   const inlet = far.replace(GUEST, '{name}');
   const destination = await Filter.start(
     stage,
-    (prefix) => startDestination(stage, { kind, host, port }, inlet, ['-q', ...trust.destination], prefix),
+    (prefix) => startDestination(stage, { kind, host, port }, inlet, trust.destination, prefix),
     on('destination'),
   );
   const source = await Filter.start(
     stage,
     (prefix) => {
-      const more = ['--name', GUEST, '-q', ...trust.source, ...options];
+      const more = ['--name', GUEST, ...trust.source, ...options];
       return startSource(stage, near, [`${kind}:${host}:${port}`], more, prefix);
     },
     on('source'),

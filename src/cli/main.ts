@@ -114,7 +114,7 @@ function program(): Command {
   source
     .requiredOption('--name <GUEST>', "the guest's name, as the destination is to know it")
     .requiredOption('--listen <ENDPOINT>', 'where QEMU connects: unix:PATH, tcp:HOST:PORT, fd:N, systemd')
-    .requiredOption('--connect <ENDPOINT>', 'the destination proxy, and other ways to it', each, [])
+    .requiredOption('--connect <ENDPOINT>', 'the destination proxy, and other ways to it', each)
     .option('--port <N>', 'the port of the QEMU at the destination, where it has {port}', integer)
     .option('--stock', 'no proxy at the destination: connect to its QEMU', false)
     .option('--delta', 'send pages of a QEMU stream as differences (default)')
@@ -139,7 +139,7 @@ function program(): Command {
     .option('--ports <RANGE>', 'ports that a source may name for {port}', '49152-49215')
     .option('--max-sessions <N>', 'migrations at once', integer, 16)
     .option('--max-handshakes <N>', 'connections at once that are not known yet', integer, 16)
-    .option('--handshake-timeout <TIME>', 'how long a connection may take to be known', time, 10_000);
+    .addOption(given('--handshake-timeout <TIME>', 'how long a connection may take to be known', time, '10s'));
   proxyOptions(destination)
     .addHelpText('after', `${PROXY_ENDPOINTS}\n${EXIT_CODES}`)
     .action(async (flags: DestinationFlags) => {
@@ -165,7 +165,7 @@ function program(): Command {
     .command('check')
     .description('tries a destination proxy: versions, keys, codecs, memory, and the rate of the link')
     .argument('<ENDPOINT>', 'the destination proxy: tls:HOST:PORT and the like')
-    .option('--peer <PEER>', "the peer's name, or SHA256:… of its key; may be repeated", each, [])
+    .option('--peer <PEER>', "the peer's name, or SHA256:… of its key; may be repeated", each)
     .option('--tls-dir <DIR>', 'where key and certificates are')
     .option('--key <FILE>', 'a private key and its certificate (pagewire keygen)')
     .option('--insecure', 'plain tcp: to other hosts', false)
@@ -194,10 +194,10 @@ function proxyOptions(command: Command): Command {
     .option('--insecure', 'plain tcp: to other hosts', false)
     .option('--listen-mode <MODE>', "a unix socket's mode (default: 0600)", mode)
     .option('--listen-owner <USER:GROUP>', "a unix socket's owner")
-    .option('--require <LIST>', 'refuse a peer that lacks one of these: delta, zstd, lz4, zlib', list, [])
-    .option('--replay <SIZE>', 'kept until the peer has acknowledged it (default: 64M)', size, 64 << 20)
-    .option('--silence <TIME>', 'a link that is silent for so long is lost (default: 5s)', time, 5000)
-    .option('--reconnect <TIME>', 'how long to look for a lost link (default: 5min)', time, 300_000)
+    .option('--require <LIST>', 'refuse a peer that lacks one of these: delta, zstd, lz4, zlib', list)
+    .addOption(given('--replay <SIZE>', 'kept until the peer has acknowledged it', size, '64M'))
+    .addOption(given('--silence <TIME>', 'a link that is silent for so long is lost', time, '5s'))
+    .addOption(given('--reconnect <TIME>', 'how long to look for a lost link', time, '5min'))
     .addOption(new Option('--in-doubt <WHAT>', 'if both guests might run').choices(['hold', 'fail']).default('hold'))
     .option('--config <FILE>', 'settings that are read again at SIGHUP')
     .option('--stats <FILE>', 'append a line of JSON every second, to a file or fd:N (docs/stats.md)')
@@ -207,11 +207,16 @@ function proxyOptions(command: Command): Command {
     .option('-q, --quiet', 'warnings and errors only, no progress', false);
 }
 
-function each(text: string, before: string[]): string[] {
+/** An option whose default is shown as a user would write it. */
+function given(flags: string, description: string, parse: (text: string) => number, preset: string): Option {
+  return new Option(flags, description).argParser(parse).default(parse(preset), preset);
+}
+
+function each(text: string, before: string[] = []): string[] {
   return [...before, text];
 }
 
-function list(text: string, before: string[]): string[] {
+function list(text: string, before: string[] = []): string[] {
   return [...before, ...text.split(',')];
 }
 

@@ -2,19 +2,31 @@ import { type Config } from '../control/config.js';
 import { onReload, onStop } from '../control/signals.js';
 import { PagewireError } from '../errors.js';
 import { native } from '../native.js';
-import { checkThreads } from '../pipeline/settings.js';
+import { checkThreads, framesInFlight } from '../pipeline/settings.js';
+import { BASE_BYTES, WORKER_BYTES } from '../policy/memory.js';
 import { Host, type HostSettings } from '../session/host.js';
 import { Listener } from '../session/listener.js';
 import { parsePeer, parsePorts } from '../session/peers.js';
 import { readPreamble } from '../session/preamble.js';
 import type { SessionSnapshot } from '../session/snapshot.js';
+import { bytes } from '../telemetry/amounts.js';
 import type { Log } from '../telemetry/log.js';
 import { Metrics } from '../telemetry/metrics.js';
 import { Progress } from '../telemetry/progress.js';
-import { failedSession, sessionLine, sessionSummary, statsLine } from '../telemetry/session.js';
+import { failedSession, sessionProgress, sessionSummary, statsLine } from '../telemetry/session.js';
 import { type Endpoint, endpointText, parseEndpoint } from '../transport/endpoint.js';
 import { EXIT, type Signal } from './exit.js';
-import { type DestinationFlags, endOf, exitOf, openLog, openStats, parseOwner, reload, settingsOf } from './proxy.js';
+import {
+  type DestinationFlags,
+  endOf,
+  exitOf,
+  FRAME_SIZE,
+  openLog,
+  openStats,
+  parseOwner,
+  reload,
+  settingsOf,
+} from './proxy.js';
 import { type Listenable, listenable, singleLink, tlsFor } from './proxy-endpoints.js';
 import { plain } from './run.js';
 
@@ -22,6 +34,9 @@ const EVERY_MS = 1000;
 
 /** What comes back from a guest is a few bytes a page; only a recovered postcopy says more at once. */
 const RETURN_REPLAY = 8 << 20;
+
+/** Smaller frames would cost more in packing than they save in memory. */
+const LEAST_FRAME_SIZE = 64 << 10;
 
 /** `pagewire proxy destination` */
 export async function proxyDestination(flags: DestinationFlags): Promise<number> {
@@ -35,7 +50,7 @@ export async function proxyDestination(flags: DestinationFlags): Promise<number>
 
 function hostSettings(flags: DestinationFlags, listen: Endpoint): HostSettings {
   const { connect, reconnect, memoryLimit, handshakeTimeout: handshakeMs, replay } = flags;
-  const peers = flags.peer.map(parsePeer);
+  const peers = (flags.peer ?? []).map(parsePeer);
   const ports = parsePorts(flags.ports);
   // A place for each guest is filled in later: whether the endpoint can be one is seen now.
   const example = connect.replaceAll('{name}', 'guest').replaceAll('{port}', String(ports.least));
@@ -44,14 +59,29 @@ function hostSettings(flags: DestinationFlags, listen: Endpoint): HostSettings {
     throw new PagewireError('BAD_OPTION', `--connect ${connect}: QEMU is at unix:PATH, tcp:HOST:PORT or fd:N`);
   }
   const { inDoubt, reconnectMs } = settingsOf(flags);
+  const threads = checkThreads(flags.threads);
+  const end = endOf(flags, frameSizeFor(threads, memoryLimit));
   return {
-    ...{ connect, ports, peers, inDoubt, handshakeMs, end: endOf(flags), threads: checkThreads(flags.threads) },
+    ...{ connect, ports, peers, inDoubt, handshakeMs, end, threads },
     tls: tlsFor('destination', [listen], peers, flags)?.tls ?? null,
     replayBytes: Math.min(replay, RETURN_REPLAY),
     // A link that nobody can make a second time is not waited for.
     reconnectMs: listen.kind === 'stdio' ? Math.min(reconnect, 0) : reconnectMs,
     ...(memoryLimit !== undefined && { memoryLimit }),
   };
+}
+
+/** The largest frames that a session within the memory limit can take; the source makes none that are larger. */
+function frameSizeFor(threads: number, memoryLimit = Infinity): number {
+  const fixed = BASE_BYTES + RETURN_REPLAY + threads * WORKER_BYTES;
+  const size = (memoryLimit - fixed) / (framesInFlight(threads) + threads + 1);
+  if (size >= LEAST_FRAME_SIZE) return Math.min(Math.floor(size), FRAME_SIZE);
+  const needed = fixed + LEAST_FRAME_SIZE * (framesInFlight(threads) + threads + 1);
+  throw new PagewireError(
+    'OUT_OF_MEMORY',
+    `a session needs ${bytes(needed)} of memory, over the limit of ${bytes(memoryLimit)} (--memory-limit): ` +
+      'take fewer --threads or a higher limit',
+  );
 }
 
 /** A listener, and a process for each migration. */
@@ -127,7 +157,7 @@ async function serveOne(flags: DestinationFlags, settings: HostSettings, listen:
   const progress = new Progress(
     flags.quiet,
     () => of.snapshot().streamBytes,
-    (perSecond) => sessionLine(of.snapshot(), perSecond),
+    sessionProgress(() => of.snapshot()),
   );
   const timer = setInterval(() => writeStats?.(statsLine(of.snapshot(), null)), EVERY_MS);
   const over = (): SessionSnapshot => {

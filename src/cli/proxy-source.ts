@@ -9,7 +9,13 @@ import { SourceSession } from '../session/source.js';
 import { StockSession } from '../session/stock.js';
 import { Metrics } from '../telemetry/metrics.js';
 import { Progress } from '../telemetry/progress.js';
-import { failedSession, sessionLine, type SessionOutcome, sessionSummary, statsLine } from '../telemetry/session.js';
+import {
+  failedSession,
+  type SessionOutcome,
+  sessionProgress,
+  sessionSummary,
+  statsLine,
+} from '../telemetry/session.js';
 import { type Endpoint, endpointText, isGuestName } from '../transport/endpoint.js';
 import { EXIT, type Signal } from './exit.js';
 import { endOf, exitOf, openLog, openStats, parseOwner, reload, settingsOf, type SourceFlags } from './proxy.js';
@@ -27,7 +33,7 @@ export async function proxySource(flags: SourceFlags): Promise<number> {
   const { name, port, stock, encoder, connect } = check(flags);
   const settings = settingsOf(flags);
   const log = openLog('proxy source', flags).child({ guest: name });
-  const identity = tlsFor('source', connect, flags.peer.map(parsePeer), flags);
+  const identity = tlsFor('source', connect, (flags.peer ?? []).map(parsePeer), flags);
   if (identity) log.debug(`TLS by ${identity.files.join(', ')}`);
   const writeStats = openStats(flags.stats);
   const metrics = flags.metrics === undefined ? undefined : await Metrics.serve(flags.metrics);
@@ -61,7 +67,7 @@ export async function proxySource(flags: SourceFlags): Promise<number> {
   const progress = new Progress(
     flags.quiet,
     () => session.snapshot().streamBytes,
-    (perSecond) => sessionLine(session.snapshot(), perSecond),
+    sessionProgress(() => session.snapshot()),
   );
   const timer = setInterval(() => {
     const snapshot = session.snapshot();
@@ -119,14 +125,13 @@ function check(flags: SourceFlags): Checked {
   if (port !== undefined && (port < 1 || port > 65535))
     throw new PagewireError('BAD_OPTION', `--port ${port}: 1 to 65535`);
   const connect = flags.connect.map((text) => connectable(text, flags.insecure));
-  if (connect.length === 0) throw new PagewireError('BAD_OPTION', 'where to? give at least one --connect');
   if (stock) {
     const tls = connect.find(({ kind }) => kind !== 'tcp' && kind !== 'unix' && kind !== 'fd');
     if (tls) {
       const what = `--stock connects to a QEMU, which is at tcp: or unix:, not at ${endpointText(tls)}`;
       throw new PagewireError('BAD_OPTION', what);
     }
-    if (flags.require.length > 0)
+    if (flags.require !== undefined)
       throw new PagewireError('BAD_OPTION', '--stock has no peer that could lack what --require names');
   }
   return { name, port, stock, connect, encoder: { delta, codec, level, threads, cacheSize, memoryLimit } };

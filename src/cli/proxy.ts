@@ -15,7 +15,7 @@ import { plain, replaceStandardStreams, say, tell } from './run.js';
 
 export interface ProxyFlags {
   listen: string;
-  peer: string[];
+  peer?: string[];
   tlsDir?: string;
   key?: string;
   insecure: boolean;
@@ -23,7 +23,7 @@ export interface ProxyFlags {
   listenOwner?: string;
   threads?: number;
   memoryLimit?: number;
-  require: string[];
+  require?: string[];
   replay: number;
   silence: number;
   reconnect: number;
@@ -58,7 +58,7 @@ export interface DestinationFlags extends ProxyFlags {
 }
 
 /** The format's largest frame, which this end takes. */
-const FRAME_SIZE = 4 << 20;
+export const FRAME_SIZE = 4 << 20;
 
 export function version(): string {
   const manifest = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
@@ -66,7 +66,10 @@ export function version(): string {
 }
 
 /** What this end can and wants. */
-export function endOf({ delta = true, silence, require }: Pick<SourceFlags, 'delta' | 'silence' | 'require'>): End {
+export function endOf(
+  { delta = true, silence, require = [] }: Pick<SourceFlags, 'delta' | 'silence' | 'require'>,
+  frameSize = FRAME_SIZE,
+): End {
   for (const name of require) {
     if (name !== 'delta' && !(CODECS as readonly string[]).includes(name)) {
       throw new PagewireError('BAD_OPTION', `--require ${name}: delta, or one of ${CODECS.join(', ')}`);
@@ -76,7 +79,7 @@ export function endOf({ delta = true, silence, require }: Pick<SourceFlags, 'del
     }
   }
   const capabilities: Capabilities = { codecs: [...CODECS], delta, formats: [1] };
-  return { program: version(), capabilities, parameters: { silenceMs: silence, frameSize: FRAME_SIZE }, require };
+  return { program: version(), capabilities, parameters: { silenceMs: silence, frameSize }, require };
 }
 
 /** The log, once for the program. */

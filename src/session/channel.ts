@@ -32,8 +32,11 @@ export interface ChannelEvents {
   lost(channel: Channel, reason: string): void;
   /** The wire's status has something new. */
   changed(channel: Channel): void;
-  /** QEMU's stream was cut off, which is a cancelled migration; frames before that may still be on their way. */
-  cutOff(channel: Channel, end: StreamEnd): void;
+  /**
+   * QEMU has ended its stream; frames before that may still be on their way. `cutOff` where that was in the middle, which
+   * is a cancelled migration.
+   */
+  read(channel: Channel, cutOff: StreamEnd | undefined): void;
   /** QEMU's stream has ended at this end, well or not. */
   flowed(channel: Channel, end: StreamEnd | PagewireError): void;
 }
@@ -41,6 +44,9 @@ export interface ChannelEvents {
 /** How long a peer may take to hear that we give up, and how often it is told, in milliseconds. */
 const ABORT_MS = 700;
 const ABORT_AGAIN_MS = 10;
+
+/** Frames on their way in a channel beside QEMU's main one, which carries little or is one of many. */
+export const FURTHER_IN_FLIGHT = 4;
 
 type WireOptions = Omit<NativeWireOptions, 'source'>;
 
@@ -55,6 +61,8 @@ export class Channel {
   readonly flow: NativeFlow;
   /** Links that were lost. */
   losses = 0;
+  /** The stream has been read to its end: at the source, QEMU has closed its side. */
+  isRead = false;
   /** Destination: resolves when QEMU's socket is wanted: its first bytes, or the end, have come. */
   readonly outputWanted: Promise<void>;
   readonly #wire: NativeWire;
@@ -88,7 +96,10 @@ export class Channel {
       this.flow = start(this.#wire, (event, slot, bytes) => {
         if (event === events.outputWanted) wanted();
         else lane.listen(event, slot, bytes);
-        if (event === events.sourceEnded && lane.cutOff && !this.#last) tell.cutOff(this, lane.cutOff);
+        if (event === events.sourceEnded) {
+          this.isRead = true;
+          if (!this.#last) tell.read(this, lane.cutOff);
+        }
       });
     } catch (error) {
       this.#wire.close();
@@ -130,11 +141,12 @@ export class Channel {
 
   /** The destination's end; its QEMU comes by {@link connect}. */
   static destination(options: WireOptions, threads: number, workers: Workers, tell: ChannelEvents): Channel {
+    const inFlight = options.channel === 0 ? framesInFlight(threads) : FURTHER_IN_FLIGHT;
     const channel: Channel = new Channel(
       { ...options, source: false },
       false,
       tell,
-      (wire, listener) => native.NativeFlow.decodeFromWire(wire, framesInFlight(threads), threads + 1, listener),
+      (wire, listener) => native.NativeFlow.decodeFromWire(wire, inFlight, Math.min(threads + 1, inFlight), listener),
       (slot, bytes) => {
         const task = { handle: channel.flow.handle, slot };
         return bytes > INLINE_BYTES ? workers.unpack(task) : slotOf(native.unpack(task.handle, slot));
@@ -202,8 +214,12 @@ export class Channel {
   /** The end of a frame that is under way may have to be waited for; a peer that has heard it lets go of the link. */
   async #abort(reason: string): Promise<void> {
     const until = performance.now() + ABORT_MS;
-    while (this.#wire.status().linked && performance.now() < until) {
+    for (;;) {
+      const { linked, peerAbort, failure } = this.#wire.status();
+      // A peer that gave up itself does not listen, and where nobody reads any more, nobody would see it go.
+      if (!linked || peerAbort !== undefined) return;
       this.#wire.abort(reason);
+      if (failure !== undefined || performance.now() > until) return;
       await sleep(ABORT_AGAIN_MS);
     }
   }

@@ -66,7 +66,8 @@ async function measure(
   { frameSize, silenceMs }: Agreement,
 ): Promise<Pick<CheckReport, 'roundTripMs' | 'bytesPerSecond'>> {
   const workers = new Workers(1);
-  const noise = openSync('/dev/urandom', 'r');
+  // In QEMU's place: what the peer says would be written there.
+  const noise = openSync('/dev/urandom', 'r+');
   let lost: string | undefined;
   const events = { ...silent, lost: (_: Channel, reason: string) => (lost ??= reason), guest: () => undefined };
   const options = { channel: 0, replayBytes: 64 << 20, silenceMs, heartbeatMs: HEARTBEAT_MS };
@@ -117,4 +118,4 @@ export async function serveCheck(link: NativeLink, { silenceMs }: Agreement): Pr
 }
 
 const nothing = (): void => undefined;
-const silent: ChannelEvents = { lost: nothing, changed: nothing, cutOff: nothing, flowed: nothing };
+const silent: ChannelEvents = { lost: nothing, changed: nothing, read: nothing, flowed: nothing };

@@ -46,6 +46,9 @@ const SILENT_CHANNEL_MS = 50;
 /** How long what QEMU said last may take to the source once QEMU has gone before its time, in milliseconds. */
 const LAST_WORDS_MS = 10_000;
 
+/** How far a channel may come before one that stands before it. */
+const AHEAD = 64;
+
 /** How long a link takes to be let go of when another one comes for it. */
 const DROP_MS = 5000;
 
@@ -56,15 +59,16 @@ export class DestinationSession {
   readonly #options: DestinationOptions;
   readonly #log: Log;
   readonly #workers: Workers;
-  readonly #channels: Channel[] = [];
+  /** By their numbers; they may come out of their order. */
+  readonly #channels = new Map<number, Channel>();
   readonly #over = new AbortController();
   readonly #began = performance.now();
   #settle!: { resolve: (end: SessionEnd) => void; reject: (error: PagewireError) => void };
   #state: SessionSnapshot['state'] = 'running';
   #inDoubt: InDoubt;
   #reconnectMs: number;
-  /** The patience with each lost link. */
-  readonly #lost = new Map<Channel, NodeJS.Timeout>();
+  /** Channels without a link: since when, and until when. */
+  readonly #lost = new Map<Channel, { since: number; patience: NodeJS.Timeout }>();
   /** Links that are being let go of for others. */
   readonly #dropped = new Map<Channel, () => void>();
   /** Waits for the channel with a number. */
@@ -110,7 +114,7 @@ export class DestinationSession {
     if (!isSameToken(hello.token, token) || identity(peer) !== identity(mine) || this.#over.signal.aborted) {
       return { code: 'UNKNOWN_SESSION', message: `no such session of guest ${name}` };
     }
-    if (hello.channel > this.#channels.length + 64) {
+    if (hello.channel > this.#channels.size + AHEAD) {
       return { code: 'BAD_HELLO', message: `channel ${hello.channel} has none before it` };
     }
     return undefined;
@@ -118,7 +122,7 @@ export class DestinationSession {
 
   /** Makes the channel ready for a new link; resolves with what has come over the ones before. */
   async ready({ channel: number }: JoinHello): Promise<number> {
-    const channel = this.#channels[number];
+    const channel = this.#channels.get(number);
     if (!channel) return 0;
     if (channel.status.linked) {
       // The source knows of a loss that we have not seen yet.
@@ -132,7 +136,11 @@ export class DestinationSession {
 
   /** A link that has been welcomed. */
   join(link: NativeLink, { channel: number, received }: JoinHello): void {
-    const channel = this.#channels[number] ?? this.#add(number);
+    if (this.#over.signal.aborted) {
+      link.close();
+      return;
+    }
+    const channel = this.#channels.get(number) ?? this.#add(number);
     try {
       this.#from.set(channel, link.peer().address);
       channel.attach(link, received);
@@ -141,9 +149,8 @@ export class DestinationSession {
       this.#fail(PagewireError.from(error));
       return;
     }
-    const patience = this.#lost.get(channel);
-    if (patience !== undefined) {
-      clearTimeout(patience);
+    if (this.#lost.has(channel)) {
+      clearTimeout(this.#lost.get(channel)?.patience);
       this.#lost.delete(channel);
       this.#log.info(`the link from ${link.peer().address} is back (channel ${number})`);
     }
@@ -178,8 +185,10 @@ export class DestinationSession {
     if (policy === 'fail' && this.#isHeld) this.#giveUp();
   }
 
+  /** How long to wait for a lost link; counts for those that are lost now, too. */
   setReconnect(ms: number): void {
     this.#reconnectMs = ms;
+    for (const [channel, { since }] of this.#lost) this.#wait(channel, since);
   }
 
   snapshot(): SessionSnapshot {
@@ -206,7 +215,7 @@ export class DestinationSession {
       this.#workers,
       this.#events,
     );
-    this.#channels[number] = channel;
+    this.#channels.set(number, channel);
     this.#expected.get(number)?.();
     return channel;
   }
@@ -229,15 +238,12 @@ export class DestinationSession {
         `the link from ${this.#from.get(channel) ?? 'the source'} is lost (channel ${channel.number}): ${reason}; ` +
           `waiting for it for ${duration(this.#reconnectMs)}`,
       );
-      const patience = setTimeout(() => {
-        this.#giveUp();
-      }, this.#reconnectMs);
-      this.#lost.set(channel, patience);
+      this.#wait(channel, performance.now());
     },
     changed: (): void => {
       this.#look();
     },
-    cutOff: (): void => undefined,
+    read: (): void => undefined,
     flowed: (channel: Channel, end: StreamEnd | PagewireError): void => {
       if (this.#over.signal.aborted) return;
       if (!(end instanceof PagewireError)) {
@@ -252,9 +258,20 @@ export class DestinationSession {
     },
   };
 
-  /** Channels may come out of their order: those that are there. */
+  /** Waits for the link of a channel that has been without one for some time. */
+  #wait(channel: Channel, since: number): void {
+    clearTimeout(this.#lost.get(channel)?.patience);
+    const patience = setTimeout(
+      () => {
+        this.#giveUp();
+      },
+      since + this.#reconnectMs - performance.now(),
+    );
+    this.#lost.set(channel, { since, patience });
+  }
+
   get #present(): Channel[] {
-    return this.#channels.filter(() => true);
+    return [...this.#channels.values()];
   }
 
   get #isInDoubt(): boolean {
@@ -330,11 +347,12 @@ export class DestinationSession {
   }
 
   async #channel(number: number): Promise<Channel> {
-    while (!this.#channels[number]) {
+    for (;;) {
+      const channel = this.#channels.get(number);
+      if (channel) return channel;
       await new Promise<void>((resolve) => this.#expected.set(number, resolve));
       this.#expected.delete(number);
     }
-    return this.#channels[number];
   }
 
   async #connect(number: number): Promise<number> {
@@ -347,12 +365,7 @@ export class DestinationSession {
       } catch (error) {
         if (performance.now() > until || signal.aborted) {
           const { message } = PagewireError.from(error);
-          throw new PagewireError(
-            'CONNECT_FAILED',
-            `the destination proxy cannot connect to QEMU (channel ${number}): ${message}; is QEMU there, started with ` +
-              `-incoming, and does --connect name the same place?`,
-            { cause: error },
-          );
+          throw new PagewireError('CONNECT_FAILED', `no QEMU for channel ${number}: ${message}`, { cause: error });
         }
         await sleep(QEMU_RETRY_MS, undefined, { signal });
       }
@@ -375,7 +388,7 @@ export class DestinationSession {
     if (this.#over.signal.aborted) return;
     this.#over.abort();
     this.#state = 'ending';
-    for (const patience of this.#lost.values()) clearTimeout(patience);
+    for (const { patience } of this.#lost.values()) clearTimeout(patience);
     void Promise.all(this.#present.map((channel) => channel.close(reason)))
       .then(() => this.#workers.close())
       .then(() => {

@@ -10,7 +10,7 @@ import type { SessionSnapshot } from './snapshot.js';
 export type ToSession =
   | { type: 'settings'; settings: HostSettings; log: { format: LogFormat; quiet: boolean; verbose: boolean } }
   | { type: 'change'; inDoubt: InDoubt; reconnectMs: number }
-  | { type: 'claimed'; refuse?: Refuse; sessions: { now: number; most: number } }
+  | { type: 'claimed'; refuse?: Refuse }
   /** How often the listener has been asked to end. */
   | { type: 'stop'; requests: number }
   /** A newer session of the same guest has come. */
@@ -18,8 +18,8 @@ export type ToSession =
 
 /** From a session. */
 export type ToListener =
-  /** The handshake with this number is over. */
-  | { type: 'shaken'; handshake: number }
+  /** The handshake with this number is over; `why` where it was in vain. */
+  | { type: 'shaken'; handshake: number; peer: string; why?: string }
   | { type: 'claim'; name: string }
   | { type: 'snapshot'; snapshot: SessionSnapshot; linked: boolean }
   | { type: 'ended'; snapshot: SessionSnapshot; outcome: SessionOutcome };
@@ -30,6 +30,8 @@ export interface Handover {
   /** In hex. */
   preamble: string;
   peer: string;
+  /** Sessions that the listener carries now, and the most that it would. */
+  sessions: { now: number; most: number };
 }
 
 /** The descriptor by which a session's process gets its connections. */

@@ -51,6 +51,9 @@ interface Carrier {
 /** What a session that was superseded may take to go, in milliseconds. */
 const SUPERSEDE_MS = 5000;
 
+/** So many connections that come to nothing are told of one by one, in so many milliseconds. */
+const CLOSINGS = { most: 10, ms: 10_000 };
+
 export class Listener {
   /** Resolves when the listener is closed and all its sessions have ended. */
   readonly done: Promise<void>;
@@ -65,6 +68,8 @@ export class Listener {
   #settings: HostSettings;
   #count = 0;
   #stopRequests = 0;
+  /** Connections that came to nothing lately. */
+  #closings = 0;
   #settle!: () => void;
 
   constructor(options: ListenerOptions) {
@@ -80,7 +85,7 @@ export class Listener {
         this.#route(fd, preamble ?? Buffer.alloc(0), peer);
       },
       (peer, reason) => {
-        this.#log.warn({ peer }, `from ${peer}: ${plain(reason)}`);
+        this.#closed(peer, plain(reason));
       },
     );
     this.#spare = this.#start();
@@ -120,7 +125,7 @@ export class Listener {
     const preamble = bytes.length === PREAMBLE_BYTES ? readPreamble(bytes) : undefined;
     if (!preamble) {
       closeSync(fd);
-      this.#log.warn({ peer }, `from ${peer}: no pagewire, or one of another version: closed`);
+      this.#closed(peer, 'is no pagewire proxy, or a later one');
       return;
     }
     const host = addressOf(peer);
@@ -129,13 +134,15 @@ export class Listener {
     const share = Math.max(Math.floor(maxHandshakes / 4), 1);
     if (pending.length >= maxHandshakes || pending.filter((other) => other === host).length >= share) {
       closeSync(fd);
-      this.#log.warn({ peer }, `from ${peer}: too many handshakes under way (--max-handshakes): closed`);
+      this.#closed(peer, 'came while too many others wait to be known (--max-handshakes)');
       return;
     }
     const handshake = this.#count++;
+    const sessions = { now: this.sessions, most: maxSessions };
+    const handover: Handover = { handshake, preamble: bytes.toString('hex'), peer, sessions };
     const known = [...this.#carriers].find(({ id }) => id === preamble.session);
     if (known && preamble.kind === 'join') {
-      this.#hand(known, fd, { handshake, preamble: bytes.toString('hex'), peer });
+      this.#hand(known, fd, handover);
     } else if (preamble.kind === 'join') {
       void this.#refuse(fd, handshake, peer, { code: 'UNKNOWN_SESSION', message: UNKNOWN_SESSION });
     } else if (known || this.#carriers.size - (this.#spare ? 1 : 0) >= maxSessions + share) {
@@ -144,7 +151,7 @@ export class Listener {
       const carrier = this.#spare ?? this.#start();
       this.#spare = undefined;
       carrier.id = preamble.session;
-      this.#hand(carrier, fd, { handshake, preamble: bytes.toString('hex'), peer });
+      this.#hand(carrier, fd, handover);
     }
   }
 
@@ -154,7 +161,7 @@ export class Listener {
       native.sendDescriptor(carrier.control, fd, Buffer.from(JSON.stringify(handover)));
     } catch (error) {
       carrier.handshakes.delete(handover.handshake);
-      this.#log.warn(`from ${handover.peer}: ${plain(PagewireError.from(error).message)}`);
+      this.#closed(handover.peer, plain(PagewireError.from(error).message));
     } finally {
       closeSync(fd);
     }
@@ -169,10 +176,23 @@ export class Listener {
       await receiveHello(link, end.program, handshakeMs);
       await refuse(link, why, handshakeMs);
     } catch (error) {
-      this.#log.warn({ peer }, plain(PagewireError.from(error).message));
+      this.#closed(peer, plain(PagewireError.from(error).message));
     } finally {
       this.#refusing.delete(handshake);
     }
+  }
+
+  /** A connection came to nothing. Somebody who makes thousands of them must not fill the log. */
+  #closed(peer: string, why: string): void {
+    this.#closings++;
+    if (this.#closings <= CLOSINGS.most) this.#log.warn({ peer }, why.includes(peer) ? why : `${peer} ${why}`);
+    if (this.#closings > 1) return;
+    const timer = setTimeout(() => {
+      const more = this.#closings - CLOSINGS.most;
+      if (more > 0) this.#log.warn(`${more} more connections came to nothing in the last ${CLOSINGS.ms / 1000} s`);
+      this.#closings = 0;
+    }, CLOSINGS.ms);
+    timer.unref();
   }
 
   #start(): Carrier {
@@ -211,6 +231,7 @@ export class Listener {
     switch (message.type) {
       case 'shaken':
         carrier.handshakes.delete(message.handshake);
+        if (message.why !== undefined) this.#closed(message.peer, message.why);
         break;
       case 'claim':
         void this.#claim(carrier, message.name);
@@ -243,8 +264,7 @@ export class Listener {
       carrier.linked = true;
       if (other) await this.#supersede(other, name);
     }
-    const sessions = { now: this.sessions, most: maxSessions };
-    this.#tell(carrier, { type: 'claimed', sessions, ...(no && { refuse: no }) });
+    this.#tell(carrier, { type: 'claimed', ...(no && { refuse: no }) });
     // The next one need not wait for its process.
     if (!no && this.#stopRequests === 0) this.#spare ??= this.#start();
   }

@@ -41,8 +41,7 @@ class Reception implements Registry {
     });
   }
 
-  claimed({ refuse, sessions }: { refuse?: Refuse; sessions: Registry['sessions'] }): void {
-    this.sessions = sessions;
+  claimed(refuse: Refuse | undefined): void {
     this.#claimed?.(refuse);
   }
 }
@@ -64,7 +63,7 @@ process.on('message', (message: ToSession) => {
       host?.session?.setReconnect(message.reconnectMs);
       break;
     case 'claimed':
-      reception.claimed(message);
+      reception.claimed(message.refuse);
       break;
     case 'stop':
       stop(message.requests);
@@ -76,6 +75,8 @@ process.on('message', (message: ToSession) => {
 });
 process.on('disconnect', () => {
   if (!host?.session) process.exit(0);
+  // Nobody is left who could give us a new link.
+  host.session.setReconnect(0);
 });
 
 /** Kept: a receiver that nobody holds takes nothing. */
@@ -91,16 +92,18 @@ function begin({ settings, log: logging }: Extract<ToSession, { type: 'settings'
   });
 }
 
-async function handshake(fd: number, { handshake: number, preamble, peer }: Handover): Promise<void> {
+async function handshake(fd: number, { handshake: number, preamble, peer, sessions }: Handover): Promise<void> {
   open++;
+  reception.sessions = sessions;
+  let why: string | undefined;
   try {
     const read = readPreamble(Buffer.from(preamble, 'hex'));
     if (read && host) await host.accept(fd, read);
   } catch (error) {
-    log.warn({ peer }, `from ${peer}: ${plain(PagewireError.from(error).message)}`);
+    why = plain(PagewireError.from(error).message);
   }
   open--;
-  await say({ type: 'shaken', handshake: number });
+  await say({ type: 'shaken', handshake: number, peer, ...(why !== undefined && { why }) });
   // Without a session there is nothing to wait for.
   if (open === 0 && !host?.session) process.exit(0);
 }

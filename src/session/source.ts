@@ -18,7 +18,7 @@ import { Workers } from '../pipeline/workers.js';
 import { bytes } from '../telemetry/amounts.js';
 import type { Log } from '../telemetry/log.js';
 import { endpointText } from '../transport/endpoint.js';
-import { Channel } from './channel.js';
+import { Channel, FURTHER_IN_FLIGHT } from './channel.js';
 import { Packer } from './packer.js';
 import { type Dialled, type Dialler } from './dial.js';
 import { type OpenHello, PROTOCOL, readJoinWelcome, readOpenWelcome } from './hello.js';
@@ -62,8 +62,7 @@ const BYE_MS = 10_000;
 const DOUBT_NOTE_MS = 10_000;
 const DOUBT_RETRY_MS = 1000;
 
-/** A connection beside QEMU's main one carries little, or is one of many: frames on their way, and for replay. */
-const FURTHER_IN_FLIGHT = 4;
+/** Bytes that are kept for a channel beside QEMU's main one until the peer has acknowledged them. */
 const FURTHER_REPLAY = 8 << 20;
 
 export class SourceSession {
@@ -81,7 +80,9 @@ export class SourceSession {
   readonly #lost = new Set<Channel>();
   /** Ends whatever is waited for. */
   readonly #over = new AbortController();
-  readonly #began = performance.now();
+  /** When QEMU came. */
+  #began: number | undefined;
+  #endedAt: number | undefined;
   #packer: Packer;
   #settle!: { resolve: (end: SessionEnd) => void; reject: (error: PagewireError) => void };
   #settings: CheckedSettings;
@@ -160,7 +161,7 @@ export class SourceSession {
       role: 'source',
       name: this.#options.name,
       state: this.#state,
-      seconds: (performance.now() - this.#began) / 1000,
+      seconds: this.#began === undefined ? 0 : ((this.#endedAt ?? performance.now()) - this.#began) / 1000,
       peer: this.#peer,
       codec: this.#packer.packing.codec,
       guest: this.#guest ?? null,
@@ -179,6 +180,7 @@ export class SourceSession {
 
   async #open(): Promise<void> {
     this.#state = 'connecting';
+    this.#began = performance.now();
     try {
       const dialled = await this.#dialFirst();
       try {
@@ -256,14 +258,15 @@ export class SourceSession {
   /** A further channel, or the first one, whose link is there already. */
   #add(fd: number, first?: Dialled): void {
     const { native: main, threads } = this.#settings;
-    const { frameSize, frames, packers } = main;
+    const { frameSize, frames } = main;
     const { silenceMs, heartbeatMs } = this.#agreement!;
     const number = this.#channels.length;
     const replayBytes = number === 0 ? this.#options.replayBytes : FURTHER_REPLAY;
+    const packers = Math.min(threads + 1, FURTHER_IN_FLIGHT);
     const further = { frameSize, frames, packers, inFlight: FURTHER_IN_FLIGHT };
     let channel: Channel;
     try {
-      if (number > 0) this.#charge(native.arenaBytes(frameSize, FURTHER_IN_FLIGHT, threads + 1) + FURTHER_REPLAY);
+      if (number > 0) this.#charge(native.arenaBytes(frameSize, FURTHER_IN_FLIGHT, packers) + FURTHER_REPLAY);
       channel = Channel.source(
         fd,
         { channel: number, replayBytes, silenceMs, heartbeatMs },
@@ -327,16 +330,19 @@ export class SourceSession {
     changed: (): void => {
       this.#look();
     },
-    cutOff: (channel: Channel, end: StreamEnd): void => {
+    read: (channel: Channel, cutOff: StreamEnd | undefined): void => {
+      if (channel.number > 0 || this.#isOver) return;
       // No guest can be made of what went over: nothing of it is worth waiting for.
-      if (channel.number === 0) this.#finish(end);
+      if (cutOff) this.#finish(cutOff);
+      // It was held for QEMU's sake, which has been told by somebody how it is.
+      else if (this.#hopeless) this.#fail(this.#hopeless);
     },
     flowed: (_: Channel, end: StreamEnd | PagewireError): void => {
       if (this.#isOver) return;
       if (!(end instanceof PagewireError) || end.code === 'STOPPED') return;
       // What the peer said of it explains more than that it could not be sent.
       this.#look();
-      this.#fail(end);
+      if (!this.#hopeless) this.#giveUp(end);
     },
   };
 
@@ -347,7 +353,7 @@ export class SourceSession {
     const since = performance.now();
     this.#lost.add(channel);
     if (isBack) this.#state = 'reconnecting';
-    while (!this.#isOver) {
+    for (;;) {
       try {
         const dialled = await reconnect({
           dialler: this.#options.dialler,
@@ -367,7 +373,8 @@ export class SourceSession {
         return;
       } catch (error) {
         if (this.#isOver) return;
-        this.#giveUp(PagewireError.from(error));
+        const cause = PagewireError.from(error);
+        this.#giveUp(new PagewireError('LINK_LOST', `the link is lost for good: ${cause.message}`, { cause }));
         await sleep(DOUBT_RETRY_MS, undefined, { signal }).catch(() => undefined);
       }
     }
@@ -383,11 +390,13 @@ export class SourceSession {
     if (this.#state !== 'ending') this.#state = 'running';
   }
 
-  /** A link does not come back: the session fails, unless it must be held. */
-  #giveUp(cause: PagewireError): void {
+  /** It cannot go on: the session fails, unless it must be held. */
+  #giveUp(why: PagewireError): void {
     const isFirst = this.#hopeless === undefined;
-    this.#hopeless = new PagewireError('LINK_LOST', `the link is lost for good: ${cause.message}`, { cause });
-    if (afterLoss({ doubt: this.#isInDoubt, policy: this.#inDoubt }) === 'fail') this.#fail(this.#hopeless);
+    this.#hopeless = why;
+    // If QEMU has closed its side, there is nothing left to hold.
+    const doubt = this.#isInDoubt && this.#channels[0]?.isRead !== true;
+    if (afterLoss({ doubt, policy: this.#inDoubt }) === 'fail') this.#fail(why);
     else if (isFirst) this.#hold();
   }
 
@@ -420,10 +429,10 @@ export class SourceSession {
         this.#finish();
         break;
       case 'given up':
-        this.#fail(new PagewireError('PEER_FAILED', `the destination gave up: ${verdict.why}`));
+        this.#giveUp(new PagewireError('PEER_FAILED', `the destination gave up: ${verdict.why}`));
         break;
       case 'broken':
-        this.#fail(new PagewireError('SESSION_FAILED', verdict.why));
+        this.#giveUp(new PagewireError('SESSION_FAILED', verdict.why));
         break;
       case 'cancelled':
       case 'going on':
@@ -462,6 +471,7 @@ export class SourceSession {
   async #end(state: SessionSnapshot['state'], reason: string | undefined, settle: () => void): Promise<void> {
     if (this.#isOver) return;
     this.#over.abort();
+    this.#endedAt = performance.now();
     this.#state = 'ending';
     await Promise.all(this.#channels.map((channel) => channel.close(reason)));
     for (const fd of this.#waiting.splice(0)) closeSync(fd);

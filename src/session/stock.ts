@@ -41,7 +41,9 @@ export class StockSession {
   readonly #options: StockOptions;
   readonly #settings: CheckedSettings;
   readonly #relays: Relay[] = [];
-  readonly #began = performance.now();
+  #began: number | undefined;
+  /** The last look at the counters, once it is over. */
+  #last: SessionSnapshot | undefined;
   #settle!: { resolve: (end: SessionEnd) => void; reject: (error: PagewireError) => void };
   /** Connections in the order of QEMU's. */
   #queue: Promise<void> = Promise.resolve();
@@ -59,6 +61,7 @@ export class StockSession {
   }
 
   accept(fd: number): void {
+    this.#began ??= performance.now();
     this.#coming++;
     this.#queue = this.#queue.then(() => this.#relay(fd));
   }
@@ -68,9 +71,16 @@ export class StockSession {
   }
 
   snapshot(): SessionSnapshot {
+    if (this.#last) return this.#last;
+    const now = performance.now();
     return {
-      ...{ role: 'source', name: this.#options.name, state: this.#isOver ? 'ended' : 'running', peer: this.#peer },
-      ...{ seconds: (performance.now() - this.#began) / 1000, codec: 'none' },
+      ...{
+        role: 'source',
+        name: this.#options.name,
+        state: this.#coming > 0 ? 'running' : 'waiting',
+        peer: this.#peer,
+      },
+      ...{ seconds: (now - (this.#began ?? now)) / 1000, codec: 'none' },
       ...carriedByStock(this.#relays),
     };
   }
@@ -127,18 +137,19 @@ export class StockSession {
   }
 
   #finish(): void {
-    this.#close();
+    this.#close('ended');
     this.#settle.resolve({ cancelled: this.#end?.truncated === true, within: this.#end?.within });
   }
 
   #fail(error: PagewireError): void {
     if (this.#isOver) return;
-    this.#close();
+    this.#close('failed');
     this.#settle.reject(error);
   }
 
-  #close(): void {
+  #close(state: 'ended' | 'failed'): void {
     this.#isOver = true;
+    this.#last = { ...this.snapshot(), state };
     for (const { flow, copies, qemu, far } of this.#relays) {
       flow?.close();
       for (const each of copies) each.close();

@@ -47,8 +47,8 @@ interface Entry {
   guest?: string;
 }
 
-/** `pagewire proxy source: vm1: warning: …` */
+/** `pagewire proxy source: vm1: warning: …`, on one line whatever a peer has said. */
 function line({ name, level, message = '', guest }: Entry): string {
   const kind = level === 'warn' ? 'warning: ' : level === 'info' || level === 'error' ? '' : `${level}: `;
-  return `pagewire ${name}: ${guest === undefined ? '' : `${guest}: `}${kind}${message}\n`;
+  return `pagewire ${name}: ${guest === undefined ? '' : `${guest}: `}${kind}${message.replace(/\s*\n\s*/g, ' ')}\n`;
 }

@@ -3,11 +3,23 @@ import type { PagewireError } from '../errors.js';
 import type { SessionSnapshot } from '../session/snapshot.js';
 import { bytes, ratio } from './amounts.js';
 
-/** `perSecond`: bytes of QEMU's stream. */
-export function sessionLine(s: SessionSnapshot, perSecond: number): string {
+/** Makes the progress line anew each time that it is asked for; the rates are those since the last time. */
+export function sessionProgress(look: () => SessionSnapshot): (perSecond: number) => string {
+  let last = { at: performance.now(), bytes: 0 };
+  return (perSecond) => {
+    const s = look();
+    const now = { at: performance.now(), bytes: wireBytes(s) };
+    const wirePerSecond = ((now.bytes - last.bytes) / (now.at - last.at)) * 1000;
+    last = now;
+    return sessionLine(s, perSecond, wirePerSecond);
+  };
+}
+
+/** `perSecond`: bytes of QEMU's stream; `wirePerSecond`: of what it became. */
+export function sessionLine(s: SessionSnapshot, perSecond: number, wirePerSecond: number): string {
   const parts = [
-    `${bytes(s.streamBytes)} · in ${bytes(perSecond)}/s`,
-    `wire ${bytes(s.wire.bytesPerSecond)}/s`,
+    `${bytes(s.streamBytes)} · ${bytes(perSecond)}/s in`,
+    `${bytes(wirePerSecond)}/s on the wire`,
     ratio(s.streamBytes, wireBytes(s)),
   ];
   if (s.pages) {

@@ -25,7 +25,8 @@ export async function connectTo(
   try {
     if (address) {
       const isTls = endpoint.kind === 'tls';
-      if (isTls && !tls) throw new PagewireError('BAD_IDENTITY', `${endpointText(endpoint)} needs a key or a certificate`);
+      if (isTls && !tls)
+        throw new PagewireError('BAD_IDENTITY', `${endpointText(endpoint)} needs a key or a certificate`);
       return await native.connectLink(address, preamble, isTls ? tls : null, timeoutMs);
     }
     const link = openLink(endpoint);

@@ -46,8 +46,8 @@ export function loadIdentity({ role, pins, names, dir, key }: IdentityOptions): 
   if (byName && names.length === 0 && role === 'destination') {
     throw new PagewireError(
       'BAD_OPTION',
-      'nobody is let in: give --peer with the name in the source’s certificate, with SHA256:… of its key (pagewire keygen ' +
-        "shows it there), or --peer '*' for every certificate of the authority",
+      "nobody is let in: give --peer with the name in the source's certificate, or with SHA256:… of its key (pagewire " +
+        "keygen shows it there), or --peer '*' for every certificate of the authority",
     );
   }
   const search = new Search();
@@ -146,8 +146,8 @@ function notFound({
   return new PagewireError(
     'BAD_IDENTITY',
     byName
-      ? `TLS needs certificates (${certificates}, or libvirt’s) in ${where}${locked}; without a PKI make a key with ` +
-          'pagewire keygen on both hosts, and name the other one’s with --peer SHA256:…'
+      ? `TLS needs certificates (${certificates}, or libvirt's) in ${where}${locked}; without a PKI make a key with ` +
+          "pagewire keygen on both hosts, and name the other one's with --peer SHA256:…"
       : `TLS needs a key in ${where}${locked}; pagewire keygen makes one`,
   );
 }

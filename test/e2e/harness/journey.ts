@@ -1,5 +1,4 @@
 // A guest's journey from one QEMU to another through two proxies, in steps: what a test does in between is its own.
-import { existsSync, readFileSync } from 'node:fs';
 import { text } from '#src/demo/qmp.js';
 import { until } from '#src/demo/time.js';
 import { bareGuest } from './guests.js';
@@ -53,6 +52,8 @@ export async function prepare(stage: Stage, itinerary: Itinerary): Promise<Journ
     if (Object.keys(parameters).length > 0) await qemu.setParameters(parameters);
   }
   await from.slowDown();
+  // After a pause of the link QEMU takes it for so fast that any limit is met; what it takes it for can be told newer ones.
+  if (source.major >= 9) await from.setParameters({ 'avail-switchover-bandwidth': 1 << 20 });
   if (capabilities.includes('postcopy-ram')) {
     await from.setParameters({ 'max-postcopy-bandwidth': POSTCOPY_RATE << 20 });
   }
@@ -173,22 +174,8 @@ export async function goesOn(qemu: Qemu): Promise<void> {
   if (await qemu.isStopped()) throw new Error(`the guest does not run; ${qemu.complaint()}`);
 }
 
-/** The destination's QEMU has ended, or waits for another migration: in no case does it run the guest. */
+/** The destination's QEMU ends, as it does when a stream ends in the middle. */
 export async function leavesNothing({ to }: Journey, seconds = SOON): Promise<void> {
-  await until(
-    async () => {
-      if (to.process.hasEnded) return true;
-      if (!(await to.isStopped().catch(() => true)))
-        throw new Error(`a guest runs at the destination; ${to.complaint()}`);
-      return (await to.migration().catch(() => ({ status: '' }))).status === 'failed';
-    },
-    seconds,
-    () => `the destination neither fails nor ends; ${to.complaint()}`,
-  );
-}
-
-/** What a proxy's --stats said last. */
-export function lastStats(file: string): unknown {
-  const lines = existsSync(file) ? readFileSync(file, 'utf8').trim().split('\n') : [];
-  return JSON.parse(lines.at(-1) ?? '');
+  const code = await to.process.exitCode(seconds);
+  if (code === 0) throw new Error(`the destination QEMU has ended well; ${to.complaint()}`);
 }

@@ -2,7 +2,7 @@
 import { accessSync, constants, readFileSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import { createInterface } from 'node:readline';
-import { isObject, object, text } from '#src/demo/qmp.js';
+import { isObject, number, object, text } from '#src/demo/qmp.js';
 import type { Answer } from '#src/demo/qmp.js';
 import { until } from '#src/demo/time.js';
 import type { Journey } from './journey.js';
@@ -79,6 +79,18 @@ export class OutOfBand {
       () => `the migration is ${this.status}, not ${wanted}; ${this.qemu.complaint()}`,
     );
   }
+}
+
+/** Waits until pages go over that are not part of the package: both ends know by then that the guest has moved. */
+export async function wellInPostcopy({ from }: Journey): Promise<void> {
+  const sent = async (): Promise<number> =>
+    number(object((await from.migration()).answer, 'ram'), 'postcopy-bytes') ?? 0;
+  const before = await sent();
+  await until(
+    async () => (await sent()) > before + (2 << 20),
+    30,
+    () => `no pages go over; ${from.complaint()}`,
+  );
 }
 
 /** Both QEMUs wait for somebody who mends their connection. */

@@ -50,7 +50,7 @@ export async function says(proxy: Running, what: string | RegExp, seconds = 15):
   await until(
     () => {
       if (new RegExp(what).test(proxy.said())) return true;
-      if (proxy.hasEnded) throw new Error(`${proxy.name} has ended without saying ${String(what)}`);
+      if (proxy.hasEnded) throw new Error(`${proxy.name} has ended without saying ${String(what)}: ${proxy.said()}`);
       return false;
     },
     seconds,
@@ -69,19 +69,6 @@ export async function freePort(host = '127.0.0.1'): Promise<number> {
   return port;
 }
 
-/** Whether somebody listens on a TCP port, as seen by a process: it may live in a network namespace of its own. */
-export function listens(pid: number, port: number): boolean {
-  const suffix = `:${port.toString(16).toUpperCase().padStart(4, '0')}`;
-  return ['tcp', 'tcp6'].some((table) => {
-    const path = `/proc/${pid}/net/${table}`;
-    if (!existsSync(path)) return false;
-    return readFileSync(path, 'utf8')
-      .split('\n')
-      .map((line) => line.trim().split(/\s+/))
-      .some(([, local, , state]) => local?.endsWith(suffix) === true && state === '0A');
-  });
-}
-
 /** The processes that a process has started and that run. */
 export function childrenOf({ pid }: Running): number[] {
   const path = `/proc/${pid}/task/${pid}/children`;
@@ -96,12 +83,11 @@ export function sessionsOf(destination: Running): number[] {
   });
 }
 
-/** Starts a proxy. It is ready when `isReady` says so. */
+/** Starts a proxy, and waits until it says that it is ready: a socket can be seen before it listens. */
 async function startProxy(
   stage: Stage,
   role: 'source' | 'destination',
   options: readonly string[],
-  isReady: (running: Running) => boolean,
   prefix: readonly string[] = [],
 ): Promise<Running> {
   const running = stage.start(
@@ -109,14 +95,7 @@ async function startProxy(
     [...prefix, pagewire, 'proxy', role, ...options],
     [undefined, undefined],
   );
-  await until(
-    () => {
-      if (running.hasEnded) throw new Error(`proxy ${role} did not start: ${running.complaint()}`);
-      return isReady(running);
-    },
-    20,
-    () => `proxy ${role} does not listen: ${running.complaint()}`,
-  );
+  await says(running, role === 'source' ? /waiting for QEMU on/ : /listening on/, 20);
   return running;
 }
 
@@ -129,7 +108,7 @@ export function startSource(
   prefix?: readonly string[],
 ): Promise<Running> {
   const words = ['--listen', `unix:${outlet}`, ...connect.flatMap((address) => ['--connect', address]), ...options];
-  return startProxy(stage, 'source', words, () => existsSync(outlet), prefix);
+  return startProxy(stage, 'source', words, prefix);
 }
 
 export function startDestination(
@@ -140,13 +119,7 @@ export function startDestination(
   prefix?: readonly string[],
 ): Promise<Running> {
   const address = listen.kind === 'unix' ? `unix:${listen.path}` : url(listen);
-  return startProxy(
-    stage,
-    'destination',
-    ['--listen', address, '--connect', `unix:${inlet}`, ...options],
-    ({ pid }) => (listen.kind === 'unix' ? existsSync(listen.path) : listens(pid, listen.port)),
-    prefix,
-  );
+  return startProxy(stage, 'destination', ['--listen', address, '--connect', `unix:${inlet}`, ...options], prefix);
 }
 
 /** An address as the command line takes it. */

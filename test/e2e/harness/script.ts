@@ -17,6 +17,8 @@ export interface Script {
   readonly stops: string;
   /** As soon as this has come whole, the destination's guest runs. */
   readonly runs: string;
+  /** Once this may have come, nobody but the destination knows whether its guest runs. */
+  readonly doubtful: string;
   /** As soon as this has come, the source never lets its guest run again. */
   readonly settles: string;
 }
@@ -111,6 +113,7 @@ export const precopy: Script = {
   name: 'precopy',
   stops: 'SWITCHOVER_START',
   runs: 'end of stream',
+  doubtful: 'half of device state',
   settles: 'SHUT',
   messages: [
     there('header', header),
@@ -136,6 +139,7 @@ export const postcopy: Script = {
   name: 'postcopy',
   stops: 'SWITCHOVER_START',
   runs: 'package',
+  doubtful: 'package',
   settles: 'PONG 0x42',
   messages: [
     there('header', header),

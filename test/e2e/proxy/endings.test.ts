@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { arrives, intoPostcopy, leavesNothing, onTheWay, prepare, setOut, staysHome } from '../harness/journey.js';
 import type { Itinerary, Journey } from '../harness/journey.js';
-import { OutOfBand, bothPause, recover, skipPostcopy } from '../harness/postcopy.js';
+import { OutOfBand, bothPause, recover, skipPostcopy, wellInPostcopy } from '../harness/postcopy.js';
 import { EXIT, Proxies, SOON, sessionsOf } from '../harness/proxies.js';
 import { qemus } from '../harness/qemus.js';
 import { atOnce } from '../harness/repository.js';
@@ -18,7 +18,7 @@ const IMPATIENT = { cutter: true, source: BRIEF, destination: BRIEF } as const;
 function precopy(itinerary: Itinerary, then: (journey: Journey) => Promise<void>): Promise<void> {
   return onStage(async (stage) => {
     const journey = await prepare(stage, { capabilities: ['return-path'], ...itinerary });
-    await journey.from.slowDown(20);
+    await journey.from.setParameters({ 'max-bandwidth': 20 << 20 });
     await setOut(journey);
     await onTheWay(journey, 2);
     await then(journey);
@@ -142,6 +142,7 @@ void describe('postcopy that is interrupted', { concurrency: atOnce, skip: skipP
       await setOut(journey);
       await onTheWay(journey, 1);
       await intoPostcopy(journey);
+      await wellInPostcopy(journey);
       await then(journey);
       await bothPause(journey, monitor);
       const others = await Proxies.start(stage, { name: 'vm1-recovery' });

@@ -9,7 +9,7 @@ use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect as system_connect, socket_with,
 };
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::mpsc;
@@ -159,6 +159,11 @@ pub(super) fn resolve(
     let left = until.saturating_duration_since(Instant::now());
     let reason = match receiver.recv_timeout(left) {
         Ok(Ok(addresses)) if !addresses.is_empty() => return Ok(addresses),
+        // Even where nothing is set up to resolve names, as in a container (RFC 6761, 6.3).
+        Ok(_) if host == "localhost" => {
+            let loopback = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+            return Ok(loopback.map(|ip| SocketAddr::new(ip, port)).into());
+        }
         Ok(Ok(_)) => "it has no address".to_owned(),
         // "failed to lookup address information: Name or service not known"
         Ok(Err(error)) => {

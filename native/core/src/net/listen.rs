@@ -474,7 +474,7 @@ fn listen_error(address: &Address, error: &io::Error) -> NetError {
             " (may we write to the folder, and give the socket to that user?)"
         }
         (io::ErrorKind::NotFound, _) => " (make the folder first)",
-        (io::ErrorKind::InvalidInput | io::ErrorKind::InvalidFilename, Address::Unix(_)) => {
+        _ if error.raw_os_error() == Some(Errno::NAMETOOLONG.raw_os_error()) => {
             " (a socket's path has at most 107 bytes)"
         }
         _ => "",

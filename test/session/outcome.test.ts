@@ -1,0 +1,88 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import {
+  afterLoss,
+  afterStop,
+  CANCELLED,
+  type ChannelState,
+  isCarried,
+  isInDoubt,
+  judge,
+} from '#src/session/outcome.js';
+
+const AT_WORK: ChannelState = { confirmed: false, ended: false, doubt: false, peerBye: false };
+const DONE: ChannelState = { ...AT_WORK, confirmed: true, ended: true };
+const SAID: ChannelState = { ...DONE, peerBye: true };
+
+describe('a session is carried', () => {
+  it('when both halves of all its channels are', () => {
+    assert.ok(isCarried([DONE, DONE]));
+    assert.ok(!isCarried([DONE, { ...DONE, ended: false }]));
+    assert.ok(!isCarried([DONE, { ...DONE, confirmed: false }]));
+  });
+  it('not before it has begun', () => {
+    assert.ok(!isCarried([]));
+  });
+});
+
+describe('the source', () => {
+  const source = (channels: ChannelState[], saidBye = false) => judge('source', channels, saidBye).is;
+  it('goes on until all is carried', () => {
+    assert.equal(source([]), 'going on');
+    assert.equal(source([AT_WORK]), 'going on');
+    assert.equal(source([DONE, AT_WORK]), 'going on');
+  });
+  it('says so first, once', () => {
+    assert.equal(source([DONE, DONE]), 'carried');
+    assert.equal(source([DONE, DONE], true), 'going on');
+  });
+  it('is over when the destination has answered on every channel', () => {
+    assert.equal(source([SAID, DONE], true), 'going on');
+    assert.equal(source([SAID, SAID], true), 'over');
+  });
+  it('does not take a BYE that it has not asked for as an end', () => {
+    assert.equal(source([{ ...AT_WORK, peerBye: true }]), 'going on');
+  });
+  it('hears why the destination gave up, though the stream broke for it', () => {
+    const verdict = judge('source', [AT_WORK, { ...AT_WORK, peerAbort: 'QEMU closed', failure: 'gone' }], false);
+    assert.deepEqual(verdict, { is: 'given up', why: 'QEMU closed' });
+  });
+  it('sees what is wrong with the frames', () => {
+    const verdict = judge('source', [{ ...AT_WORK, failure: 'out of order' }], false);
+    assert.deepEqual(verdict, { is: 'broken', why: 'out of order' });
+  });
+});
+
+describe('the destination', () => {
+  it('is over when the source says so on every channel', () => {
+    assert.equal(judge('destination', [SAID, DONE], false).is, 'going on');
+    assert.equal(judge('destination', [SAID, SAID], false).is, 'over');
+  });
+  it('does not say so by itself', () => {
+    assert.equal(judge('destination', [DONE, DONE], false).is, 'going on');
+  });
+  it('knows a cancelled migration from a failed one', () => {
+    assert.equal(judge('destination', [{ ...AT_WORK, peerAbort: CANCELLED }], false).is, 'cancelled');
+    assert.equal(judge('destination', [{ ...AT_WORK, peerAbort: 'stopped' }], false).is, 'given up');
+  });
+});
+
+describe('in doubt', () => {
+  it('is a session with one channel that is', () => {
+    assert.ok(isInDoubt([AT_WORK, { ...AT_WORK, doubt: true }]));
+    assert.ok(!isInDoubt([AT_WORK, DONE]));
+  });
+  it('a link that is lost for good is held, unless the operator said otherwise', () => {
+    assert.equal(afterLoss({ doubt: true, policy: 'hold' }), 'hold');
+    assert.equal(afterLoss({ doubt: true, policy: 'fail' }), 'fail');
+  });
+  it('is not any other session: it fails, whatever the policy', () => {
+    assert.equal(afterLoss({ doubt: false, policy: 'hold' }), 'fail');
+    assert.equal(afterLoss({ doubt: false, policy: 'fail' }), 'fail');
+  });
+  it('takes a second signal', () => {
+    assert.equal(afterStop({ doubt: true, requests: 1 }), 'warn');
+    assert.equal(afterStop({ doubt: true, requests: 2 }), 'fail');
+    assert.equal(afterStop({ doubt: false, requests: 1 }), 'fail');
+  });
+});
