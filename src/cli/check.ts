@@ -17,7 +17,7 @@ export interface CheckFlags {
 /** `pagewire check` */
 export async function check(text: string, flags: CheckFlags): Promise<number> {
   const endpoint = connectable(text, flags.insecure);
-  const identity = tlsFor('source', [endpoint], (flags.peer ?? []).map(parsePeer), flags);
+  const identity = tlsFor('source', endpoint.kind === 'tls', (flags.peer ?? []).map(parsePeer), flags);
   const end = endOf({ delta: true, silence: 5000, require: [] });
   const report = await ask(new Dialler([endpoint], identity?.tls ?? null), end);
   process.stdout.write(flags.json ? `${JSON.stringify(report, null, 2)}\n` : render(report));

@@ -14,7 +14,7 @@ import type { Log } from '../telemetry/log.js';
 import { Metrics } from '../telemetry/metrics.js';
 import { Progress } from '../telemetry/progress.js';
 import { failedSession, sessionProgress, sessionSummary, statsLine } from '../telemetry/session.js';
-import { type Endpoint, endpointText, parseEndpoint } from '../transport/endpoint.js';
+import { checkPlain, type Endpoint, endpointText, parseEndpoint } from '../transport/endpoint.js';
 import { EXIT, type Signal } from './exit.js';
 import {
   type DestinationFlags,
@@ -41,20 +41,22 @@ const LEAST_FRAME_SIZE = 64 << 10;
 /** `pagewire proxy destination` */
 export async function proxyDestination(flags: DestinationFlags): Promise<number> {
   const target = listenable(flags.listen, flags.insecure);
-  const settings = hostSettings(flags, target.endpoint);
+  const settings = hostSettings(flags, target);
   const log = openLog('proxy destination', flags);
   return target.connected === undefined && target.endpoint.kind !== 'stdio'
     ? serveMany(flags, settings, target, log)
     : serveOne(flags, settings, target.endpoint, log);
 }
 
-function hostSettings(flags: DestinationFlags, listen: Endpoint): HostSettings {
+function hostSettings(flags: DestinationFlags, { endpoint: listen, tls }: Listenable): HostSettings {
   const { connect, reconnect, memoryLimit, handshakeTimeout: handshakeMs, replay } = flags;
   const peers = (flags.peer ?? []).map(parsePeer);
   const ports = parsePorts(flags.ports);
   // A place for each guest is filled in later: whether the endpoint can be one is seen now.
   const example = connect.replaceAll('{name}', 'guest').replaceAll('{port}', String(ports.least));
-  const { kind } = parseEndpoint(example);
+  const far = parseEndpoint(example);
+  checkPlain(far, flags.insecure);
+  const { kind } = far;
   if (kind !== 'unix' && kind !== 'tcp' && kind !== 'fd') {
     throw new PagewireError('BAD_OPTION', `--connect ${connect}: QEMU is at unix:PATH, tcp:HOST:PORT or fd:N`);
   }
@@ -63,7 +65,7 @@ function hostSettings(flags: DestinationFlags, listen: Endpoint): HostSettings {
   const end = endOf(flags, frameSizeFor(threads, memoryLimit));
   return {
     ...{ connect, ports, peers, inDoubt, handshakeMs, end, threads },
-    tls: tlsFor('destination', [listen], peers, flags)?.tls ?? null,
+    tls: tlsFor('destination', tls, peers, flags)?.tls ?? null,
     replayBytes: Math.min(replay, RETURN_REPLAY),
     // A link that nobody can make a second time is not waited for.
     reconnectMs: listen.kind === 'stdio' ? Math.min(reconnect, 0) : reconnectMs,
@@ -88,7 +90,7 @@ function frameSizeFor(threads: number, memoryLimit = Infinity): number {
 async function serveMany(
   flags: DestinationFlags,
   settings: HostSettings,
-  { address, shown }: Listenable,
+  { address, shown, tls }: Listenable,
   log: Log,
 ): Promise<number> {
   const writeStats = openStats(flags.stats);
@@ -107,6 +109,8 @@ async function serveMany(
       else metrics?.update(snapshot);
     },
   });
+  // Of a socket that was passed on, where it listens is known only now.
+  if (!tls) checkPlain(listener.address, flags.insecure);
   native.notify(`READY=1\nSTATUS=listening on ${shown}`);
   log.info(`listening on ${shown}, for QEMU at ${settings.connect}`);
   onStop(() => {

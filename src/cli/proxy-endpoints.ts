@@ -18,22 +18,33 @@ export interface Listenable {
   readonly shown: string;
   /** The one connection that there is, where it was made already. */
   readonly connected: number | undefined;
+  /** Whether TLS goes over the connections that are taken. */
+  readonly tls: boolean;
 }
 
+/** A socket that was passed on, perhaps with TLS to go over it. */
+const PASSED = /^(tls:)?(fd:\d{1,9}|systemd)$/;
+
 export function listenable(text: string, insecure: boolean): Listenable {
-  const endpoint: Endpoint = text === 'systemd' ? { kind: 'fd', fd: systemdSocket() } : parseEndpoint(text);
+  const [, scheme = '', passed] = PASSED.exec(text) ?? [];
+  const endpoint: Endpoint = passed === 'systemd' ? { kind: 'fd', fd: systemdSocket() } : parseEndpoint(passed ?? text);
   checkPlain(endpoint, insecure);
-  const shown = endpointText(endpoint);
+  const shown = `${scheme}${endpointText(endpoint)}`;
   const address = nativeAddress(endpoint);
-  if (address) return { endpoint, address, shown, connected: undefined };
+  const tls = endpoint.kind === 'tls' || scheme !== '';
+  if (address) return { endpoint, address, shown, connected: undefined, tls };
   switch (endpoint.kind) {
     case 'fd': {
       const { fd } = endpoint;
-      descriptor(shown);
-      return { endpoint, address: { fd }, shown, connected: native.isListening(fd) ? undefined : fd };
+      descriptor(endpointText(endpoint));
+      if (native.isListening(fd)) return { endpoint, address: { fd }, shown, connected: undefined, tls };
+      if (tls) throw new PagewireError('BAD_OPTION', `--listen ${shown}: this is a connection; TLS needs a listening socket`);
+      const peer = native.peerOfSocket(fd);
+      if (peer.startsWith('tcp:')) checkPlain(parseEndpoint(peer), insecure);
+      return { endpoint, address: { fd }, shown, connected: fd, tls };
     }
     case 'stdio':
-      return { endpoint, address: { fd: 0 }, shown, connected: undefined };
+      return { endpoint, address: { fd: 0 }, shown, connected: undefined, tls };
     default:
       throw new PagewireError('BAD_OPTION', `--listen ${shown}: nobody can connect to a command; it is for --connect`);
   }
@@ -68,11 +79,11 @@ export function singleLink(endpoint: Endpoint): NativeLink {
 /** Who we are and whom we let in, where an endpoint asks for it. */
 export function tlsFor(
   role: 'source' | 'destination',
-  endpoints: readonly Endpoint[],
+  isTls: boolean,
   rules: readonly PeerRule[],
   { tlsDir: dir, key }: { tlsDir?: string; key?: string },
 ): Identity | undefined {
-  if (endpoints.some(({ kind }) => kind === 'tls')) {
+  if (isTls) {
     const pins = rules.flatMap(({ pin }) => pin ?? []);
     const names = rules.flatMap(({ name }) => name ?? []);
     return loadIdentity({ role, pins, names, dir, key });

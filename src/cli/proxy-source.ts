@@ -33,7 +33,8 @@ export async function proxySource(flags: SourceFlags): Promise<number> {
   const { name, port, stock, encoder, connect } = check(flags);
   const settings = settingsOf(flags);
   const log = openLog('proxy source', flags).child({ guest: name });
-  const identity = tlsFor('source', connect, (flags.peer ?? []).map(parsePeer), flags);
+  const isTls = connect.some(({ kind }) => kind === 'tls');
+  const identity = tlsFor('source', isTls, (flags.peer ?? []).map(parsePeer), flags);
   if (identity) log.debug(`TLS by ${identity.files.join(', ')}`);
   const writeStats = openStats(flags.stats);
   const metrics = flags.metrics === undefined ? undefined : await Metrics.serve(flags.metrics);

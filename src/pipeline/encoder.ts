@@ -63,6 +63,7 @@ export class Encoder {
         this.#last = this.snapshot();
       },
     });
+    this.#setDirect();
   }
 
   /** Resolves once all is written; rejects with a PagewireError. */
@@ -103,6 +104,7 @@ export class Encoder {
     }
     this.#codec = codec;
     this.#level = level;
+    if (!this.#last) this.#setDirect();
   }
 
   /** Switches delta off or on, from the next read on; the stream stays right either way. */
@@ -127,6 +129,11 @@ export class Encoder {
     const task = { handle: flow.handle, slot, codec: codecNumber(this.#codec), level: this.#level };
     if (this.#codec !== 'none' && bytes > INLINE_BYTES) return workers.pack(task);
     return slotOf(native.pack(task.handle, slot, task.codec, task.level));
+  }
+
+  /** Small frames are packed where they are filled. */
+  #setDirect(): void {
+    this.#transfer.flow.setDirect(codecNumber(this.#codec), this.#level);
   }
 
   /** What the memory limit leaves to the page cache, in bytes. */

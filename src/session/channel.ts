@@ -68,6 +68,8 @@ export class Channel {
   readonly #wire: NativeWire;
   readonly #delta: boolean;
   readonly #ended: Promise<void>;
+  /** From then on the peer may go. */
+  #saidBye = false;
   /** QEMU's socket. */
   #qemu: number | undefined;
   /** The last look at the counters, once it is closed. */
@@ -85,7 +87,7 @@ export class Channel {
     this.#wire = native.NativeWire.create(options, (event) => {
       if (this.#last) return;
       if (event === wireEvents.lost) {
-        this.losses++;
+        if (!this.#saidBye) this.losses++;
         tell.lost(this, this.status.lostReason ?? 'the connection broke');
       } else tell.changed(this);
     });
@@ -186,6 +188,7 @@ export class Channel {
 
   /** Tells the peer that all is done. */
   bye(): void {
+    this.#saidBye = true;
     if (!this.#last) this.#wire.bye();
   }
 

@@ -75,7 +75,8 @@ process.on('message', (message: ToSession) => {
 });
 process.on('disconnect', () => {
   if (!host?.session) process.exit(0);
-  // Nobody is left who could give us a new link.
+  // Nobody is left who could give us a new link: one that is lost is lost for good, and nothing can end a doubt.
+  host.session.setInDoubt('fail');
   host.session.setReconnect(0);
 });
 

@@ -18,6 +18,7 @@ import { Workers } from '../pipeline/workers.js';
 import { bytes } from '../telemetry/amounts.js';
 import type { Log } from '../telemetry/log.js';
 import { endpointText } from '../transport/endpoint.js';
+import { backoff } from './backoff.js';
 import { Channel, FURTHER_IN_FLIGHT } from './channel.js';
 import { Packer } from './packer.js';
 import { type Dialled, type Dialler } from './dial.js';
@@ -52,8 +53,9 @@ export interface SessionEnd {
   readonly within: string | undefined;
 }
 
-/** How long one address may take at the start, in milliseconds. */
+/** How long one address may take at the start, in milliseconds, and how often a link may break meanwhile. */
 const OPEN_MS = 10_000;
+const OPEN_ROUNDS = 6;
 
 /** How long a peer that was told that all is done may take to say so too, in milliseconds. */
 const BYE_MS = 10_000;
@@ -198,7 +200,7 @@ export class SourceSession {
     }
   }
 
-  /** Each address once. */
+  /** Each address once; again where a link broke before all was said, which is no answer. */
   async #dialFirst(): Promise<Dialled> {
     const { name, port, end, dialler } = this.#options;
     const { program, capabilities, parameters, require } = end;
@@ -206,15 +208,18 @@ export class SourceSession {
       ...{ kind: 'open', protocol: PROTOCOL, program, token: this.#token, name, port },
       ...{ capabilities, parameters, require: [...require] },
     };
+    let rounds = 1;
     for (let turn = 0; ; turn++) {
+      if (turn % dialler.size === 0) await sleep(backoff(turn / dialler.size, Math.random()));
       try {
         const dialled = await dialler.open(hello, turn, OPEN_MS);
         if (!this.#isOver) return dialled;
         dialled.link.close();
       } catch (error) {
         const failure = PagewireError.from(error);
-        if (isFinal(failure) || turn + 1 >= dialler.size || this.#isOver) throw failure;
-        this.#log.warn(`${failure.message}; trying the next address`);
+        if (failure.code === 'CONNECTION_LOST' && !dialler.isOnce) rounds = OPEN_ROUNDS;
+        if (isFinal(failure) || turn + 1 >= rounds * dialler.size || this.#isOver) throw failure;
+        this.#log.warn(`${failure.message}; trying ${dialler.size > 1 ? 'the next address' : 'again'}`);
       }
     }
   }
@@ -323,7 +328,12 @@ export class SourceSession {
       );
     },
     lost: (channel: Channel, reason: string): void => {
-      if (this.#isOver || this.#saidBye) return;
+      if (this.#isOver) return;
+      if (this.#saidBye) {
+        // The destination has gone, as it may by now; or it waits for us, and is to know.
+        if (!channel.status.peerBye) void this.#connect(channel);
+        return;
+      }
       this.#log.warn(`the link to ${this.#peer ?? 'the destination'} is lost (channel ${channel.number}): ${reason}`);
       void this.#connect(channel);
     },
@@ -352,7 +362,7 @@ export class SourceSession {
     const isBack = channel.losses > 0;
     const since = performance.now();
     this.#lost.add(channel);
-    if (isBack) this.#state = 'reconnecting';
+    if (isBack && !this.#saidBye) this.#state = 'reconnecting';
     for (;;) {
       try {
         const dialled = await reconnect({
@@ -369,6 +379,7 @@ export class SourceSession {
           signal,
         });
         channel.attach(dialled.link, readJoinWelcome(dialled.welcome).received);
+        if (this.#saidBye) channel.bye();
         this.#linked(channel, isBack ? `the link to ${endpointText(dialled.endpoint)} is back` : undefined, since);
         return;
       } catch (error) {
@@ -392,6 +403,10 @@ export class SourceSession {
 
   /** It cannot go on: the session fails, unless it must be held. */
   #giveUp(why: PagewireError): void {
+    if (this.#saidBye) {
+      this.#finish();
+      return;
+    }
     const isFirst = this.#hopeless === undefined;
     this.#hopeless = why;
     // If QEMU has closed its side, there is nothing left to hold.

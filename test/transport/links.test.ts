@@ -37,7 +37,7 @@ function listen(t: TestContext, address: NativeAddress = { kind: 'tcp', host: '1
   const refused: string[] = [];
   const listener = native.NativeListener.listen(
     address,
-    { preamble: true, maxPending: 16, timeoutMs: LONG_MS },
+    { preamble: true, maxPending: 64, timeoutMs: LONG_MS },
     (fd, preamble, peer) => {
       const take = waiting.shift();
       if (take) take({ fd, preamble, peer });

@@ -127,11 +127,6 @@ export class Cutter {
     }
   }
 
-  /** How many connections stand. */
-  get standing(): number {
-    return this.lines.size;
-  }
-
   /** Breaks every connection that stands; what is held is lost. New ones are let through. */
   cut(how: Break = 'reset'): void {
     for (const { near, far } of this.lines) {

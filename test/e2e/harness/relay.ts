@@ -22,7 +22,7 @@ async function awaitMagic(socket: Socket, milliseconds: number): Promise<void> {
 }
 
 /** Carries both directions; a half that ends does not cut the other, a broken connection breaks both. */
-export function splice(a: Socket, b: Socket): void {
+function splice(a: Socket, b: Socket): void {
   for (const [from, to] of [
     [a, b],
     [b, a],

@@ -2,7 +2,7 @@
 import { describe, it } from 'node:test';
 import { travels } from '../harness/journey.js';
 import { commonMachine, qemus } from '../harness/qemus.js';
-import { atOnce } from '../harness/repository.js';
+import { atOnce, full } from '../harness/repository.js';
 
 void describe('precopy through two proxies', { concurrency: atOnce }, () => {
   for (const [index, source] of qemus.entries()) {
@@ -13,6 +13,7 @@ void describe('precopy through two proxies', { concurrency: atOnce }, () => {
       void it(`QEMU ${source.version} to ${destination.version}, ${type}, with a return path`, () =>
         travels({ source, destination, machine: { type }, capabilities: ['return-path'] }));
     }
+    if (!full && index > 0 && index < qemus.length - 1) continue;
     void it(`QEMU ${source.version}, without a return path`, () => travels({ source }));
     void it(`QEMU ${source.version}, to a destination without pagewire (--stock)`, () =>
       travels({ source, plan: { stock: true }, capabilities: ['return-path'] }));

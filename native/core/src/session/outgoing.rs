@@ -31,8 +31,10 @@ pub(super) struct Outgoing {
     written_bytes: AtomicU64,
     /// Nanoseconds since the start when something was written last.
     pub(super) wrote_at: AtomicU64,
-    /// Of f64.
+    /// What the link was seen to take, and what it may, in bytes a second: bits of an f64, 0.0 where it is not known or
+    /// there is no limit.
     rate_bits: AtomicU64,
+    limit_bits: AtomicU64,
 }
 
 #[derive(Default)]
@@ -83,6 +85,7 @@ impl Outgoing {
             written_bytes: AtomicU64::new(0),
             wrote_at: AtomicU64::new(0),
             rate_bits: AtomicU64::new(0),
+            limit_bits: AtomicU64::new(0),
         })
     }
 
@@ -95,11 +98,17 @@ impl Outgoing {
     pub(super) fn set_max_bandwidth(&self, bytes_per_second: u64) {
         // A writer that sleeps for the old limit's sake.
         self.wake.signal();
+        self.limit_bits
+            .store((bytes_per_second as f64).to_bits(), Ordering::Relaxed);
         lock(&self.writer).limit.set(bytes_per_second);
     }
 
     pub(super) fn bytes_per_second(&self) -> f64 {
-        f64::from_bits(self.rate_bits.load(Ordering::Relaxed))
+        let of = |bits: &AtomicU64| f64::from_bits(bits.load(Ordering::Relaxed));
+        match of(&self.limit_bits) {
+            0.0 => of(&self.rate_bits),
+            limit => limit.min(of(&self.rate_bits)),
+        }
     }
 
     pub(super) fn status(&self, status: &mut Status) {
