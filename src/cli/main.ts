@@ -132,7 +132,10 @@ function program(): Command {
 
   const destination = proxy.command('destination').description('beside the QEMUs that receive guests');
   destination
-    .requiredOption('--listen <ENDPOINT>', 'where sources connect: tls:HOST:PORT, tcp:, unix:, [tls:]fd:N, stdio, [tls:]systemd')
+    .requiredOption(
+      '--listen <ENDPOINT>',
+      'where sources connect: tls:HOST:PORT, tcp:, unix:, [tls:]fd:N, stdio, [tls:]systemd',
+    )
     .requiredOption('--connect <ENDPOINT>', 'where QEMU waits, with {name} and {port} in it: unix:PATH, tcp:HOST:PORT')
     .option('--delta', 'take pages as differences (default)')
     .option('--no-delta', 'have every page sent whole')

@@ -38,7 +38,8 @@ export function listenable(text: string, insecure: boolean): Listenable {
       const { fd } = endpoint;
       descriptor(endpointText(endpoint));
       if (native.isListening(fd)) return { endpoint, address: { fd }, shown, connected: undefined, tls };
-      if (tls) throw new PagewireError('BAD_OPTION', `--listen ${shown}: this is a connection; TLS needs a listening socket`);
+      if (tls)
+        throw new PagewireError('BAD_OPTION', `--listen ${shown}: this is a connection; TLS needs a listening socket`);
       const peer = native.peerOfSocket(fd);
       if (peer.startsWith('tcp:')) checkPlain(parseEndpoint(peer), insecure);
       return { endpoint, address: { fd }, shown, connected: fd, tls };
