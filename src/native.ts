@@ -283,6 +283,12 @@ export interface WireStatus {
   silentMs: number;
 }
 
+/** A limit on what the wires of a session write, together. */
+export interface NativeBandwidth {
+  /** 0: no limit. */
+  set(bytesPerSecond: number): void;
+}
+
 /** One end of one connection of a migration, over all its links. */
 export interface NativeWire {
   /** Goes on over a link after its handshake; `peerReceived` frames of our direction are with the peer. */
@@ -293,8 +299,6 @@ export interface NativeWire {
   dropLink(reason: string): void;
   /** Carries the return path by QEMU's socket; the descriptor is duplicated and stays the caller's. */
   startReturn(fd: number): void;
-  /** 0: no limit. */
-  setMaxBandwidth(bytesPerSecond: number): void;
   bye(): void;
   /** Tells the peer, if it can be told. */
   abort(reason: string): void;
@@ -318,8 +322,9 @@ export interface Native {
     decodeFromWire(wire: NativeWire, inFlight: number, unpackers: number, listener: Listener): NativeFlow;
   };
   NativeWire: {
-    create(options: NativeWireOptions, listener: (event: number) => void): NativeWire;
+    create(options: NativeWireOptions, bandwidth: NativeBandwidth, listener: (event: number) => void): NativeWire;
   };
+  NativeBandwidth: { new (): NativeBandwidth };
   NativeCopy: {
     /** The descriptors are duplicated and stay the caller's; `ended` gets the reason where it failed, else null. */
     start(from: number, to: number, ended: (reason: string | null) => void): NativeCopy;

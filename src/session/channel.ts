@@ -10,6 +10,7 @@ import {
   events,
   type Listener,
   native,
+  type NativeBandwidth,
   type NativeDelta,
   type NativeEncodeOptions,
   type NativeFlow,
@@ -77,6 +78,7 @@ export class Channel {
 
   private constructor(
     options: NativeWireOptions,
+    bandwidth: NativeBandwidth,
     delta: boolean,
     tell: ChannelEvents,
     start: (wire: NativeWire, listener: Listener) => NativeFlow,
@@ -84,7 +86,7 @@ export class Channel {
   ) {
     this.number = options.channel;
     this.#delta = delta;
-    this.#wire = native.NativeWire.create(options, (event) => {
+    this.#wire = native.NativeWire.create(options, bandwidth, (event) => {
       if (this.#last) return;
       if (event === wireEvents.lost) {
         if (!this.#saidBye) this.losses++;
@@ -119,12 +121,14 @@ export class Channel {
   static source(
     fd: number,
     options: WireOptions,
+    bandwidth: NativeBandwidth,
     encode: NativeEncodeOptions,
     packer: Packer,
     tell: ChannelEvents & { guest(channel: Channel): void },
   ): Channel {
     const channel: Channel = new Channel(
       { ...options, source: true },
+      bandwidth,
       encode.delta !== undefined,
       tell,
       (wire, listener) =>
@@ -146,6 +150,7 @@ export class Channel {
     const inFlight = options.channel === 0 ? framesInFlight(threads) : FURTHER_IN_FLIGHT;
     const channel: Channel = new Channel(
       { ...options, source: false },
+      new native.NativeBandwidth(),
       false,
       tell,
       (wire, listener) => native.NativeFlow.decodeFromWire(wire, inFlight, Math.min(threads + 1, inFlight), listener),
@@ -180,10 +185,6 @@ export class Channel {
 
   dropLink(reason: string): void {
     if (!this.#last) this.#wire.dropLink(reason);
-  }
-
-  setMaxBandwidth(bytesPerSecond: number): void {
-    if (!this.#last) this.#wire.setMaxBandwidth(bytesPerSecond);
   }
 
   /** Tells the peer that all is done. */

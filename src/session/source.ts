@@ -94,7 +94,7 @@ export class SourceSession {
   #state: SessionSnapshot['state'] = 'waiting';
   #inDoubt: InDoubt;
   #reconnectMs: number;
-  #maxBandwidth: number;
+  readonly #bandwidth = new native.NativeBandwidth();
   /** Bytes that channels beside main take. */
   #furtherBytes = 0;
   /** Why the link is lost for good: only a doubt keeps the session then. */
@@ -107,7 +107,7 @@ export class SourceSession {
     this.#log = options.log;
     this.#inDoubt = options.inDoubt;
     this.#reconnectMs = options.reconnectMs;
-    this.#maxBandwidth = options.maxBandwidth;
+    this.#bandwidth.set(options.maxBandwidth);
     this.#settings = checkEncoder(options.encoder, options.replayBytes);
     this.#workers = new Workers(this.#settings.threads);
     this.#packer = this.#newPacker();
@@ -151,10 +151,9 @@ export class SourceSession {
     this.#reconnectMs = ms;
   }
 
-  /** Bytes a second, for each of QEMU's connections; 0: no limit. */
+  /** Bytes a second, for all of QEMU's connections together; 0: no limit. */
   setMaxBandwidth(bytesPerSecond: number): void {
-    this.#maxBandwidth = bytesPerSecond;
-    for (const channel of this.#channels) channel.setMaxBandwidth(bytesPerSecond);
+    this.#bandwidth.set(bytesPerSecond);
   }
 
   snapshot(): SessionSnapshot {
@@ -275,6 +274,7 @@ export class SourceSession {
       channel = Channel.source(
         fd,
         { channel: number, replayBytes, silenceMs, heartbeatMs },
+        this.#bandwidth,
         number === 0 ? main : further,
         this.#packer,
         this.#events,
@@ -286,7 +286,6 @@ export class SourceSession {
       return;
     }
     this.#channels.push(channel);
-    channel.setMaxBandwidth(this.#maxBandwidth);
     if (first) {
       channel.attach(first.link, 0);
     } else {

@@ -3,7 +3,7 @@
 use pagewire_core::codec::Codec;
 use pagewire_core::flow::{EncodeOptions, Event, Flow};
 use pagewire_core::net::Link;
-use pagewire_core::session::{Event as WireEvent, Options, Side, Wire, WireError};
+use pagewire_core::session::{Bandwidth, Event as WireEvent, Options, Side, Wire, WireError};
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
@@ -17,7 +17,12 @@ const HANG: Duration = Duration::from_secs(60);
 
 const SILENCE: Duration = Duration::from_secs(20);
 
-fn wire(side: Side, replay_bytes: usize, silence: Duration) -> (Arc<Wire>, Receiver<WireEvent>) {
+fn wire(
+    side: Side,
+    replay_bytes: usize,
+    silence: Duration,
+    bandwidth: &Arc<Bandwidth>,
+) -> (Arc<Wire>, Receiver<WireEvent>) {
     let (tell, events) = channel();
     let options = Options {
         channel: 3,
@@ -28,6 +33,7 @@ fn wire(side: Side, replay_bytes: usize, silence: Duration) -> (Arc<Wire>, Recei
     };
     let wire = Wire::new(
         options,
+        Arc::clone(bandwidth),
         Box::new(move |event| {
             let _ = tell.send(event);
         }),
@@ -97,6 +103,8 @@ impl<T> WaitFor<T> for OnceLock<T> {
 
 /// Both ends of a session's channel with sockets in the places of the two QEMUs.
 struct Session {
+    /// The source's.
+    bandwidth: Arc<Bandwidth>,
     source: Arc<Wire>,
     source_events: Receiver<WireEvent>,
     destination: Arc<Wire>,
@@ -113,8 +121,10 @@ struct Session {
 }
 
 fn session(replay_bytes: usize, frame_size: usize) -> Session {
-    let (source, source_events) = wire(Side::Source, replay_bytes, SILENCE);
-    let (destination, destination_events) = wire(Side::Destination, replay_bytes, SILENCE);
+    let (bandwidth, unlimited) = (Arc::default(), Arc::default());
+    let (source, source_events) = wire(Side::Source, replay_bytes, SILENCE, &bandwidth);
+    let (destination, destination_events) =
+        wire(Side::Destination, replay_bytes, SILENCE, &unlimited);
     let (sender, of_source) = UnixStream::pair().expect("sockets");
     let (receiver, of_destination) = UnixStream::pair().expect("sockets");
     source
@@ -138,6 +148,7 @@ fn session(replay_bytes: usize, frame_size: usize) -> Session {
         None,
     );
     let session = Session {
+        bandwidth,
         source,
         source_events,
         destination,
@@ -380,8 +391,8 @@ fn what_is_not_acknowledged_is_bounded() {
 #[test]
 fn silence_is_a_lost_link_and_heartbeats_are_none() {
     let silence = Duration::from_millis(300);
-    let (source, events) = wire(Side::Source, 1 << 20, silence);
-    let (destination, other_events) = wire(Side::Destination, 1 << 20, silence);
+    let (source, events) = wire(Side::Source, 1 << 20, silence, &Arc::default());
+    let (destination, other_events) = wire(Side::Destination, 1 << 20, silence, &Arc::default());
     let (sender, of_source) = UnixStream::pair().expect("sockets");
     source.start_return(of_source.into()).expect("a thread");
     let from = Arc::clone(&destination);
@@ -478,13 +489,13 @@ fn an_abort_is_told_with_its_reason() {
 #[test]
 fn a_bandwidth_limit_can_be_changed_while_it_holds() {
     let session = session(64 << 20, 32 << 10);
-    session.source.set_max_bandwidth(64 << 10);
+    session.bandwidth.set(64 << 10);
     let forward = content(4_000_000, 8);
     exchange(&session, &forward, &[], || {
         std::thread::sleep(Duration::from_millis(300));
         let sent = session.source.status().wire_bytes_out;
         assert!(sent < 200_000, "{sent} bytes in 0.3 s at 64 KiB/s");
-        session.source.set_max_bandwidth(0);
+        session.bandwidth.set(0);
     });
     session.ends();
 }

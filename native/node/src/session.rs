@@ -5,7 +5,7 @@ use napi::bindgen_prelude::FnArgs;
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi::{Error, Result, Status as NapiStatus};
 use napi_derive::napi;
-use pagewire_core::session::{Event, Options, Side, Wire, WireError};
+use pagewire_core::session::{Bandwidth, Event, Options, Side, Wire, WireError};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,6 +55,30 @@ fn coded(error: &WireError) -> Error<String> {
     Error::new(code.to_owned(), error.to_string())
 }
 
+/// A limit that the wires of a session share.
+#[napi]
+pub struct NativeBandwidth {
+    bandwidth: Arc<Bandwidth>,
+}
+
+#[napi]
+impl NativeBandwidth {
+    /// No limit yet.
+    #[napi(constructor)]
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Self {
+        NativeBandwidth {
+            bandwidth: Arc::default(),
+        }
+    }
+
+    /// In bytes a second; 0: no limit.
+    #[napi]
+    pub fn set(&self, bytes_per_second: f64) {
+        self.bandwidth.set(bytes_per_second as u64);
+    }
+}
+
 /// One end of one connection of a migration.
 #[napi]
 pub struct NativeWire {
@@ -72,7 +96,11 @@ impl NativeWire {
 impl NativeWire {
     /// A wire without a link yet.
     #[napi(factory)]
-    pub fn create(options: NativeWireOptions, events: Listener) -> Result<Self, String> {
+    pub fn create(
+        options: NativeWireOptions,
+        bandwidth: &NativeBandwidth,
+        events: Listener,
+    ) -> Result<Self, String> {
         let core = Options {
             channel: options.channel as u16,
             side: if options.source {
@@ -95,7 +123,8 @@ impl NativeWire {
                 ThreadsafeFunctionCallMode::NonBlocking,
             );
         });
-        let wire = Wire::new(core, listener).map_err(|error| coded(&error))?;
+        let wire = Wire::new(core, Arc::clone(&bandwidth.bandwidth), listener)
+            .map_err(|error| coded(&error))?;
         Ok(NativeWire { wire: Some(wire) })
     }
 
@@ -126,13 +155,6 @@ impl NativeWire {
     pub fn start_return(&self, fd: i32) -> Result<(), String> {
         let fd = crate::flow::owned(fd)?;
         self.wire()?.start_return(fd).map_err(|error| coded(&error))
-    }
-
-    /// Limits what is written, in bytes a second; 0: no limit.
-    #[napi]
-    pub fn set_max_bandwidth(&self, bytes_per_second: f64) -> Result<(), String> {
-        self.wire()?.set_max_bandwidth(bytes_per_second as u64);
-        Ok(())
     }
 
     /// Tells the peer that all is done.

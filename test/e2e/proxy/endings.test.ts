@@ -177,7 +177,7 @@ void describe('postcopy that is interrupted', { concurrency: atOnce, skip: skipP
   void it("QEMU's own migrate-pause", () =>
     interrupted({ source, plan: PATIENT }, async ({ from, proxies }) => {
       await from.qmp.execute('migrate-pause');
-      await proxies.source.exitCode(SOON);
-      await proxies.sessionIsOver();
+      // its stream has ended in the middle, whoever ended it
+      await proxies.endWith(EXIT.truncated);
     }));
 });

@@ -18,6 +18,9 @@ const FRAME: f64 = 0.010;
 /// Blocks of 64 KiB compress some 5 % worse than those of 1 MiB, smaller ones much worse (DESIGN.md).
 const LEAST_FRAME: usize = 128 << 10;
 
+/// A frame, and a quarter of the queue, until it is known how fast the sink is.
+const FIRST_FRAME: usize = 256 << 10;
+
 /// How much the newest frame counts in the rate.
 const WEIGHT: f64 = 0.2;
 
@@ -87,7 +90,7 @@ impl Pressure {
     /// The raw bytes that the next frame should hold at the most.
     pub(super) fn frame_size(&self, most: usize) -> usize {
         match self.rate() {
-            0.0 => most,
+            0.0 => FIRST_FRAME.min(most),
             rate => ((rate * FRAME) as usize).clamp(LEAST_FRAME.min(most), most),
         }
     }
@@ -98,8 +101,12 @@ impl Pressure {
             let queued = self.queued.load(Ordering::SeqCst);
             let rate = self.rate();
             // One frame with the sink and one behind it are no queue.
-            let most = (rate * QUEUE).max(2.0 * LEAST_FRAME as f64);
-            rate > 0.0 && queued as f64 > most
+            let most = if rate == 0.0 {
+                4 * FIRST_FRAME as u64
+            } else {
+                ((rate * QUEUE) as u64).max(2 * LEAST_FRAME as u64)
+            };
+            queued > most
         };
         if !full() {
             return;
@@ -129,7 +136,7 @@ mod tests {
 
     #[test]
     fn frames_shrink_with_the_rate() {
-        assert_eq!(Pressure::default().frame_size(1 << 20), 1 << 20);
+        assert_eq!(Pressure::default().frame_size(1 << 20), FIRST_FRAME);
         assert_eq!(at(1e9).frame_size(1 << 20), 1 << 20);
         assert_eq!(at(50e6).frame_size(1 << 20), 500_000);
         assert_eq!(at(1e6).frame_size(1 << 20), LEAST_FRAME);

@@ -17,6 +17,7 @@ mod pace;
 mod receiver;
 mod returning;
 
+pub use pace::Bandwidth;
 pub(crate) use receiver::{Broken, Receiver};
 
 use crate::descriptor::Wake;
@@ -346,12 +347,13 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// A wire without a link yet.
+    /// A wire without a link yet. `bandwidth` limits what it writes together with the others of its session.
     ///
     /// # Errors
     /// If the system has no descriptor or thread for it.
     pub fn new(
         options: Options,
+        bandwidth: Arc<Bandwidth>,
         listener: Box<dyn Fn(Event) + Send + Sync>,
     ) -> Result<Arc<Self>, WireError> {
         let wake = || Wake::new().map_err(WireError::Thread);
@@ -359,7 +361,7 @@ impl Wire {
             options,
             links: Mutex::default(),
             linked: Condvar::new(),
-            outgoing: Outgoing::new(options.replay_bytes).map_err(WireError::Thread)?,
+            outgoing: Outgoing::new(options.replay_bytes, bandwidth).map_err(WireError::Thread)?,
             flags: Mutex::default(),
             doubt: Mutex::default(),
             reader_wake: wake()?,
@@ -451,11 +453,6 @@ impl Wire {
                 returning::from_qemu(&shared, fd);
             }),
         }
-    }
-
-    /// Limits what is written to links, in bytes a second; 0: no limit.
-    pub fn set_max_bandwidth(&self, bytes_per_second: u64) {
-        self.shared.outgoing.set_max_bandwidth(bytes_per_second);
     }
 
     /// Tells the peer that all is done.

@@ -1,6 +1,6 @@
 //! Our direction: the frames that the peer has not acknowledged, and the one who writes to the link.
 
-use super::pace::{Limit, Rate};
+use super::pace::{Bandwidth, Rate};
 use super::{Shared, Status, WireError, lock};
 use crate::descriptor::{Ready, Wake};
 use crate::net::Link;
@@ -19,6 +19,8 @@ const SPARE_BUFFERS: usize = 8;
 const UNSENT_SECONDS: f64 = 0.01;
 const UNSENT_LEAST: u32 = 64 << 10;
 const UNSENT_MOST: u32 = 2 << 20;
+/// Until the link's rate is known.
+const UNSENT_FIRST: u32 = 128 << 10;
 
 pub(super) struct Outgoing {
     limit_bytes: usize,
@@ -31,10 +33,9 @@ pub(super) struct Outgoing {
     written_bytes: AtomicU64,
     /// Nanoseconds since the start when something was written last.
     pub(super) wrote_at: AtomicU64,
-    /// What the link was seen to take, and what it may, in bytes a second: bits of an f64, 0.0 where it is not known or
-    /// there is no limit.
+    /// What the link was seen to take, in bytes a second: bits of an f64, 0.0 until it was.
     rate_bits: AtomicU64,
-    limit_bits: AtomicU64,
+    bandwidth: Arc<Bandwidth>,
 }
 
 #[derive(Default)]
@@ -65,27 +66,25 @@ impl Replay {
 /// Who holds it writes to the link, a frame at a time.
 struct Writer {
     rate: Rate,
-    limit: Limit,
     /// What the link was last told that it may hold unsent, and which link that was.
     unsent: (u64, u32),
 }
 
 impl Outgoing {
-    pub(super) fn new(limit_bytes: usize) -> io::Result<Self> {
+    pub(super) fn new(limit_bytes: usize, bandwidth: Arc<Bandwidth>) -> io::Result<Self> {
         Ok(Outgoing {
             limit_bytes,
             replay: Mutex::default(),
             changed: Condvar::new(),
             writer: Mutex::new(Writer {
                 rate: Rate::default(),
-                limit: Limit::none(),
                 unsent: (0, 0),
             }),
             wake: Wake::new()?,
             written_bytes: AtomicU64::new(0),
             wrote_at: AtomicU64::new(0),
             rate_bits: AtomicU64::new(0),
-            limit_bits: AtomicU64::new(0),
+            bandwidth,
         })
     }
 
@@ -95,20 +94,9 @@ impl Outgoing {
         self.wake.signal();
     }
 
-    pub(super) fn set_max_bandwidth(&self, bytes_per_second: u64) {
-        // A writer that sleeps for the old limit's sake.
-        self.wake.signal();
-        self.limit_bits
-            .store((bytes_per_second as f64).to_bits(), Ordering::Relaxed);
-        lock(&self.writer).limit.set(bytes_per_second);
-    }
-
     pub(super) fn bytes_per_second(&self) -> f64 {
-        let of = |bits: &AtomicU64| f64::from_bits(bits.load(Ordering::Relaxed));
-        match of(&self.limit_bits) {
-            0.0 => of(&self.rate_bits),
-            limit => limit.min(of(&self.rate_bits)),
-        }
+        let rate = f64::from_bits(self.rate_bits.load(Ordering::Relaxed));
+        self.bandwidth.limit().map_or(rate, |limit| limit.min(rate))
     }
 
     pub(super) fn status(&self, status: &mut Status) {
@@ -220,11 +208,15 @@ impl Outgoing {
         generation: u64,
         frame: &[u8],
     ) -> io::Result<()> {
+        if writer.unsent.0 != generation {
+            link.set_unsent_limit(UNSENT_FIRST);
+            writer.unsent = (generation, UNSENT_FIRST);
+        }
         let started = Instant::now();
         let mut waited = false;
         let mut bytes = frame;
         while !bytes.is_empty() {
-            let allowed = match writer.limit.allowance() {
+            let allowed = match self.bandwidth.allowance() {
                 Ok(allowed) => allowed,
                 Err(wait) => {
                     self.pause(shared, link, wait)?;
@@ -234,7 +226,7 @@ impl Outgoing {
             };
             match link.try_write(&bytes[..bytes.len().min(allowed)]) {
                 Ok(n) => {
-                    writer.limit.spend(n);
+                    self.bandwidth.spend(n);
                     bytes = &bytes[n..];
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -263,8 +255,8 @@ impl Outgoing {
         self.rate_bits.store(rate.to_bits(), Ordering::Relaxed);
         if waited {
             let unsent = ((rate * UNSENT_SECONDS) as u32).clamp(UNSENT_LEAST, UNSENT_MOST);
-            let (told_of, told) = writer.unsent;
-            if told_of != generation || unsent.abs_diff(told) > told / 4 {
+            let (_, told) = writer.unsent;
+            if unsent.abs_diff(told) > told / 4 {
                 link.set_unsent_limit(unsent);
                 writer.unsent = (generation, unsent);
             }

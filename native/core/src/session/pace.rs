@@ -1,5 +1,8 @@
 //! How fast a link takes bytes, and how fast it may.
 
+use super::lock;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// How much the newest measurement counts. At some 10 measurements in 100 ms the rate follows a link within that time.
@@ -40,58 +43,74 @@ const BURST_SECONDS: f64 = 0.005;
 /// A limit makes no smaller pieces than this: each costs a system call and a packet.
 const LEAST_PIECE: f64 = 4096.0;
 
-/// A limit on the bytes that are written.
+/// A limit on what is written to links, for all connections of a session together. May be changed at any time.
+#[derive(Debug, Default)]
+pub struct Bandwidth {
+    /// Bytes a second; 0: no limit.
+    limit: AtomicU64,
+    bucket: Mutex<Bucket>,
+}
+
 #[derive(Debug)]
-pub(super) struct Limit {
-    /// 0: none.
-    bytes_per_second: f64,
-    /// May be negative by one piece.
+struct Bucket {
+    /// Bytes that may be written now; below zero by what was written in haste.
     tokens: f64,
     filled_at: Instant,
 }
 
-impl Limit {
-    pub(super) fn none() -> Self {
-        Limit {
-            bytes_per_second: 0.0,
+impl Default for Bucket {
+    fn default() -> Self {
+        Bucket {
             tokens: 0.0,
             filled_at: Instant::now(),
         }
     }
+}
 
-    pub(super) fn set(&mut self, bytes_per_second: u64) {
-        self.bytes_per_second = bytes_per_second as f64;
-        self.tokens = 0.0;
-        self.filled_at = Instant::now();
+impl Bandwidth {
+    /// Sets the limit, in bytes a second; 0: none. It holds from the next piece on.
+    pub fn set(&self, bytes_per_second: u64) {
+        self.limit.store(bytes_per_second, Ordering::Relaxed);
+    }
+
+    /// The limit, in bytes a second.
+    pub(super) fn limit(&self) -> Option<f64> {
+        match self.limit.load(Ordering::Relaxed) {
+            0 => None,
+            limit => Some(limit as f64),
+        }
     }
 
     /// How many bytes may be written now, or how long to wait until some may.
-    pub(super) fn allowance(&mut self) -> Result<usize, Duration> {
-        if self.bytes_per_second == 0.0 {
+    pub(super) fn allowance(&self) -> Result<usize, Duration> {
+        let Some(limit) = self.limit() else {
             return Ok(usize::MAX);
-        }
-        let burst = (self.bytes_per_second * BURST_SECONDS).max(LEAST_PIECE);
+        };
+        let burst = (limit * BURST_SECONDS).max(LEAST_PIECE);
+        let piece = (burst / 4.0).max(LEAST_PIECE);
+        let mut bucket = lock(&self.bucket);
         let now = Instant::now();
-        let earned = now.duration_since(self.filled_at).as_secs_f64() * self.bytes_per_second;
-        self.filled_at = now;
-        self.tokens = (self.tokens + earned).min(burst);
-        if self.tokens >= LEAST_PIECE.min(burst) {
-            Ok(self.tokens as usize)
+        let earned = now.duration_since(bucket.filled_at).as_secs_f64() * limit;
+        bucket.filled_at = now;
+        bucket.tokens = (bucket.tokens + earned).min(burst);
+        if bucket.tokens >= piece {
+            Ok(bucket.tokens as usize)
         } else {
-            let missing = LEAST_PIECE.min(burst) - self.tokens;
-            Err(Duration::from_secs_f64(
-                (missing / self.bytes_per_second).min(1.0),
-            ))
+            let seconds = (piece - bucket.tokens) / limit;
+            Err(Duration::from_secs_f64(seconds.min(LONGEST_SLEEP)))
         }
     }
 
     /// So many bytes were written.
-    pub(super) fn spend(&mut self, bytes: usize) {
-        if self.bytes_per_second > 0.0 {
-            self.tokens -= bytes as f64;
+    pub(super) fn spend(&self, bytes: usize) {
+        if self.limit().is_some() {
+            lock(&self.bucket).tokens -= bytes as f64;
         }
     }
 }
+
+/// Whoever waits for a low limit looks after this long whether it still is one, in seconds.
+const LONGEST_SLEEP: f64 = 0.1;
 
 #[cfg(test)]
 mod tests {
@@ -99,23 +118,27 @@ mod tests {
 
     #[test]
     fn without_a_limit_all_may_be_written() {
-        assert_eq!(Limit::none().allowance(), Ok(usize::MAX));
+        let bandwidth = Bandwidth::default();
+        assert_eq!(bandwidth.allowance(), Ok(usize::MAX));
+        bandwidth.spend(1 << 30);
+        assert_eq!(bandwidth.allowance(), Ok(usize::MAX));
     }
 
     #[test]
     fn a_limit_gives_no_more_than_a_burst_at_once_and_then_makes_wait() {
-        let mut limit = Limit::none();
-        limit.set(1 << 20);
-        let wait = limit.allowance().expect_err("nothing is earned yet");
+        let bandwidth = Bandwidth::default();
+        bandwidth.set(1 << 20);
+        std::thread::sleep(Duration::from_millis(50));
+        let burst = bandwidth.allowance().expect("earned");
+        assert!((4096..=5243).contains(&burst), "{burst}");
+        bandwidth.spend(burst);
+        let wait = bandwidth.allowance().expect_err("spent");
         assert!(
             wait > Duration::ZERO && wait <= Duration::from_millis(4),
             "{wait:?}"
         );
-        std::thread::sleep(Duration::from_millis(50));
-        let burst = limit.allowance().expect("earned");
-        assert!((4096..=5243).contains(&burst), "{burst}");
-        limit.spend(burst);
-        assert!(limit.allowance().is_err());
+        bandwidth.set(0);
+        assert_eq!(bandwidth.allowance(), Ok(usize::MAX));
     }
 
     #[test]
