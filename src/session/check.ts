@@ -73,7 +73,7 @@ async function measure(
   const options = { channel: 0, replayBytes: 64 << 20, silenceMs, heartbeatMs: HEARTBEAT_MS };
   const sizes = { frameSize: Math.min(frameSize, 256 << 10), frames: true, inFlight: 4, packers: 2 };
   const packer = new Packer({ codec: 'none', level: 0 }, workers, 1);
-  const channel = Channel.source(noise, options, sizes, packer, events);
+  const channel = Channel.source(noise, options, new native.NativeBandwidth(), sizes, packer, events);
   try {
     const began = performance.now();
     channel.attach(link, 0);

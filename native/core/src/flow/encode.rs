@@ -139,6 +139,15 @@ pub(super) fn run(
     // Whatever came before a failure is good, and belongs to whoever reads the output.
     source.filler.seal(Urgency::None)?;
     source.filler.publish();
+    // A stream that is copied may still be a QEMU's, followed by the session.
+    let cut_off = source.filler.wire.as_ref().and_then(|wire| wire.cut_off());
+    let result = result.map(|end| match cut_off {
+        Some(within) if end.ending == Ending::Complete => StreamEnd {
+            ending: Ending::TruncatedInput,
+            within: Some(within),
+        },
+        _ => end,
+    });
     match result {
         Ok(end) => {
             if options.frames {

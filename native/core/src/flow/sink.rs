@@ -142,10 +142,10 @@ pub(super) fn run(shared: &Shared, target: Target) -> Result<Option<Ending>, Flo
                 (Target::Frames(output), _) => write_all(shared, output, slot.wire())?,
                 (Target::ToWire(wire), _) => {
                     slot.header.channel = wire.channel();
-                    wire.sending(slot.header.offset + u64::from(slot.header.raw_len));
+                    let upto = slot.header.offset + u64::from(slot.header.raw_len);
                     let last = matches!(kind, FrameType::End | FrameType::Abort);
                     let bytes = slot.wire();
-                    wire.send(bytes, last)?;
+                    wire.send(bytes, upto, last)?;
                     let counter = &shared.counters.bytes_out;
                     counter.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                 }

@@ -47,6 +47,24 @@ pub enum Phase {
     Opaque(Reason),
 }
 
+impl Phase {
+    /// For people.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Phase::Setup => "the setup",
+            Phase::Precopy => "RAM",
+            Phase::Devices => "device states",
+            Phase::Discard => "the start of postcopy",
+            Phase::Package => "postcopy's package",
+            Phase::Postcopy => "postcopy's RAM",
+            Phase::Ended => "what follows the end",
+            Phase::Recovery => "a recovery",
+            Phase::Opaque(_) => "what is not understood",
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// [`Reader`] reads.

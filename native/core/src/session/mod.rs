@@ -21,7 +21,7 @@ pub use pace::Bandwidth;
 pub(crate) use receiver::{Broken, Receiver};
 
 use crate::descriptor::Wake;
-use crate::frame::{HEADER_LEN, Header, SessionFrame};
+use crate::frame::{Header, SessionFrame};
 use crate::net::Link;
 use crate::qemu::Doubt;
 use outgoing::Outgoing;
@@ -316,26 +316,55 @@ impl Shared {
         self.keeper.acknowledge(urgent);
     }
 
-    /// Sends one of the session's own frames over the link of the moment, if there is one.
-    fn send_session(&self, kind: SessionFrame, payload: &[u8]) {
+    /// One of the session's own frames.
+    fn session_frame(&self, kind: SessionFrame, payload: &[u8]) -> Vec<u8> {
         let mut header = Header::stored(crate::frame::FrameType::Session(kind), 0, 0, payload);
         header.channel = self.options.channel;
-        let mut bytes = Vec::with_capacity(HEADER_LEN + payload.len());
-        bytes.extend_from_slice(&header.to_bytes());
-        bytes.extend_from_slice(payload);
-        self.outgoing.write_now(self, &bytes);
+        [&header.to_bytes(), payload].concat()
     }
 
-    /// From the next frame on, what is sent may let the destination's guest run; or it is known that it does.
-    fn set_doubt(&self, doubt: bool) {
+    /// Sends one of the session's own frames over the link of the moment, if there is one.
+    fn send_session(&self, kind: SessionFrame, payload: &[u8]) {
+        let frame = self.session_frame(kind, payload);
+        self.outgoing.write_now(self, &frame);
+    }
+
+    /// Whether the source's guest must not run on if the bytes before this offset may be with the destination.
+    fn in_doubt(&self, upto: u64) -> bool {
+        let doubt = lock(&self.doubt);
+        doubt.in_doubt(upto) || doubt.guest_in_transit()
+    }
+
+    /// Called before bytes of the stream are given to a link: the frame that must go before them, where they are the first
+    /// that may let the destination's guest run.
+    fn comes_into_doubt(&self, upto: u64) -> Option<Vec<u8>> {
+        if self.options.side == Side::Destination || !self.in_doubt(upto) {
+            return None;
+        }
         {
             let mut flags = lock(&self.flags);
-            if flags.doubt == doubt {
+            if flags.doubt {
+                return None;
+            }
+            flags.doubt = true;
+        }
+        self.tell(Event::Changed);
+        Some(self.session_frame(SessionFrame::Doubt, &[1]))
+    }
+
+    /// Ends the doubt, if there is none any more.
+    fn settle_doubt(&self) {
+        if self.in_doubt(u64::MAX) {
+            return;
+        }
+        {
+            let mut flags = lock(&self.flags);
+            if !flags.doubt {
                 return;
             }
-            flags.doubt = doubt;
+            flags.doubt = false;
         }
-        self.send_session(SessionFrame::Doubt, &[doubt.into()]);
+        self.send_session(SessionFrame::Doubt, &[0]);
         self.tell(Event::Changed);
     }
 }
@@ -531,8 +560,8 @@ impl Wire {
     }
 
     /// A frame of our direction: kept, and written as soon as the link takes it. Returns when it is written.
-    pub(crate) fn send(&self, frame: &[u8], last: bool) -> Result<(), WireError> {
-        self.shared.outgoing.send(&self.shared, frame, last)
+    pub(crate) fn send(&self, frame: &[u8], upto: u64, last: bool) -> Result<(), WireError> {
+        self.shared.outgoing.send(&self.shared, frame, upto, last)
     }
 
     /// The frames of the peer's direction.
@@ -555,15 +584,14 @@ impl Wire {
         lock(&self.shared.doubt).sent(bytes);
     }
 
-    /// What stands before this offset of the stream is about to be sent.
-    pub(crate) fn sending(&self, upto: u64) {
-        let doubt = {
-            let doubt = lock(&self.shared.doubt);
-            doubt.in_doubt(upto) || doubt.guest_in_transit()
-        };
-        if doubt {
-            self.shared.set_doubt(true);
-        }
+    /// Where a QEMU stream was cut off that has been followed so far, for people; `None` where it has its end, or that
+    /// cannot be known.
+    pub(crate) fn cut_off(&self) -> Option<String> {
+        let doubt = lock(&self.shared.doubt);
+        let stream = doubt.switchover();
+        stream
+            .is_truncated()
+            .then(|| stream.phase().as_str().to_owned())
     }
 }
 

@@ -40,7 +40,7 @@ pub(super) struct Outgoing {
 
 #[derive(Default)]
 struct Replay {
-    frames: VecDeque<Arc<Vec<u8>>>,
+    frames: VecDeque<Arc<Frame>>,
     /// The number of the first frame in `frames`: all before it are acknowledged.
     first: u64,
     /// The next frame to be written to the link of the moment.
@@ -51,6 +51,12 @@ struct Replay {
     complete: bool,
 }
 
+struct Frame {
+    bytes: Vec<u8>,
+    /// Where its last byte stands in the stream.
+    upto: u64,
+}
+
 impl Replay {
     fn next(&self) -> u64 {
         self.first + self.frames.len() as u64
@@ -59,7 +65,11 @@ impl Replay {
     /// Bytes that are kept and not written to the link of the moment.
     fn unwritten(&self) -> usize {
         let skip = self.to_write.saturating_sub(self.first) as usize;
-        self.frames.iter().skip(skip).map(|frame| frame.len()).sum()
+        self.frames
+            .iter()
+            .skip(skip)
+            .map(|frame| frame.bytes.len())
+            .sum()
     }
 }
 
@@ -112,8 +122,15 @@ impl Outgoing {
         }
     }
 
-    /// Keeps a frame and writes it; returns when it is written. `last`: it ends the stream.
-    pub(super) fn send(&self, shared: &Shared, frame: &[u8], last: bool) -> Result<(), WireError> {
+    /// Keeps a frame, whose last byte stands at `upto` in the stream, and writes it; returns when it is written. `last`: it
+    /// ends the stream.
+    pub(super) fn send(
+        &self,
+        shared: &Shared,
+        frame: &[u8],
+        upto: u64,
+        last: bool,
+    ) -> Result<(), WireError> {
         let number = {
             let mut replay = lock(&self.replay);
             while !replay.frames.is_empty() && replay.bytes + frame.len() > self.limit_bytes {
@@ -125,9 +142,9 @@ impl Outgoing {
                     .wait(replay)
                     .unwrap_or_else(PoisonError::into_inner);
             }
-            let mut buffer = replay.spare.pop().unwrap_or_default();
-            buffer.extend_from_slice(frame);
-            replay.frames.push_back(Arc::new(buffer));
+            let mut bytes = replay.spare.pop().unwrap_or_default();
+            bytes.extend_from_slice(frame);
+            replay.frames.push_back(Arc::new(Frame { bytes, upto }));
             replay.bytes += frame.len();
             replay.complete |= last;
             replay.next() - 1
@@ -162,7 +179,15 @@ impl Outgoing {
                     None => return,
                 }
             };
-            if let Err(error) = self.write(shared, &mut writer, &link, generation, &frame) {
+            // What is not given to a link cannot let a guest run.
+            let doubt = shared.comes_into_doubt(frame.upto);
+            let written = match &doubt {
+                Some(note) => self.write(shared, &mut writer, &link, generation, note),
+                None => Ok(()),
+            };
+            let written = written
+                .and_then(|()| self.write(shared, &mut writer, &link, generation, &frame.bytes));
+            if let Err(error) = written {
                 shared.write_failed(generation, &error);
                 return;
             }
@@ -299,11 +324,11 @@ impl Outgoing {
         }
         while replay.first < frames {
             if let Some(frame) = replay.frames.pop_front() {
-                replay.bytes -= frame.len();
+                replay.bytes -= frame.bytes.len();
                 if replay.spare.len() < SPARE_BUFFERS {
-                    if let Ok(mut buffer) = Arc::try_unwrap(frame) {
-                        buffer.clear();
-                        replay.spare.push(buffer);
+                    if let Ok(Frame { mut bytes, .. }) = Arc::try_unwrap(frame) {
+                        bytes.clear();
+                        replay.spare.push(bytes);
                     }
                 }
             }

@@ -85,9 +85,12 @@ impl Stream<'_> {
         self.frame.clear();
         self.frame.extend_from_slice(&header.to_bytes());
         self.frame.extend_from_slice(payload);
-        self.shared
-            .outgoing
-            .send(self.shared, &self.frame, kind == FrameType::End)
+        self.shared.outgoing.send(
+            self.shared,
+            &self.frame,
+            self.offset,
+            kind == FrameType::End,
+        )
     }
 }
 
@@ -138,7 +141,9 @@ fn copy_to_qemu(shared: &Shared, fd: OwnedFd) -> Result<(), WireError> {
                 shared
                     .return_bytes
                     .fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                answered(shared, bytes);
+                // QEMU has them: they may be the answer to what let the destination's guest run.
+                lock(&shared.doubt).returned(bytes);
+                shared.settle_doubt();
             }
             (FrameType::End, 1..) => {
                 let end = End::from_bytes(bytes).map_err(|error| wrong(&error.to_string()))?;
@@ -148,7 +153,7 @@ fn copy_to_qemu(shared: &Shared, fd: OwnedFd) -> Result<(), WireError> {
                 // A half-close. Something that is no socket has no other half to keep open.
                 let _ = output.as_socket().map(|fd| shutdown(fd, Shutdown::Write));
                 lock(&shared.doubt).return_ended();
-                settle(shared);
+                shared.settle_doubt();
                 shared.flag(|flags| flags.ended = true);
             }
             _ => return Err(wrong("a frame where it may not stand")),
@@ -173,21 +178,4 @@ fn deliver(shared: &Shared, output: &Output, mut bytes: &[u8]) -> io::Result<()>
         }
     }
     Ok(())
-}
-
-/// QEMU has these bytes: they may be the answer to what let the destination's guest run.
-fn answered(shared: &Shared, bytes: &[u8]) {
-    lock(&shared.doubt).returned(bytes);
-    settle(shared);
-}
-
-/// Ends the doubt, if there is none any more.
-fn settle(shared: &Shared) {
-    let doubt = {
-        let doubt = lock(&shared.doubt);
-        doubt.in_doubt(u64::MAX) || doubt.guest_in_transit()
-    };
-    if !doubt {
-        shared.set_doubt(false);
-    }
 }
