@@ -2,7 +2,7 @@
 import { closeSync, openSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { PagewireError } from '../errors.js';
-import type { NativeLink } from '../native.js';
+import { native, type NativeLink } from '../native.js';
 import { Workers } from '../pipeline/workers.js';
 import { Channel, type ChannelEvents } from './channel.js';
 import type { Dialled, Dialler } from './dial.js';
