@@ -1,10 +1,10 @@
 import { Dialler } from '../session/dial.js';
 import { check as ask, type CheckReport } from '../session/check.js';
+import { endOf, version } from '../session/end.js';
+import { connectable, tlsFor } from '../session/endpoints.js';
 import { parsePeer } from '../session/peers.js';
 import { bytes } from '../telemetry/amounts.js';
 import { EXIT } from './exit.js';
-import { endOf, version } from './proxy.js';
-import { connectable, tlsFor } from './proxy-endpoints.js';
 
 export interface CheckFlags {
   peer?: string[];
@@ -17,8 +17,11 @@ export interface CheckFlags {
 /** `pagewire check` */
 export async function check(text: string, flags: CheckFlags): Promise<number> {
   const endpoint = connectable(text, flags.insecure);
-  const identity = tlsFor('source', endpoint.kind === 'tls', (flags.peer ?? []).map(parsePeer), flags);
-  const end = endOf({ delta: true, silence: 5000, require: [] });
+  const identity = tlsFor('source', endpoint.kind === 'tls', (flags.peer ?? []).map(parsePeer), {
+    dir: flags.tlsDir,
+    key: flags.key,
+  });
+  const end = endOf({ silenceMs: 5000 });
   const report = await ask(new Dialler([endpoint], identity?.tls ?? null), end);
   process.stdout.write(flags.json ? `${JSON.stringify(report, null, 2)}\n` : render(report));
   return report.refused === undefined ? EXIT.ok : EXIT.link;

@@ -19,6 +19,7 @@ import { basename, dirname, join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { PagewireError } from '../errors.js';
+import { checkOpen } from '../transport/endpoint.js';
 
 const FD = /^fd:(\d{1,9})$/;
 
@@ -202,13 +203,7 @@ export function descriptor(spec: string): number | undefined {
   const number = FD.exec(spec)?.[1] ?? ownDescriptor(spec);
   if (number === undefined) return undefined;
   const fd = Number(number);
-  try {
-    fstatSync(fd);
-  } catch (error) {
-    throw new PagewireError('BAD_OPTION', `${spec}: no such descriptor is open (was it passed on to pagewire?)`, {
-      cause: error,
-    });
-  }
+  checkOpen(fd, spec);
   return fd;
 }
 

@@ -4,6 +4,8 @@ import { PagewireError } from '../errors.js';
 import { native } from '../native.js';
 import { checkThreads, framesInFlight } from '../pipeline/settings.js';
 import { BASE_BYTES, WORKER_BYTES } from '../policy/memory.js';
+import { endOf, FRAME_SIZE } from '../session/end.js';
+import { type Listenable, listenable, tlsFor } from '../session/endpoints.js';
 import { Host, type HostSettings } from '../session/host.js';
 import { Listener } from '../session/listener.js';
 import { parsePeer, parsePorts } from '../session/peers.js';
@@ -14,20 +16,10 @@ import type { Log } from '../telemetry/log.js';
 import { Metrics } from '../telemetry/metrics.js';
 import { Progress } from '../telemetry/progress.js';
 import { failedSession, sessionProgress, sessionSummary, statsLine } from '../telemetry/session.js';
+import { openLink } from '../transport/connect.js';
 import { checkPlain, type Endpoint, endpointText, parseEndpoint } from '../transport/endpoint.js';
 import { EXIT, type Signal } from './exit.js';
-import {
-  type DestinationFlags,
-  endOf,
-  exitOf,
-  FRAME_SIZE,
-  openLog,
-  openStats,
-  parseOwner,
-  reload,
-  settingsOf,
-} from './proxy.js';
-import { type Listenable, listenable, singleLink, tlsFor } from './proxy-endpoints.js';
+import { type DestinationFlags, exitOf, openLog, openStats, parseOwner, reload, settingsOf } from './proxy.js';
 import { plain } from './run.js';
 
 const EVERY_MS = 1000;
@@ -49,7 +41,7 @@ export async function proxyDestination(flags: DestinationFlags): Promise<number>
 }
 
 function hostSettings(flags: DestinationFlags, { endpoint: listen, tls }: Listenable): HostSettings {
-  const { connect, reconnect, memoryLimit, handshakeTimeout: handshakeMs, replay } = flags;
+  const { connect, reconnect, memoryLimit, handshakeTimeout: handshakeMs, replay, tlsDir: dir, key } = flags;
   const peers = (flags.peer ?? []).map(parsePeer);
   const ports = parsePorts(flags.ports);
   // A place for each guest is filled in later: whether the endpoint can be one is seen now.
@@ -62,10 +54,10 @@ function hostSettings(flags: DestinationFlags, { endpoint: listen, tls }: Listen
   }
   const { inDoubt, reconnectMs } = settingsOf(flags);
   const threads = checkThreads(flags.threads);
-  const end = endOf(flags, frameSizeFor(threads, memoryLimit));
+  const end = endOf({ ...flags, silenceMs: flags.silence }, frameSizeFor(threads, memoryLimit));
   return {
     ...{ connect, ports, peers, inDoubt, handshakeMs, end, threads },
-    tls: tlsFor('destination', tls, peers, flags)?.tls ?? null,
+    tls: tlsFor('destination', tls, peers, { dir, key })?.tls ?? null,
     replayBytes: Math.min(replay, RETURN_REPLAY),
     // A link that nobody can make a second time is not waited for.
     reconnectMs: listen.kind === 'stdio' ? Math.min(reconnect, 0) : reconnectMs,
@@ -147,7 +139,7 @@ async function serveOne(flags: DestinationFlags, settings: HostSettings, listen:
       host.session?.setInDoubt(config.inDoubt);
     });
   });
-  const link = singleLink(listen);
+  const link = openLink(listen);
   const preamble = readPreamble(await link.receivePreamble(settings.handshakeMs));
   if (!preamble) {
     throw new PagewireError(

@@ -1,13 +1,11 @@
 /** What both proxies have in common on the command line. */
 import { execFileSync } from 'node:child_process';
-import { closeSync, constants, fstatSync, openSync, readFileSync, writeSync } from 'node:fs';
-import { type Codec, CODECS } from '../codecs.js';
+import { closeSync, constants, fstatSync, openSync, writeSync } from 'node:fs';
+import type { Codec } from '../codecs.js';
 import { type Config, readConfig } from '../control/config.js';
 import { PagewireError } from '../errors.js';
 import type { CacheSize } from '../pipeline/settings.js';
 import { createLog, type Log, type LogFormat } from '../telemetry/log.js';
-import type { Capabilities } from '../session/hello.js';
-import type { End } from '../session/negotiate.js';
 import type { InDoubt } from '../session/outcome.js';
 import { descriptor } from './endpoint.js';
 import { exitCode, signalExit, type Signal } from './exit.js';
@@ -55,31 +53,6 @@ export interface DestinationFlags extends ProxyFlags {
   maxSessions: number;
   maxHandshakes: number;
   handshakeTimeout: number;
-}
-
-/** The format's largest frame, which this end takes. */
-export const FRAME_SIZE = 4 << 20;
-
-export function version(): string {
-  const manifest = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
-  return (JSON.parse(manifest) as { version: string }).version;
-}
-
-/** What this end can and wants. */
-export function endOf(
-  { delta = true, silence, require = [] }: Pick<SourceFlags, 'delta' | 'silence' | 'require'>,
-  frameSize = FRAME_SIZE,
-): End {
-  for (const name of require) {
-    if (name !== 'delta' && !(CODECS as readonly string[]).includes(name)) {
-      throw new PagewireError('BAD_OPTION', `--require ${name}: delta, or one of ${CODECS.join(', ')}`);
-    }
-    if (name === 'delta' && !delta) {
-      throw new PagewireError('BAD_OPTION', '--require delta and --no-delta exclude each other');
-    }
-  }
-  const capabilities: Capabilities = { codecs: [...CODECS], delta, formats: [1] };
-  return { program: version(), capabilities, parameters: { silenceMs: silence, frameSize }, require };
 }
 
 /** The log, once for the program. */

@@ -142,7 +142,7 @@ function deltaOptions(
   };
 }
 
-function checkAmount(name: string, amount: number): void {
+export function checkAmount(name: string, amount: number): void {
   if (!Number.isInteger(amount) || amount < 0) throw badOption(`${name} ${amount}: a whole number, not negative`);
 }
 

@@ -132,7 +132,7 @@ export class SourceSession {
   stop(): void {
     this.#stopRequests++;
     if (afterStop({ doubt: this.#isInDoubt, requests: this.#stopRequests }) === 'fail') {
-      this.#fail(new PagewireError('STOPPED', 'stopped by a signal: the migration fails and the guest stays here'));
+      this.#fail(new PagewireError('STOPPED', 'stopped: the migration fails and the guest stays here'));
     } else {
       this.#log.warn(
         'the guest may be running at the destination already, and its QEMU has not said so yet: the session goes on. ' +

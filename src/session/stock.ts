@@ -67,7 +67,7 @@ export class StockSession {
   }
 
   stop(): void {
-    this.#fail(new PagewireError('STOPPED', 'stopped by a signal: the migration fails and the guest stays here'));
+    this.#fail(new PagewireError('STOPPED', 'stopped: the migration fails and the guest stays here'));
   }
 
   snapshot(): SessionSnapshot {

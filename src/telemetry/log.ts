@@ -40,6 +40,21 @@ export function createLog({ name, format, quiet, verbose = false, write }: LogOp
   );
 }
 
+/** What a program gets of a log. */
+export interface LogEntry {
+  readonly level: 'debug' | 'info' | 'warn' | 'error';
+  readonly message: string;
+}
+
+/** A log for a program that has one of its own. */
+export function logTo(name: string, take: (entry: LogEntry) => void): Log {
+  const write = (json: string): void => {
+    const { level, message } = JSON.parse(json) as LogEntry;
+    take({ level, message });
+  };
+  return createLog({ name, format: 'json', quiet: false, verbose: true, write });
+}
+
 interface Entry {
   name: string;
   level: string;

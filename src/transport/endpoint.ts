@@ -1,4 +1,5 @@
 /** Endpoints as users write them: where a connection goes, or where connections are taken. */
+import { fstatSync } from 'node:fs';
 import { PagewireError } from '../errors.js';
 import type { NativeAddress } from '../native.js';
 
@@ -107,6 +108,17 @@ export function checkPlain(endpoint: Endpoint, insecure: boolean): void {
     'BAD_OPTION',
     `${endpointText(endpoint)} leaves this host without encryption, and lets in whoever comes: take ${tls}, or say --insecure`,
   );
+}
+
+/** A descriptor that users name was passed on by whoever started us. */
+export function checkOpen(fd: number, name: string): void {
+  try {
+    fstatSync(fd);
+  } catch (cause) {
+    throw new PagewireError('BAD_OPTION', `${name}: no such descriptor is open (was it passed on to pagewire?)`, {
+      cause,
+    });
+  }
 }
 
 /** What may stand in for a guest's name in `{name}`. */

@@ -3,16 +3,17 @@
 import assert from 'node:assert/strict';
 import { existsSync, mkdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { delimiter } from 'node:path';
-import { it } from 'node:test';
+import { it, type TestContext } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { SimulatedDestination } from '#src/simulator/destination.js';
 import { folder, Running } from '../cli/command.js';
 import { simulated } from '../pipeline/content.js';
+import { arrives, destinationProxy, leaves } from '../session/qemus.js';
 
 const ROOT = fileURLToPath(new URL('../../../', import.meta.url));
 
 /** What each example must print, and leave behind. */
-const EXPECTED: Record<string, { prints: RegExp; leaves: string[] }[]> = {
+const EXPECTED: Record<string, { prints: RegExp; leaves: string[]; beside?: typeof migration }[]> = {
   'README.md': [
     { prints: /^$/, leaves: ['guest.pw', 'again.stream', 'smaller.stream'] },
     { prints: /^\d+ bytes became \d+\n$/, leaves: ['guest.pw'] },
@@ -24,9 +25,20 @@ const EXPECTED: Record<string, { prints: RegExp; leaves: string[] }[]> = {
       prints: /^pc-q35-10.0 has \d+ bytes of RAM, the page cache gets \d+\n(\d+ → \d+, pass \d+\n)*\d+ pages whole, /,
       leaves: ['watched.pw'],
     },
+    { prints: /^migrated\n$/, leaves: ['migrated.stream'], beside: migration },
     { prints: /^FRAMES_DAMAGED, frame 0, byte 0: frame 0 at byte 0: expected a frame/, leaves: [] },
   ],
 };
+
+/** A destination's proxy, and both QEMUs. */
+async function migration(t: TestContext, path: (name: string) => string, stream: Buffer): Promise<void> {
+  await destinationProxy(t, `unix:${path('destination.sock')}`, `unix:${path('qemu.sock')}`);
+  void arrives(t, path('qemu.sock')).then((bytes) => {
+    writeFileSync(path('migrated.stream'), bytes);
+  });
+  // What becomes of it is seen at the other end.
+  leaves(t, path('vm1.sock'), stream).catch(() => undefined);
+}
 
 for (const [document, expected] of Object.entries(EXPECTED)) {
   it(`the examples of ${document} run`, async (t) => {
@@ -41,7 +53,8 @@ for (const [document, expected] of Object.entries(EXPECTED)) {
     const examples = [...text.matchAll(/^```(js|sh)\n([\s\S]*?)^```$/gm)];
     assert.equal(examples.length, expected.length, 'every example has its expectation');
     for (const [i, [, language, code = '']] of examples.entries()) {
-      const { prints, leaves } = expected[i]!;
+      const { prints, leaves, beside } = expected[i]!;
+      await beside?.(t, path, stream);
       const [program, args] =
         language === 'sh' ? ['bash', ['-ec', code]] : [process.execPath, ['--input-type=module', '--eval', code]];
       const env = { PATH: [path('node_modules/.bin'), process.env['PATH']].join(delimiter) };
@@ -52,7 +65,7 @@ for (const [document, expected] of Object.entries(EXPECTED)) {
       assert.match(ended.stdout.toString(), prints);
       for (const name of leaves) assert.ok(existsSync(path(name)), name);
     }
-    for (const name of ['again.stream', 'smaller.stream', 'arrived.stream']) {
+    for (const name of ['again.stream', 'smaller.stream', 'arrived.stream', 'migrated.stream']) {
       if (!existsSync(path(name))) continue;
       const destination = new SimulatedDestination();
       destination.push(readFileSync(path(name)));

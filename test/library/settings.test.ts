@@ -19,6 +19,7 @@ describe('the library', () => {
       'PagewireError',
       'createDecoder',
       'createEncoder',
+      'createSourceProxy',
     ]);
   });
 

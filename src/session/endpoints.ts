@@ -1,11 +1,16 @@
-/** What the endpoints on the command line become. */
+/** What endpoints as users write them become at either end of a session. */
 import { PagewireError } from '../errors.js';
-import { native, type NativeAddress, type NativeLink } from '../native.js';
-import type { PeerRule } from '../session/peers.js';
-import { openLink } from '../transport/connect.js';
-import { checkPlain, type Endpoint, endpointText, nativeAddress, parseEndpoint } from '../transport/endpoint.js';
-import { loadIdentity, type Identity } from '../transport/identity.js';
-import { descriptor } from './endpoint.js';
+import { native, type NativeAddress } from '../native.js';
+import {
+  checkOpen,
+  checkPlain,
+  type Endpoint,
+  endpointText,
+  nativeAddress,
+  parseEndpoint,
+} from '../transport/endpoint.js';
+import { type Identity, type IdentityOptions, loadIdentity } from '../transport/identity.js';
+import type { PeerRule } from './peers.js';
 
 /** systemd passes the first of its sockets as this descriptor (sd_listen_fds). */
 const FIRST_SYSTEMD_FD = 3;
@@ -36,7 +41,7 @@ export function listenable(text: string, insecure: boolean): Listenable {
   switch (endpoint.kind) {
     case 'fd': {
       const { fd } = endpoint;
-      descriptor(endpointText(endpoint));
+      checkOpen(fd, endpointText(endpoint));
       if (native.isListening(fd)) return { endpoint, address: { fd }, shown, connected: undefined, tls };
       if (tls)
         throw new PagewireError('BAD_OPTION', `--listen ${shown}: this is a connection; TLS needs a listening socket`);
@@ -68,13 +73,8 @@ function systemdSocket(): number {
 export function connectable(text: string, insecure: boolean): Endpoint {
   const endpoint = parseEndpoint(text);
   checkPlain(endpoint, insecure);
-  if (endpoint.kind === 'fd') descriptor(endpointText(endpoint));
+  if (endpoint.kind === 'fd') checkOpen(endpoint.fd, endpointText(endpoint));
   return endpoint;
-}
-
-/** The one link of an end that has no address. */
-export function singleLink(endpoint: Endpoint): NativeLink {
-  return openLink(endpoint);
 }
 
 /** Who we are and whom we let in, where an endpoint asks for it. */
@@ -82,7 +82,7 @@ export function tlsFor(
   role: 'source' | 'destination',
   isTls: boolean,
   rules: readonly PeerRule[],
-  { tlsDir: dir, key }: { tlsDir?: string; key?: string },
+  { dir, key }: Pick<IdentityOptions, 'dir' | 'key'>,
 ): Identity | undefined {
   if (isTls) {
     const pins = rules.flatMap(({ pin }) => pin ?? []);

@@ -1,0 +1,35 @@
+/** What this end of a session can and wants. */
+import { readFileSync } from 'node:fs';
+import { CODECS } from '../codecs.js';
+import { PagewireError } from '../errors.js';
+import type { Capabilities } from './hello.js';
+import type { End } from './negotiate.js';
+
+/** The format's largest frame, which this end takes. */
+export const FRAME_SIZE = 4 << 20;
+
+export interface EndOptions {
+  /** Whether pages may go as differences; default: true. */
+  readonly delta?: boolean | undefined;
+  readonly silenceMs: number;
+  /** What the session may not be without: `delta`, or a codec. */
+  readonly require?: readonly string[] | undefined;
+}
+
+export function version(): string {
+  const manifest = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
+  return (JSON.parse(manifest) as { version: string }).version;
+}
+
+export function endOf({ delta = true, silenceMs, require = [] }: EndOptions, frameSize = FRAME_SIZE): End {
+  for (const name of require) {
+    if (name !== 'delta' && !(CODECS as readonly string[]).includes(name)) {
+      throw new PagewireError('BAD_OPTION', `--require ${name}: delta, or one of ${CODECS.join(', ')}`);
+    }
+    if (name === 'delta' && !delta) {
+      throw new PagewireError('BAD_OPTION', '--require delta and --no-delta exclude each other');
+    }
+  }
+  const capabilities: Capabilities = { codecs: [...CODECS], delta, formats: [1] };
+  return { program: version(), capabilities, parameters: { silenceMs, frameSize }, require };
+}

@@ -1,0 +1,165 @@
+/** The source's end of a migration, from endpoints as users write them: listens for QEMU, and carries it in a session. */
+import { PagewireError } from '../errors.js';
+import { native, type NativeListener, type NativeListenOptions } from '../native.js';
+import { checkAmount, type EncoderSettings } from '../pipeline/settings.js';
+import type { Log } from '../telemetry/log.js';
+import { type Endpoint, endpointText, isGuestName } from '../transport/endpoint.js';
+import type { IdentityOptions } from '../transport/identity.js';
+import { Dialler } from './dial.js';
+import { endOf } from './end.js';
+import { connectable, listenable, tlsFor } from './endpoints.js';
+import type { InDoubt } from './outcome.js';
+import { parsePeer } from './peers.js';
+import type { SessionSnapshot } from './snapshot.js';
+import { type SessionEnd, SourceSession } from './source.js';
+import { StockSession } from './stock.js';
+
+/** What a proxy at the source may be told: as on its command line, see docs/proxy.md. */
+export interface SourceProxySettings extends EncoderSettings {
+  /** The guest's name, as the destination is to know it. */
+  name: string;
+  /** Where QEMU connects: `unix:PATH`, `tcp:HOST:PORT`, `fd:N` or `systemd`. */
+  listen: string;
+  /** A unix socket's mode (default: 0600) and owner. */
+  socket?: Pick<NativeListenOptions, 'mode' | 'uid' | 'gid'> | undefined;
+  /** The destination's proxy, or with `stock` its QEMU; several addresses are tried in turn. */
+  connect: readonly string[];
+  /** For a destination whose QEMU listens on one of a range of ports. */
+  port?: number | undefined;
+  /** Lets plain `tcp:` go to other hosts. */
+  insecure?: boolean | undefined;
+  /** For `tls:`: where key and certificates are, and the peer's name or the `SHA256:…` of its key. */
+  tls?: (Pick<IdentityOptions, 'dir' | 'key'> & { peers?: readonly string[] | undefined }) | undefined;
+  /** Bytes that are kept until the peer has acknowledged them; default: 64 MiB. */
+  replayBytes?: number | undefined;
+  /** A link that is silent for so long is lost; default: 5 s. */
+  silenceMs?: number | undefined;
+  /** How long to look for a lost link; default: 5 min. */
+  reconnectMs?: number | undefined;
+  /** What to do if both guests might run; default: hold. */
+  inDoubt?: InDoubt | undefined;
+  /** Bytes a second on the wire; default: 0, no limit. */
+  maxBandwidth?: number | undefined;
+  /** What the session may not be without: `delta`, or a codec. */
+  require?: readonly string[] | undefined;
+}
+
+/** QEMU's connections that may wait at once, and for how long: they are taken at once. */
+const LISTEN = { preamble: false, maxPending: 64, timeoutMs: 10_000 };
+
+/** One migration, from QEMU's first connection to the end of all. */
+export class SourceProxy {
+  /** Settled once all is over: QEMU's sockets are closed, and no more of its connections are taken. */
+  readonly done: Promise<SessionEnd>;
+  /** Where QEMU is awaited, with the port that the system chose for port 0. */
+  readonly listening: string;
+  readonly #session: SourceSession | StockSession;
+
+  constructor(settings: SourceProxySettings, log: Log) {
+    const { listen, insecure = false, socket } = settings;
+    const { address, endpoint, shown, connected, tls } = listenable(listen, insecure);
+    if (tls) throw badOption(`--listen ${listen}: QEMU is taken from this host, without TLS`);
+    const session = sessionOf(settings, log);
+    this.#session = session;
+    this.done = session.done.finally(() => listener?.close());
+    let listener: NativeListener | undefined;
+    try {
+      if (connected === undefined) {
+        listener = native.NativeListener.listen(address, { ...LISTEN, ...socket }, (fd) => {
+          session.accept(fd);
+        });
+      }
+    } catch (error) {
+      this.done.catch(() => undefined);
+      session.stop();
+      throw PagewireError.from(error);
+    }
+    this.listening = listener ? chosen(endpoint, listener, shown) : shown;
+    log.info(listener ? `waiting for QEMU on ${this.listening}` : `QEMU is on ${shown}`);
+    if (connected !== undefined) session.accept(connected);
+  }
+
+  /** Bytes a second, for all of QEMU's connections together, from now on; 0: no limit. */
+  setMaxBandwidth(bytesPerSecond: number): void {
+    checkBandwidth(bytesPerSecond, this.#session instanceof StockSession);
+    if (this.#session instanceof SourceSession) this.#session.setMaxBandwidth(bytesPerSecond);
+  }
+
+  /** What to do if both guests might run; `fail` ends a session that is held. */
+  setInDoubt(policy: InDoubt): void {
+    checkInDoubt(policy);
+    if (this.#session instanceof SourceSession) this.#session.setInDoubt(policy);
+  }
+
+  /** How long to look for a lost link. */
+  setReconnect(ms: number): void {
+    checkAmount('time to reconnect', ms);
+    if (this.#session instanceof SourceSession) this.#session.setReconnect(ms);
+  }
+
+  /** The migration fails and the guest stays here; if both guests might run, only a second call ends it. */
+  stop(): void {
+    this.#session.stop();
+  }
+
+  /** What has happened so far, or in all once {@link done} is settled. */
+  snapshot(): SessionSnapshot {
+    return this.#session.snapshot();
+  }
+}
+
+/** A session that is told what it can do. */
+function sessionOf(settings: SourceProxySettings, log: Log): SourceSession | StockSession {
+  const { name, port, stock = false, insecure = false, tls = {}, require, replayBytes = 64 << 20 } = settings;
+  const { silenceMs = 5000, reconnectMs = 300_000, inDoubt = 'hold', maxBandwidth = 0 } = settings;
+  const { delta, codec, level, threads, cacheSize, memoryLimit, frameSize } = settings;
+  if (!isGuestName(name)) throw badOption(`--name ${name}: 1 to 64 of A-Z a-z 0-9 . _ - (and not only dots)`);
+  if (port !== undefined && !(Number.isInteger(port) && port >= 1 && port <= 65535)) {
+    throw badOption(`--port ${port}: 1 to 65535`);
+  }
+  if (settings.connect.length === 0) throw badOption('--connect: an address is needed');
+  checkAmount('replay buffer', replayBytes);
+  checkAmount('time of silence', silenceMs);
+  checkAmount('time to reconnect', reconnectMs);
+  checkBandwidth(maxBandwidth, stock);
+  checkInDoubt(inDoubt);
+  const connect = settings.connect.map((text) => connectable(text, insecure));
+  const end = endOf({ delta, silenceMs, require });
+  if (stock) checkStock(connect, require);
+  const isTls = connect.some(({ kind }) => kind === 'tls');
+  const identity = tlsFor('source', isTls, (tls.peers ?? []).map(parsePeer), tls);
+  if (identity) log.debug(`TLS by ${identity.files.join(', ')}`);
+  const encoder = { delta, codec, level, threads, cacheSize, memoryLimit, frameSize };
+  if (stock) return new StockSession({ name, connect, encoder, log });
+  const dialler = new Dialler(connect, identity?.tls ?? null);
+  const policy = { replayBytes, reconnectMs, inDoubt, maxBandwidth };
+  return new SourceSession({ name, port, dialler, encoder, end, ...policy, log });
+}
+
+function checkStock(connect: readonly Endpoint[], require: readonly string[] | undefined): void {
+  const other = connect.find(({ kind }) => kind !== 'tcp' && kind !== 'unix' && kind !== 'fd');
+  if (other) {
+    throw badOption(`--stock connects to a QEMU, which is at tcp: or unix:, not at ${endpointText(other)}`);
+  }
+  if (require !== undefined) throw badOption('--stock has no peer that could lack what --require names');
+}
+
+function checkBandwidth(bytesPerSecond: number, stock: boolean): void {
+  checkAmount('bandwidth limit', bytesPerSecond);
+  if (stock && bytesPerSecond > 0) {
+    throw badOption("--stock has no link of its own to limit (--max-bandwidth): QEMU's max-bandwidth is what there is");
+  }
+}
+
+function checkInDoubt(policy: InDoubt): void {
+  if (!['hold', 'fail'].includes(policy)) throw badOption(`in doubt ${policy}: hold or fail`);
+}
+
+function chosen(endpoint: Endpoint, listener: NativeListener, shown: string): string {
+  const address = listener.address();
+  return endpoint.kind === 'tcp' && address.kind === 'tcp' ? endpointText({ ...endpoint, port: address.port }) : shown;
+}
+
+function badOption(message: string): PagewireError {
+  return new PagewireError('BAD_OPTION', message);
+}

@@ -1,0 +1,63 @@
+// Both QEMUs of a migration, and the destination's proxy between them, for tests of the source's end.
+import { once } from 'node:events';
+import { connect, createServer, type Socket } from 'node:net';
+import type { TestContext } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Running } from '../cli/command.js';
+
+/** What the destination's QEMU says once it has all. */
+export const ANSWER = 'all is here';
+
+/** How often a QEMU looks for a socket that is not there yet, in milliseconds. */
+const RETRY_MS = 50;
+
+/** `pagewire proxy destination`, once it listens. */
+export async function destinationProxy(t: TestContext, listen: string, qemu: string): Promise<Running> {
+  const running = new Running(t, ['proxy', 'destination', '--listen', listen, '--connect', qemu, '-T', '1']);
+  await running.says(/listening on/);
+  return running;
+}
+
+/** In place of the destination's QEMU: resolves with what came, whole. `came` hears of each piece. */
+export function arrives(t: TestContext, path: string, came = (_: number): void => undefined): Promise<Buffer> {
+  const pieces: Buffer[] = [];
+  return new Promise((resolve) => {
+    const server = createServer({ allowHalfOpen: true }, (socket) => {
+      socket.on('data', (piece) => {
+        pieces.push(piece);
+        came(piece.length);
+      });
+      socket.once('end', () => {
+        socket.end(ANSWER);
+        resolve(Buffer.concat(pieces));
+      });
+    });
+    server.listen(path);
+    t.after(() => server.close());
+  });
+}
+
+/** In place of the source's QEMU: connects once somebody listens, sends all of it, and resolves with the answer. */
+export async function leaves(t: TestContext, path: string, stream: Uint8Array): Promise<string> {
+  const socket = await dial(path, t.signal);
+  t.after(() => socket.destroy());
+  let answer = '';
+  socket.setEncoding('utf8').on('data', (text: string) => (answer += text));
+  socket.end(stream);
+  await once(socket, 'close');
+  return answer;
+}
+
+async function dial(path: string, signal: AbortSignal): Promise<Socket> {
+  for (;;) {
+    const socket = connect({ path, allowHalfOpen: true });
+    try {
+      await once(socket, 'connect', { signal });
+      return socket;
+    } catch (error) {
+      socket.destroy();
+      if (signal.aborted) throw error;
+      await sleep(RETRY_MS);
+    }
+  }
+}

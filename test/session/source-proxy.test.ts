@@ -1,0 +1,136 @@
+// The source's end in a program of one's own, against `pagewire proxy destination`.
+import assert from 'node:assert/strict';
+import { existsSync } from 'node:fs';
+import { type AddressInfo, createServer } from 'node:net';
+import { describe, it } from 'node:test';
+import { createSourceProxy, PagewireError, type SourceProxyOptions } from '#src/index.js';
+import { folder } from '../cli/command.js';
+import { noise } from '../pipeline/content.js';
+import { leavesNothing } from '../pipeline/process.js';
+import { ANSWER, arrives, destinationProxy, leaves } from './qemus.js';
+
+/** So slow that what is sent would take longer than a test may. */
+const SLOW = 16 << 10;
+const STREAM_BYTES = 6 << 20;
+
+const isA =
+  (code: string, message: RegExp) =>
+  (error: unknown): boolean =>
+    error instanceof PagewireError && error.code === code && message.test(error.message);
+
+async function freePort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const { port } = server.address() as AddressInfo;
+  await new Promise((resolve) => server.close(resolve));
+  return port;
+}
+
+describe('createSourceProxy', () => {
+  it('carries a stream, and takes another bandwidth limit meanwhile', async (t) => {
+    const path = folder(t);
+    const stream = noise(STREAM_BYTES);
+    const far = `tcp:127.0.0.1:${await freePort()}`;
+    await destinationProxy(t, far, `unix:${path('{name}.sock')}`);
+    const log: string[] = [];
+    const proxy = createSourceProxy({
+      ...{ name: 'vm1', listen: `unix:${path('source.sock')}`, connect: [far] },
+      // Small frames, so that the first of them arrives soon.
+      ...{ threads: 1, frameSize: 4096, maxBandwidth: SLOW },
+      onLog: ({ level, message }) => log.push(`${level}: ${message}`),
+    });
+    assert.equal(proxy.listening, `unix:${path('source.sock')}`);
+    assert.equal(proxy.snapshot().state, 'waiting');
+    let came = 0;
+    let atFirst: number | undefined;
+    const arrived = arrives(t, path('vm1.sock'), (bytes) => {
+      came += bytes;
+      if (atFirst !== undefined) return;
+      atFirst = proxy.snapshot().wire.out;
+      proxy.setMaxBandwidth(0);
+    });
+    const answered = leaves(t, path('source.sock'), stream);
+
+    assert.deepEqual(await proxy.done, { cancelled: false, within: undefined });
+    assert.ok((await arrived).equals(stream));
+    assert.equal(await answered, ANSWER);
+    assert.equal(came, STREAM_BYTES);
+    assert.ok(atFirst !== undefined && atFirst < STREAM_BYTES / 2, `${atFirst ?? 0} bytes went at once`);
+    const { state, streamBytes, peer } = proxy.snapshot();
+    assert.deepEqual([state, streamBytes, peer], ['ended', STREAM_BYTES, far]);
+    assert.ok(log.includes(`info: waiting for QEMU on ${proxy.listening}`), log.join('\n'));
+    assert.ok(!existsSync(path('source.sock')));
+  });
+
+  it('is stopped, and takes nobody any more', async (t) => {
+    const connect = [`unix:${folder(t)('none')}`];
+    const proxy = createSourceProxy({ name: 'vm1', listen: 'tcp:127.0.0.1:0', connect });
+    assert.match(proxy.listening, /^tcp:127\.0\.0\.1:[1-9]\d*$/);
+    proxy.stop();
+    await assert.rejects(proxy.done, isA('STOPPED', /^stopped: the migration fails/));
+    // The port is free again.
+    const next = createSourceProxy({ name: 'vm1', listen: proxy.listening, connect });
+    assert.equal(next.listening, proxy.listening);
+    next.stop();
+    await assert.rejects(next.done, isA('STOPPED', /^stopped/));
+  });
+
+  it('rejects where nobody is at the destination', async (t) => {
+    const path = folder(t);
+    const listen = path('source.sock');
+    const proxy = createSourceProxy({ name: 'vm1', listen: `unix:${listen}`, connect: [`unix:${path('none')}`] });
+    const answered = leaves(t, listen, noise(1000)).catch(() => 'reset');
+    await assert.rejects(proxy.done, isA('CONNECT_FAILED', /none/));
+    assert.notEqual(await answered, ANSWER);
+  });
+
+  const refused: [options: Partial<SourceProxyOptions>, code: string, message: RegExp][] = [
+    [{ name: '..' }, 'BAD_OPTION', /name \.\./],
+    [{ port: 0 }, 'BAD_OPTION', /port 0/],
+    [{ connect: [] }, 'BAD_OPTION', /address is needed/],
+    [{ connect: ['tcp:192.0.2.1:1'] }, 'BAD_OPTION', /without encryption/],
+    [{ listen: 'tls:127.0.0.1:0' }, 'BAD_OPTION', /without TLS/],
+    [{ listen: 'unix:/nowhere/at/all' }, 'LISTEN_FAILED', /nowhere/],
+    [{ maxBandwidth: -1 }, 'BAD_OPTION', /bandwidth limit -1/],
+    [{ maxBandwidth: 1, stock: true }, 'BAD_OPTION', /no link of its own/],
+    [{ inDoubt: 'ask' as 'hold' }, 'BAD_OPTION', /hold or fail/],
+    [{ reconnectMs: NaN }, 'BAD_OPTION', /reconnect NaN/],
+    [{ require: ['gzip'] }, 'BAD_OPTION', /gzip/],
+    [{ codec: 'lz4', level: 99 }, 'BAD_OPTION', /level 99/],
+    [{ memoryLimit: 1 << 20 }, 'OUT_OF_MEMORY', /limit of 1\.00 MiB/],
+  ];
+  it('refuses at once what cannot be, and holds nothing then', async () => {
+    await leavesNothing(() => {
+      for (const [options, code, message] of refused) {
+        const all = { name: 'vm1', listen: 'tcp:127.0.0.1:0', connect: ['tcp:127.0.0.1:1'], ...options };
+        assert.throws(() => createSourceProxy(all), isA(code, message), JSON.stringify(options));
+      }
+      return Promise.resolve();
+    });
+  });
+
+  it('refuses a change that cannot be, and goes on', async (t) => {
+    const proxy = createSourceProxy({ name: 'vm1', listen: 'tcp:127.0.0.1:0', connect: [`unix:${folder(t)('none')}`] });
+    assert.throws(
+      () => {
+        proxy.setMaxBandwidth(0.5);
+      },
+      isA('BAD_OPTION', /bandwidth limit 0\.5/),
+    );
+    assert.throws(
+      () => {
+        proxy.setInDoubt('ask' as 'hold');
+      },
+      isA('BAD_OPTION', /hold or fail/),
+    );
+    assert.throws(
+      () => {
+        proxy.setReconnect(-1);
+      },
+      isA('BAD_OPTION', /reconnect -1/),
+    );
+    assert.equal(proxy.snapshot().state, 'waiting');
+    proxy.stop();
+    await assert.rejects(proxy.done, isA('STOPPED', /^stopped/));
+  });
+});
