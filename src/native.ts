@@ -102,8 +102,11 @@ export interface NativeFlow {
   setDirect(codec: number, level: number): void;
   setDelta(on: boolean): void;
   setCacheBytes(bytes: number): void;
-  /** Frames that only wait to be written: with none, the wire is about to run dry. */
-  waiting(): number;
+  /**
+   * Whether the wire is about to run dry (no packed frame is left, and the link took those before at once), and whether
+   * the link is full (it made us wait lately).
+   */
+  wire(): { isDry: boolean; isFull: boolean };
   totals(): NativeTotals;
   delta(): NativeDelta;
   guest(): Guest | null;
@@ -299,6 +302,8 @@ export interface NativeWire {
   dropLink(reason: string): void;
   /** Carries the return path by QEMU's socket; the descriptor is duplicated and stays the caller's. */
   startReturn(fd: number): void;
+  /** Gives nothing more of the stream to a link, and tells whether what was given may let the destination's guest run. */
+  stopSending(): boolean;
   bye(): void;
   /** Tells the peer, if it can be told. */
   abort(reason: string): void;

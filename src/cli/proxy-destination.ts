@@ -1,7 +1,8 @@
 import { type Config } from '../control/config.js';
+import { onFault } from '../control/faults.js';
+import { notify } from '../control/notify.js';
 import { onReload, onStop } from '../control/signals.js';
 import { PagewireError } from '../errors.js';
-import { native } from '../native.js';
 import { checkThreads, framesInFlight } from '../pipeline/settings.js';
 import { BASE_BYTES, WORKER_BYTES } from '../policy/memory.js';
 import { endOf, FRAME_SIZE } from '../session/end.js';
@@ -103,10 +104,10 @@ async function serveMany(
   });
   // Of a socket that was passed on, where it listens is known only now.
   if (!tls) checkPlain(listener.address, flags.insecure);
-  native.notify(`READY=1\nSTATUS=listening on ${shown}`);
+  notify(log, `READY=1\nSTATUS=listening on ${shown}`);
   log.info(`listening on ${shown}, for QEMU at ${settings.connect}`);
   onStop(() => {
-    native.notify('STOPPING=1');
+    notify(log, 'STOPPING=1');
     listener.stop();
   });
   onReload(() => {
@@ -115,7 +116,7 @@ async function serveMany(
     });
   });
   const timer = setInterval(() => {
-    native.notify(`STATUS=listening on ${shown}: ${listener.sessions} sessions`);
+    notify(log, `STATUS=listening on ${shown}: ${listener.sessions} sessions`);
   }, EVERY_MS);
   await listener.done;
   clearInterval(timer);
@@ -138,6 +139,9 @@ async function serveOne(flags: DestinationFlags, settings: HostSettings, listen:
     reload(flags, log, (config: Required<Config>) => {
       host.session?.setInDoubt(config.inDoubt);
     });
+  });
+  onFault((error) => {
+    host.session?.fault(error);
   });
   const link = openLink(listen);
   const preamble = readPreamble(await link.receivePreamble(settings.handshakeMs));

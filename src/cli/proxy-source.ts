@@ -1,6 +1,7 @@
+import { onFault } from '../control/faults.js';
+import { notify } from '../control/notify.js';
 import { onReload, onStop } from '../control/signals.js';
 import { PagewireError } from '../errors.js';
-import { native } from '../native.js';
 import type { SessionSnapshot } from '../session/snapshot.js';
 import { SourceProxy, type SourceProxySettings } from '../session/source-proxy.js';
 import { Metrics } from '../telemetry/metrics.js';
@@ -26,12 +27,15 @@ export async function proxySource(flags: SourceFlags): Promise<number> {
   const writeStats = openStats(flags.stats);
   const metrics = flags.metrics === undefined ? undefined : await Metrics.serve(flags.metrics);
   const proxy = new SourceProxy(settings, log);
-  native.notify(`READY=1\nSTATUS=waiting for QEMU on ${proxy.listening}`);
+  onFault((error) => {
+    proxy.fault(error);
+  });
+  notify(log, `READY=1\nSTATUS=waiting for QEMU on ${proxy.listening}`);
 
   let signalled: Signal | undefined;
   onStop((signal) => {
     signalled = signal;
-    native.notify('STOPPING=1');
+    notify(log, 'STOPPING=1');
     proxy.stop();
   });
   onReload(() => {
@@ -50,7 +54,7 @@ export async function proxySource(flags: SourceFlags): Promise<number> {
     const snapshot = proxy.snapshot();
     writeStats?.(statsLine(snapshot, null));
     metrics?.update(snapshot);
-    native.notify(`STATUS=${status(snapshot)}`);
+    notify(log, `STATUS=${status(snapshot)}`);
   }, EVERY_MS);
   const report = (outcome: SessionOutcome): SessionSnapshot => {
     clearInterval(timer);
@@ -58,7 +62,7 @@ export async function proxySource(flags: SourceFlags): Promise<number> {
     const snapshot = proxy.snapshot();
     writeStats?.(statsLine(snapshot, outcome));
     metrics?.end(snapshot, outcome.state);
-    native.notify(`STOPPING=1\nSTATUS=${outcome.state}`);
+    notify(log, `STOPPING=1\nSTATUS=${outcome.state}`);
     return snapshot;
   };
   try {

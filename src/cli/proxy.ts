@@ -3,6 +3,7 @@ import { execFileSync } from 'node:child_process';
 import { closeSync, constants, fstatSync, openSync, writeSync } from 'node:fs';
 import type { Codec } from '../codecs.js';
 import { type Config, readConfig } from '../control/config.js';
+import { faultText, onFault } from '../control/faults.js';
 import { PagewireError } from '../errors.js';
 import type { CacheSize } from '../pipeline/settings.js';
 import { createLog, type Log, type LogFormat } from '../telemetry/log.js';
@@ -139,6 +140,9 @@ export function openStats(spec: string | undefined): ((line: string) => void) | 
  */
 export async function runProxy(name: string, command: () => Promise<number>): Promise<never> {
   replaceStandardStreams('stdout');
+  onFault((error) => {
+    say(name, faultText(error));
+  });
   let code: number;
   try {
     code = await command();

@@ -72,6 +72,11 @@ export class Lane {
     return this.#sourceEnd?.truncated === true ? { truncated: true, within: this.#sourceEnd.within } : undefined;
   }
 
+  /** Whether the input has come to its end, or broke: not where it is only read no further, for a failure of ours. */
+  get inputEnded(): boolean {
+    return this.#sourceEnd !== undefined && [undefined, 'READ_FAILED'].includes(this.#sourceEnd.code);
+  }
+
   /** Ends the flow as soon as its threads can notice. */
   stop(): void {
     this.#flow().stop();

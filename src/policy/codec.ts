@@ -10,8 +10,10 @@ export interface Packing {
 export interface Load {
   /** Every worker has a frame: this one will wait for one of them. */
   readonly workersBusy: boolean;
-  /** No packed frame waits: the wire is about to run dry. */
+  /** No packed frame is left, and the link took those before at once: the wire is about to run dry. */
   readonly wireDry: boolean;
+  /** The link has made us wait lately: it is what holds the stream up. */
+  readonly linkFull: boolean;
 }
 
 /** Where a stream stands between what it was told to pack with and what costs nothing. */
@@ -20,7 +22,7 @@ export interface Stand {
   readonly step: number;
   /** Frames in a row for which the workers held the wire up. */
   readonly late: number;
-  /** Frames in a row for which they did not. */
+  /** Frames in a row for which the link did. */
   readonly easy: number;
   /** How many easy frames it takes to try the step above; doubled each time that it proves too much. */
   readonly patience: number;
@@ -31,13 +33,16 @@ export interface Stand {
 /** One late frame is chance (a worker that had not started, a pause of the host); two in a row are not. */
 const LATE = 2;
 
-/** Trying a heavier codec costs a dry wire for a frame or two if it is too much, so it is not tried often. */
-const PATIENCE = { least: 32, most: 1024 };
+/** Trying a heavier codec costs a dry wire for a frame or two if it is too much, so it is tried ever more seldom. */
+const PATIENCE = { least: 2, most: 1024 };
 
 /** A step up that is taken back within so many frames was too much. */
 const TRIAL = 16;
 
-export const START: Stand = { step: 0, late: 0, easy: 0, patience: PATIENCE.least, sinceUp: Infinity };
+/** Before anything is known of the link nothing is packed: on a slow one that costs the first frames only. */
+export function start(steps: number): Stand {
+  return { step: steps - 1, late: 0, easy: 0, patience: PATIENCE.least, sinceUp: Infinity };
+}
 
 /** From what was asked for to what costs nothing: each step takes a fraction of the time of the one before. */
 export function ladder(asked: Packing): readonly Packing[] {
@@ -52,18 +57,19 @@ export function ladder(asked: Packing): readonly Packing[] {
 }
 
 /**
- * Does no harm: while the workers hold the wire up, each next step is lighter; while they do not, it goes back up.
+ * Does no harm: while the workers hold the wire up, each next step is lighter; while the link does, it goes back up.
  * A pure function of what was and what is; `steps` is the length of the ladder.
  */
-export function next(stand: Stand, { workersBusy, wireDry }: Load, steps: number): Stand {
+export function next(stand: Stand, { workersBusy, wireDry, linkFull }: Load, steps: number): Stand {
   const sinceUp = stand.sinceUp + 1;
   if (workersBusy && wireDry) {
     const late = stand.late + 1;
     if (late < LATE || stand.step === steps - 1) return { ...stand, late, easy: 0, sinceUp };
     const tooMuch = sinceUp <= TRIAL;
-    const patience = tooMuch ? Math.min(stand.patience * 2, PATIENCE.most) : PATIENCE.least;
+    const patience = tooMuch ? Math.min(stand.patience * 2, PATIENCE.most) : stand.patience;
     return { step: stand.step + 1, late: 0, easy: 0, patience, sinceUp: Infinity };
   }
+  if (!linkFull) return { ...stand, late: 0, sinceUp };
   const easy = stand.easy + 1;
   if (easy < stand.patience || stand.step === 0) return { ...stand, late: 0, easy, sinceUp };
   return { ...stand, step: stand.step - 1, late: 0, easy: 0, sinceUp: 0 };

@@ -100,7 +100,7 @@ export class Channel {
       this.flow = start(this.#wire, (event, slot, bytes) => {
         if (event === events.outputWanted) wanted();
         else lane.listen(event, slot, bytes);
-        if (event === events.sourceEnded) {
+        if (event === events.sourceEnded && lane.inputEnded) {
           this.isRead = true;
           if (!this.#last) tell.read(this, lane.cutOff);
         }
@@ -181,6 +181,16 @@ export class Channel {
   /** Goes on over a link that has been welcomed, from the frame behind those that the peer has. */
   attach(link: NativeLink, peerReceived: number): void {
     this.#wire.attach(link, peerReceived);
+  }
+
+  /** Gives nothing more to a link; tells whether what was given may let the destination's guest run. */
+  stopSending(): boolean {
+    return this.#last?.status.doubt ?? this.#wire.stopSending();
+  }
+
+  /** Destination: whether it has its QEMU. */
+  get hasQemu(): boolean {
+    return this.#qemu !== undefined;
   }
 
   dropLink(reason: string): void {

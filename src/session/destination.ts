@@ -46,11 +46,19 @@ const SILENT_CHANNEL_MS = 50;
 /** How long what QEMU said last may take to the source once QEMU has gone before its time, in milliseconds. */
 const LAST_WORDS_MS = 10_000;
 
+/** How long the source may take to come for the last words of a session that is carried, in milliseconds. */
+const LINGER_MS = 30_000;
+
+/** How often a session that is held in doubt says so, in milliseconds. */
+const DOUBT_NOTE_MS = 10_000;
+
 /** How far a channel may come before one that stands before it. */
 const AHEAD = 64;
 
 /** How long a link takes to be let go of when another one comes for it. */
 const DROP_MS = 5000;
+
+const LOST_FOR_GOOD = 'the link is lost for good: the source did not come back in time';
 
 export class DestinationSession {
   /** Settled once all is over and QEMU's sockets are closed. */
@@ -73,7 +81,8 @@ export class DestinationSession {
   readonly #dropped = new Map<Channel, () => void>();
   /** Waits for the channel with a number. */
   readonly #expected = new Map<number, () => void>();
-  #isHeld = false;
+  /** Why it is held in doubt. */
+  #held: PagewireError | undefined;
   /** Where each channel's link comes from. */
   readonly #from = new Map<Channel, string>();
   #stopRequests = 0;
@@ -155,7 +164,7 @@ export class DestinationSession {
       this.#log.info(`the link from ${link.peer().address} is back (channel ${number})`);
     }
     if (this.#lost.size === 0) {
-      this.#isHeld = false;
+      this.#held = undefined;
       if (this.#state !== 'ending') this.#state = 'running';
     }
   }
@@ -163,7 +172,9 @@ export class DestinationSession {
   /** Somebody wants it to end. */
   stop(why = 'stopped'): void {
     this.#stopRequests++;
-    if (afterStop({ doubt: this.#isInDoubt, requests: this.#stopRequests }) === 'fail') {
+    if (this.#isLingering) {
+      this.#finish();
+    } else if (afterStop({ doubt: this.#isInDoubt, requests: this.#stopRequests }) === 'fail') {
       this.#fail(new PagewireError('STOPPED', why));
     } else {
       this.#log.warn(
@@ -175,14 +186,21 @@ export class DestinationSession {
 
   /** A newer session of the same guest has come. */
   supersede(): void {
+    if (this.#isLingering) this.#finish();
     this.#fail(
       new PagewireError('STOPPED', 'a new session of this guest takes the place of this one, which had no link'),
     );
   }
 
+  /** Something in pagewire itself broke. */
+  fault(error: unknown): void {
+    if (this.#isLingering) this.#finish();
+    this.#giveUp(PagewireError.from(error));
+  }
+
   setInDoubt(policy: InDoubt): void {
     this.#inDoubt = policy;
-    if (policy === 'fail' && this.#isHeld) this.#giveUp();
+    if (policy === 'fail' && this.#held) this.#giveUp(this.#held);
   }
 
   /** How long to wait for a lost link; counts for those that are lost now, too. */
@@ -225,12 +243,15 @@ export class DestinationSession {
       if (this.#over.signal.aborted) return;
       const dropped = this.#dropped.get(channel);
       if (dropped) {
+        // The one that comes for it may get lost too.
+        this.#wait(channel, performance.now() + DROP_MS);
         dropped();
         return;
       }
-      if (isCarried(this.#present.map(({ status }) => status))) {
-        // Whatever the source would still say, nobody here waits for it.
-        this.#finish();
+      if (this.#isCarried) {
+        // The source may not know it yet: that was said over the link that is lost.
+        this.#state = 'ending';
+        this.#wait(channel, performance.now());
         return;
       }
       this.#state = 'reconnecting';
@@ -261,17 +282,28 @@ export class DestinationSession {
   /** Waits for the link of a channel that has been without one for some time. */
   #wait(channel: Channel, since: number): void {
     clearTimeout(this.#lost.get(channel)?.patience);
+    const ms = this.#isCarried ? Math.min(this.#reconnectMs, LINGER_MS) : this.#reconnectMs;
     const patience = setTimeout(
       () => {
-        this.#giveUp();
+        if (this.#isLingering) this.#finish();
+        else this.#giveUp(new PagewireError('LINK_LOST', LOST_FOR_GOOD));
       },
-      since + this.#reconnectMs - performance.now(),
+      since + ms - performance.now(),
     );
     this.#lost.set(channel, { since, patience });
   }
 
   get #present(): Channel[] {
     return [...this.#channels.values()];
+  }
+
+  get #isCarried(): boolean {
+    return isCarried(this.#present.map(({ status }) => status));
+  }
+
+  /** All is done, and only the source may not know it. */
+  get #isLingering(): boolean {
+    return this.#isCarried && this.#lost.size > 0;
   }
 
   get #isInDoubt(): boolean {
@@ -288,27 +320,43 @@ export class DestinationSession {
       { cause },
     );
     this.#failing = failing;
-    const timer = setTimeout(() => {
-      if (this.#lost.size === 0) this.#fail(failing);
+    const timer = setInterval(() => {
+      if (![...this.#lost.keys()].some(({ hasQemu }) => hasQemu)) this.#fail(failing);
     }, LAST_WORDS_MS);
     this.#over.signal.addEventListener('abort', () => {
-      clearTimeout(timer);
+      clearInterval(timer);
     });
     this.#look();
   }
 
-  /** Time is up for a lost link. */
-  #giveUp(): void {
-    if (afterLoss({ doubt: this.#isInDoubt, policy: this.#inDoubt }) === 'hold') {
-      this.#isHeld = true;
-      this.#state = 'in doubt';
-      this.#log.error(
-        'IN DOUBT: the source is gone, and the guest may run here without it knowing: QEMU is left as it is, and the ' +
-          'source waited for. If the guest runs at the source, end the QEMU here',
-      );
+  /** It cannot go on: the session fails, unless it must be held. */
+  #giveUp(why: PagewireError): void {
+    if (afterLoss({ doubt: this.#isInDoubt, policy: this.#inDoubt }) === 'fail') {
+      this.#fail(why);
+    } else if (!this.#held) {
+      this.#held = why;
+      this.#hold(why);
+    }
+  }
+
+  /** Says loudly, again and again, what a person has to decide. */
+  #hold(why: PagewireError): void {
+    if (this.#held !== why || this.#over.signal.aborted) return;
+    if (!this.#isInDoubt) {
+      this.#held = undefined;
+      if (this.#lost.size === 0) this.#state = 'running';
       return;
     }
-    this.#fail(new PagewireError('LINK_LOST', 'the link is lost for good: the source did not come back in time'));
+    this.#state = 'in doubt';
+    this.#log.error(
+      `IN DOUBT: ${why.code === 'LINK_LOST' ? 'the source is gone' : why.message}, and the guest may run here without ` +
+        'the source knowing: QEMU is left as it is, and the source waited for. If the guest runs at the source, end ' +
+        'the QEMU here',
+    );
+    const again = (): void => {
+      this.#hold(why);
+    };
+    void sleep(DOUBT_NOTE_MS, undefined, { signal: this.#over.signal }).then(again, () => undefined);
   }
 
   #look(): void {
@@ -321,10 +369,10 @@ export class DestinationSession {
     } else if (verdict.is === 'cancelled') {
       this.#finish(true);
     } else if (verdict.is === 'given up') {
-      this.#fail(new PagewireError('SENDER_STOPPED', `the source gave up: ${verdict.why}`));
+      this.#fail(new PagewireError('PEER_FAILED', `the source gave up: ${verdict.why}`));
     } else if (verdict.is === 'broken') {
       this.#fail(new PagewireError('SESSION_FAILED', verdict.why));
-    } else if (this.#failing && statuses.every(({ confirmed }) => confirmed)) {
+    } else if (this.#failing && this.#present.every(({ hasQemu, status }) => !hasQemu || status.confirmed)) {
       this.#fail(this.#failing);
     }
   }

@@ -15,6 +15,9 @@ export const FRAME = { hello: 0x10, welcome: 0x11, refuse: 0x12 } as const;
 /** The versions of the session's protocol that this pagewire speaks. */
 export const PROTOCOL = { oldest: 1, newest: 1 } as const;
 
+/** The most connections of QEMU's in a session. */
+export const MOST_CHANNELS = 256;
+
 const count = (most: number): z.ZodNumber => z.int().min(0).max(most);
 
 /** Anything but control characters: it is shown to people. */
@@ -72,7 +75,7 @@ const joinHello = versions.extend({
   kind: z.literal('join'),
   token,
   /** 0: QEMU's main connection; its further ones in the order in which they were made. */
-  channel: count(65535),
+  channel: count(MOST_CHANNELS - 1),
   /** Frames of the acceptor's direction that the connector has whole. */
   received: count(Number.MAX_SAFE_INTEGER),
 });

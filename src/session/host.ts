@@ -12,7 +12,7 @@ import { receiveHello, refuse, welcome } from './accept.js';
 import { DestinationSession } from './destination.js';
 import { type CheckHello, type JoinHello, type OpenHello, PROTOCOL, type Refuse } from './hello.js';
 import { agree, type End, refusal } from './negotiate.js';
-import { mayReach, type PeerRule, type Ports, refusesPort } from './peers.js';
+import { identity, mayReach, type PeerRule, type Ports, refusesPort } from './peers.js';
 import type { Preamble } from './preamble.js';
 import { serveCheck } from './check.js';
 
@@ -34,8 +34,8 @@ export interface HostSettings {
 
 /** Whoever knows of the other sessions. */
 export interface Registry {
-  /** Takes a guest's name for a new session; gives the reason where it cannot have it. */
-  claim(name: string): Promise<Refuse | undefined>;
+  /** Takes a guest's name for a new session of a peer; gives the reason where it cannot have it. */
+  claim(name: string, who: string): Promise<Refuse | undefined>;
   /** Sessions now, and the most that there may be. */
   readonly sessions: { now: number; most: number };
 }
@@ -49,6 +49,8 @@ export class Host {
   /** Resolves once a session is open; never, if none is. */
   readonly opened: Promise<DestinationSession>;
   session: DestinationSession | undefined;
+  /** Sessions that are being opened: a source that was welcomed may join before we have gone on. */
+  #opening: Promise<unknown> | undefined;
 
   constructor(settings: HostSettings, registry: Registry, log: Log) {
     this.settings = settings;
@@ -71,8 +73,11 @@ export class Host {
       if (hello.kind !== preamble.kind) {
         const message = `the preamble says ${preamble.kind}, and HELLO ${hello.kind}`;
         await refuse(link, { code: 'BAD_HELLO', message }, handshakeMs);
-      } else if (hello.kind === 'open') await this.#open(link, hello);
-      else if (hello.kind === 'join') await this.#join(link, hello);
+      } else if (hello.kind === 'open') {
+        const opened = this.#open(link, hello);
+        this.#opening = Promise.allSettled([this.#opening, opened]);
+        await opened;
+      } else if (hello.kind === 'join') await this.#join(link, hello);
       else await this.#check(link, hello);
     } catch (error) {
       link.close();
@@ -95,7 +100,7 @@ export class Host {
       return refuse(link, { code: 'DENIED', message: PagewireError.from(error).message }, handshakeMs);
     }
     const open: Refuse = { code: 'BUSY', message: 'the session is open already' };
-    const no = refusal(hello, end) ?? (this.session ? open : await this.#registry.claim(name));
+    const no = refusal(hello, end) ?? (this.session ? open : await this.#registry.claim(name, identity(peer)));
     if (no) return refuse(link, no, handshakeMs);
     const { program, capabilities, parameters } = end;
     await welcome(link, { protocol: PROTOCOL, program, capabilities, parameters }, handshakeMs);
@@ -113,6 +118,7 @@ export class Host {
 
   async #join(link: NativeLink, hello: JoinHello): Promise<void> {
     const { handshakeMs } = this.settings;
+    await this.#opening;
     const { session } = this;
     const no = session ? session.refuses(hello, link.peer()) : { code: 'UNKNOWN_SESSION', message: UNKNOWN_SESSION };
     if (!session || no) return refuse(link, no ?? { code: 'UNKNOWN_SESSION', message: UNKNOWN_SESSION }, handshakeMs);

@@ -20,7 +20,7 @@ export type ToSession =
 export type ToListener =
   /** The handshake with this number is over; `why` where it was in vain. */
   | { type: 'shaken'; handshake: number; peer: string; why?: string }
-  | { type: 'claim'; name: string }
+  | { type: 'claim'; name: string; who: string }
   | { type: 'snapshot'; snapshot: SessionSnapshot; linked: boolean }
   | { type: 'ended'; snapshot: SessionSnapshot; outcome: SessionOutcome };
 

@@ -42,6 +42,8 @@ interface Carrier {
   id?: string;
   /** The guest's name, once it has one. */
   name?: string;
+  /** Who opened it. */
+  who?: string;
   linked: boolean;
   snapshot?: SessionSnapshot;
   /** Where the handshakes come from that it has under way, by their numbers. */
@@ -234,7 +236,7 @@ export class Listener {
         if (message.why !== undefined) this.#closed(message.peer, message.why);
         break;
       case 'claim':
-        void this.#claim(carrier, message.name);
+        void this.#claim(carrier, message.name, message.who);
         break;
       case 'snapshot':
         carrier.snapshot = message.snapshot;
@@ -248,8 +250,8 @@ export class Listener {
     }
   }
 
-  /** A guest has one session: one that has lost its link gives way to a newer one. */
-  async #claim(carrier: Carrier, name: string): Promise<void> {
+  /** A guest has one session: one that has lost its link gives way to a newer one of the same peer, unless in doubt. */
+  async #claim(carrier: Carrier, name: string, who: string): Promise<void> {
     const { maxSessions } = this.#options;
     const other = [...this.#carriers].find((each) => each.name === name);
     let no: Refuse | undefined;
@@ -257,10 +259,15 @@ export class Listener {
       no = { code: 'BUSY', message: 'the destination proxy is stopping' };
     } else if (other?.linked === true) {
       no = { code: 'BUSY', message: `guest ${name} is being migrated here already, from ${peerOf(other)}` };
+    } else if (other && other.who !== who) {
+      no = { code: 'BUSY', message: `guest ${name} is being migrated here already, from another source` };
+    } else if (other?.snapshot && (other.snapshot.doubt || other.snapshot.state === 'in doubt')) {
+      no = { code: 'BUSY', message: `guest ${name} may run here already: its last session is in doubt` };
     } else if (!other && this.sessions >= maxSessions) {
       no = { code: 'BUSY', message: `all ${maxSessions} places are taken (--max-sessions)` };
     } else {
       carrier.name = name;
+      carrier.who = who;
       carrier.linked = true;
       if (other) await this.#supersede(other, name);
     }

@@ -3,7 +3,7 @@ import { type NativeFlow, native } from '../native.js';
 import { slotOf } from '../pipeline/outcome.js';
 import { INLINE_BYTES } from '../pipeline/settings.js';
 import type { Workers } from '../pipeline/workers.js';
-import { ladder, next, type Packing, START } from '../policy/codec.js';
+import { ladder, next, type Packing, type Stand, start } from '../policy/codec.js';
 
 /** Packs the frames of a session's channels, as it was asked to as long as the workers keep up with the wire. */
 export class Packer {
@@ -13,7 +13,7 @@ export class Packer {
   readonly #steps: readonly Packing[];
   readonly #workers: Workers;
   readonly #threads: number;
-  #stand = START;
+  #stand: Stand;
   /** Frames that are with the workers. */
   #atWork = 0;
 
@@ -23,6 +23,7 @@ export class Packer {
     this.#steps = ladder(asked).filter(({ codec }) => codecs.includes(codec));
     this.#workers = workers;
     this.#threads = threads;
+    this.#stand = start(this.#steps.length);
     if (asked.codec !== 'none') workers.warm();
   }
 
@@ -32,7 +33,8 @@ export class Packer {
   }
 
   pack(flow: NativeFlow, slot: number, bytes: number): number | Promise<number> {
-    const load = { workersBusy: this.#atWork >= this.#threads, wireDry: flow.waiting() === 0 };
+    const { isDry: wireDry, isFull: linkFull } = flow.wire();
+    const load = { workersBusy: this.#atWork >= this.#threads, wireDry, linkFull };
     const before = this.#stand.step;
     this.#stand = next(this.#stand, load, this.#steps.length);
     const { codec, level } = this.packing;

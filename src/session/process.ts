@@ -4,6 +4,7 @@ import { native, type NativeReceiver } from '../native.js';
 import { createLog, type Log } from '../telemetry/log.js';
 import { EXIT, exitCode } from '../cli/exit.js';
 import { plain, replaceStandardStreams, tell } from '../cli/run.js';
+import { faultText, onFault } from '../control/faults.js';
 import { onStop } from '../control/signals.js';
 import { failedSession, type SessionOutcome, sessionSummary } from '../telemetry/session.js';
 import type { DestinationSession } from './destination.js';
@@ -34,10 +35,10 @@ class Reception implements Registry {
   sessions = { now: 0, most: 0 };
   #claimed: ((refuse: Refuse | undefined) => void) | undefined;
 
-  claim(name: string): Promise<Refuse | undefined> {
+  claim(name: string, who: string): Promise<Refuse | undefined> {
     return new Promise((resolve) => {
       this.#claimed = resolve;
-      void say({ type: 'claim', name });
+      void say({ type: 'claim', name, who });
     });
   }
 
@@ -48,7 +49,7 @@ class Reception implements Registry {
 
 const reception = new Reception();
 let host: Host | undefined;
-let log: Log;
+let log: Log | undefined;
 /** Handshakes under way. */
 let open = 0;
 
@@ -73,6 +74,13 @@ process.on('message', (message: ToSession) => {
       break;
   }
 });
+onFault((error) => {
+  const { session } = host ?? {};
+  if (log) log.error(session && { guest: session.name }, faultText(error));
+  else tell(`pagewire proxy destination: ${faultText(error)}\n`);
+  if (session) session.fault(error);
+  else process.exit(EXIT.failed);
+});
 process.on('disconnect', () => {
   if (!host?.session) process.exit(0);
   // Nobody is left who could give us a new link: one that is lost is lost for good, and nothing can end a doubt.
@@ -84,9 +92,10 @@ process.on('disconnect', () => {
 let receiver: NativeReceiver | undefined;
 
 function begin({ settings, log: logging }: Extract<ToSession, { type: 'settings' }>): void {
-  log = createLog({ name: 'proxy destination', ...logging, write: tell });
-  host = new Host(settings, reception, log);
-  void host.opened.then(carry);
+  const ours = createLog({ name: 'proxy destination', ...logging, write: tell });
+  log = ours;
+  host = new Host(settings, reception, ours);
+  void host.opened.then((session) => carry(session, ours));
   receiver = new native.NativeReceiver(CONTROL_FD, (fd, bytes) => {
     if (fd >= 0) void handshake(fd, JSON.parse(bytes.toString()) as Handover);
     else receiver?.close();
@@ -109,7 +118,7 @@ async function handshake(fd: number, { handshake: number, preamble, peer, sessio
   if (open === 0 && !host?.session) process.exit(0);
 }
 
-async function carry(session: DestinationSession): Promise<void> {
+async function carry(session: DestinationSession, log: Log): Promise<void> {
   const { name } = session;
   process.title = `pagewire: ${name}`;
   const timer = setInterval(() => {

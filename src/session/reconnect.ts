@@ -32,7 +32,9 @@ export async function reconnect({ dialler, hello, deadline, failed, signal }: Re
       dialled.link.close();
     } catch (error) {
       const failure = PagewireError.from(error);
-      if (isFinal(failure) || dialler.isOnce || performance.now() > deadline()) throw failure;
+      // Another address may lead to another destination, which never had the session.
+      const isElsewhere = attempt % dialler.size > 0 && isUnknown(failure);
+      if ((isFinal(failure) && !isElsewhere) || dialler.isOnce || performance.now() > deadline()) throw failure;
       failed(failure, attempt);
     }
     signal.throwIfAborted();
@@ -41,6 +43,10 @@ export async function reconnect({ dialler, hello, deadline, failed, signal }: Re
 
 export function attemptMs(round: number): number {
   return Math.min(FIRST_ATTEMPT_MS * 2 ** round, LONGEST_ATTEMPT_MS);
+}
+
+function isUnknown(error: PagewireError): boolean {
+  return error instanceof Refusal && error.refuse.code === 'UNKNOWN_SESSION';
 }
 
 /** A peer that is who it should be and says no will say so again, unless it is only busy. */

@@ -102,6 +102,12 @@ export class SourceProxy {
     this.#session.stop();
   }
 
+  /** Something in pagewire itself broke: the migration fails, unless both guests might run then. */
+  fault(error: unknown): void {
+    if (this.#session instanceof SourceSession) this.#session.fault(error);
+    else this.#session.stop();
+  }
+
   /** What has happened so far, or in all once {@link done} is settled. */
   snapshot(): SessionSnapshot {
     return this.#session.snapshot();

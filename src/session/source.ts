@@ -22,7 +22,7 @@ import { backoff } from './backoff.js';
 import { Channel, FURTHER_IN_FLIGHT } from './channel.js';
 import { Packer } from './packer.js';
 import { type Dialled, type Dialler } from './dial.js';
-import { type OpenHello, PROTOCOL, readJoinWelcome, readOpenWelcome } from './hello.js';
+import { MOST_CHANNELS, type OpenHello, PROTOCOL, readJoinWelcome, readOpenWelcome } from './hello.js';
 import { type Agreement, agree, choose, type End, refusal } from './negotiate.js';
 import { afterLoss, afterStop, CANCELLED, type InDoubt, isInDoubt, judge } from './outcome.js';
 import { isFinal, reconnect } from './reconnect.js';
@@ -100,6 +100,8 @@ export class SourceSession {
   /** Why the link is lost for good: only a doubt keeps the session then. */
   #hopeless: PagewireError | undefined;
   #stopRequests = 0;
+  /** Nothing more of the stream is given to links: only an answer of the destination can end it well. */
+  #isStopped = false;
   #saidBye = false;
 
   constructor(options: SourceOptions) {
@@ -132,13 +134,20 @@ export class SourceSession {
   stop(): void {
     this.#stopRequests++;
     if (afterStop({ doubt: this.#isInDoubt, requests: this.#stopRequests }) === 'fail') {
-      this.#fail(new PagewireError('STOPPED', 'stopped: the migration fails and the guest stays here'));
+      const why = new PagewireError('STOPPED', 'stopped: the migration fails and the guest stays here');
+      if (this.#stopRequests > 1) this.#fail(why);
+      else this.#giveUp(why);
     } else {
       this.#log.warn(
         'the guest may be running at the destination already, and its QEMU has not said so yet: the session goes on. ' +
           'A second signal ends it; look first that the guest does not run there',
       );
     }
+  }
+
+  /** Something in pagewire itself broke. */
+  fault(error: unknown): void {
+    if (!this.#isOver) this.#giveUp(PagewireError.from(error));
   }
 
   setInDoubt(policy: InDoubt): void {
@@ -179,6 +188,12 @@ export class SourceSession {
     return isInDoubt(this.#channels.map(({ status }) => status));
   }
 
+  /** After it, what it says stays true until the destination answers: no frame goes out that could change it. */
+  #stopSending(): boolean {
+    this.#isStopped = true;
+    return this.#channels.map((channel) => channel.stopSending()).includes(true);
+  }
+
   async #open(): Promise<void> {
     this.#state = 'connecting';
     this.#began = performance.now();
@@ -209,11 +224,14 @@ export class SourceSession {
     };
     let rounds = 1;
     for (let turn = 0; ; turn++) {
-      if (turn % dialler.size === 0) await sleep(backoff(turn / dialler.size, Math.random()));
+      if (turn % dialler.size === 0) {
+        await sleep(backoff(turn / dialler.size, Math.random()), undefined, { signal: this.#over.signal });
+      }
       try {
         const dialled = await dialler.open(hello, turn, OPEN_MS);
         if (!this.#isOver) return dialled;
         dialled.link.close();
+        throw new PagewireError('STOPPED', 'stopped');
       } catch (error) {
         const failure = PagewireError.from(error);
         if (failure.code === 'CONNECTION_LOST' && !dialler.isOnce) rounds = OPEN_ROUNDS;
@@ -265,6 +283,12 @@ export class SourceSession {
     const { frameSize, frames } = main;
     const { silenceMs, heartbeatMs } = this.#agreement!;
     const number = this.#channels.length;
+    if (number > 0 && (this.#hopeless || this.#isInDoubt || number >= MOST_CHANNELS)) {
+      const why = number < MOST_CHANNELS ? 'the guest may be running at the destination' : 'it has too many';
+      this.#log.warn(`a further connection of QEMU is not taken: ${why}`);
+      closeSync(fd);
+      return;
+    }
     const replayBytes = number === 0 ? this.#options.replayBytes : FURTHER_REPLAY;
     const packers = Math.min(threads + 1, FURTHER_IN_FLIGHT);
     const further = { frameSize, frames, packers, inFlight: FURTHER_IN_FLIGHT };
@@ -282,7 +306,7 @@ export class SourceSession {
     } catch (error) {
       first?.link.close();
       closeSync(fd);
-      this.#fail(PagewireError.from(error));
+      this.#giveUp(PagewireError.from(error));
       return;
     }
     this.#channels.push(channel);
@@ -396,6 +420,7 @@ export class SourceSession {
       this.#log.info(`${note} (channel ${channel.number}) after ${duration(performance.now() - since)}`);
     }
     if (this.#lost.size > 0) return;
+    if (this.#hopeless && (this.#isStopped || this.#hopeless.code !== 'LINK_LOST')) return;
     this.#hopeless = undefined;
     if (this.#state !== 'ending') this.#state = 'running';
   }
@@ -408,8 +433,8 @@ export class SourceSession {
     }
     const isFirst = this.#hopeless === undefined;
     this.#hopeless = why;
-    // If QEMU has closed its side, there is nothing left to hold.
-    const doubt = this.#isInDoubt && this.#channels[0]?.isRead !== true;
+    // If QEMU has closed its side, there is nothing left to hold. What is in doubt already may still go on.
+    const doubt = this.#channels[0]?.isRead !== true && (this.#isInDoubt || this.#stopSending());
     if (afterLoss({ doubt, policy: this.#inDoubt }) === 'fail') this.#fail(why);
     else if (isFirst) this.#hold();
   }
@@ -448,10 +473,17 @@ export class SourceSession {
       case 'broken':
         this.#giveUp(new PagewireError('SESSION_FAILED', verdict.why));
         break;
-      case 'cancelled':
       case 'going on':
+        // QEMU has the answer that it was held for, and ends by itself, or not at all.
+        if (this.#hopeless && this.#lost.size === 0 && !this.#isInDoubt) this.#after(BYE_MS, this.#settled);
+        break;
+      case 'cancelled':
     }
   }
+
+  readonly #settled = (): void => {
+    if (this.#hopeless && !this.#isInDoubt && !this.#saidBye) this.#fail(this.#hopeless);
+  };
 
   /** All is with the destination's QEMU, and all that it said is with ours. */
   #sayBye(): void {

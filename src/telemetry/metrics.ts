@@ -50,9 +50,10 @@ export class Metrics {
         response.writeHead(404).end();
         return;
       }
-      void registry.metrics().then((text) => {
-        response.writeHead(200, { 'content-type': registry.contentType }).end(text);
-      });
+      registry.metrics().then(
+        (text) => response.writeHead(200, { 'content-type': registry.contentType }).end(text),
+        (error: unknown) => response.writeHead(500).end(`${PagewireError.from(error).message}\n`),
+      );
     });
     const metrics = new Metrics(server);
     const labelNames = ['role', 'guest'];

@@ -1,15 +1,19 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { ladder, type Load, next, type Stand, START } from '#src/policy/codec.js';
+import { ladder, type Load, next, type Stand, start } from '#src/policy/codec.js';
 
-const late: Load = { workersBusy: true, wireDry: true };
-const easy: Load = { workersBusy: true, wireDry: false };
-const idle: Load = { workersBusy: false, wireDry: true };
+const late: Load = { workersBusy: true, wireDry: true, linkFull: false };
+const full: Load = { workersBusy: true, wireDry: false, linkFull: true };
+const idle: Load = { workersBusy: false, wireDry: true, linkFull: false };
+const STEPS = 3;
 
-function after(stand: Stand, load: Load, frames: number, steps = 3): Stand {
-  for (let n = 0; n < frames; n++) stand = next(stand, load, steps);
+function after(stand: Stand, load: Load, frames: number): Stand {
+  for (let n = 0; n < frames; n++) stand = next(stand, load, STEPS);
   return stand;
 }
+
+/** As it was asked to: the link is slow, and the workers keep up. */
+const asked = after(start(STEPS), full, 100);
 
 void test('the ladder goes from what was asked for to what costs nothing', () => {
   const names = (codec: 'zstd' | 'lz4' | 'zlib' | 'none', level: number): string[] =>
@@ -21,26 +25,30 @@ void test('the ladder goes from what was asked for to what costs nothing', () =>
   assert.deepEqual(names('none', 0), ['none 0']);
 });
 
-void test('workers that hold the wire up get lighter work, step by step, and no lighter than none', () => {
-  assert.equal(after(START, late, 1).step, 0, 'one late frame is chance');
-  assert.equal(after(START, late, 2).step, 1);
-  assert.equal(after(START, late, 4).step, 2);
-  assert.equal(after(START, late, 100).step, 2);
+void test('it begins with nothing, and a slow link has what was asked for within a few frames', () => {
+  assert.equal(start(STEPS).step, 2);
+  assert.equal(after(start(STEPS), full, 4).step, 0);
+  assert.equal(after(start(STEPS), idle, 1000).step, 2, 'a link that takes all at once needs no packing');
 });
 
-void test('a slow wire and a slow guest change nothing', () => {
-  assert.equal(after(START, easy, 1000).step, 0);
-  assert.equal(after(START, idle, 1000).step, 0);
+void test('workers that hold the wire up get lighter work, step by step, and no lighter than none', () => {
+  assert.equal(after(asked, late, 1).step, 0, 'one late frame is chance');
+  assert.equal(after(asked, late, 2).step, 1);
+  assert.equal(after(asked, late, 4).step, 2);
+  assert.equal(after(asked, late, 100).step, 2);
+});
+
+void test('a slow guest changes nothing', () => {
+  assert.equal(after(asked, idle, 1000).step, 0);
 });
 
 void test('when there is room it goes back up, and less often each time that it was too much', () => {
-  let stand = after(START, late, 4);
-  assert.equal(after(stand, easy, 31).step, 2);
-  stand = after(stand, easy, 32);
+  let stand = after(after(start(STEPS), full, 2), late, 2);
+  assert.equal(stand.step, 2, 'it was too much');
+  assert.equal(after(stand, full, 3).step, 2, 'so it waits for longer');
+  stand = after(stand, full, 4);
   assert.equal(stand.step, 1);
   stand = after(stand, late, 2);
-  assert.equal(stand.step, 2, 'it was too much');
-  assert.equal(after(stand, easy, 32).step, 2, 'so it waits for longer');
-  assert.equal(after(stand, easy, 64).step, 1);
-  assert.equal(after(stand, easy, 128).step, 0);
+  assert.equal(after(stand, full, 7).step, 2);
+  assert.equal(after(stand, full, 8).step, 1);
 });

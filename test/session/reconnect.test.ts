@@ -69,6 +69,11 @@ describe('a lost link', () => {
     await assert.rejects(way, unknown);
     assert.equal(turns.length, 1);
   });
+  it('is looked for on where only another address does not know it', async () => {
+    const { dialler: dial, turns } = dialler(2, [lost, unknown, 'link']);
+    await reconnect({ dialler: dial, hello, deadline: () => Infinity, failed, signal });
+    assert.deepEqual(turns, [0, 1, 2]);
+  });
   it('is given up when time is up, with the last reason', async () => {
     let calls = 0;
     const { dialler: dial, turns } = dialler(1, []);

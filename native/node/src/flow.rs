@@ -111,6 +111,13 @@ pub struct NativeTotals {
     pub sink_cpu_seconds: f64,
 }
 
+/// See `wire` of `NativeFlow` in src/native.ts.
+#[napi(object)]
+pub struct NativeWireLoad {
+    pub is_dry: bool,
+    pub is_full: bool,
+}
+
 /// See `pagewire_core::flow::GuestReport`.
 #[napi(object)]
 pub struct NativeGuest {
@@ -450,10 +457,14 @@ impl NativeFlow {
         Ok(())
     }
 
-    /// Frames that only wait to be written.
+    /// How the wire stands.
     #[napi]
-    pub fn waiting(&self) -> u32 {
-        self.flow.as_ref().map_or(0, |flow| flow.waiting() as u32)
+    pub fn wire(&self) -> NativeWireLoad {
+        let flow = self.flow.as_ref();
+        NativeWireLoad {
+            is_dry: flow.is_some_and(|flow| flow.is_dry()),
+            is_full: flow.is_some_and(|flow| flow.is_full()),
+        }
     }
 
     #[napi]

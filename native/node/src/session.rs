@@ -157,6 +157,12 @@ impl NativeWire {
         self.wire()?.start_return(fd).map_err(|error| coded(&error))
     }
 
+    /// Gives nothing more of the stream to a link, and tells whether what was given may let the destination's guest run.
+    #[napi]
+    pub fn stop_sending(&self) -> Result<bool, String> {
+        Ok(self.wire()?.stop_sending())
+    }
+
     /// Tells the peer that all is done.
     #[napi]
     pub fn bye(&self) -> Result<(), String> {

@@ -219,7 +219,7 @@ pub struct Totals {
     pub packed_bytes: u64,
     /// Frames that have left the source and are not written yet, at this moment.
     pub in_flight: u64,
-    /// Those of them that only wait to be written.
+    /// Those of them that only wait to be written, or are being written.
     pub waiting: u64,
     /// How long it will take to write what is in flight, in seconds; 0 until the sink's rate is known.
     pub queue_seconds: f64,
@@ -378,6 +378,13 @@ impl Shared {
             self.send(slot, work);
         }
         Ok(())
+    }
+
+    fn waiting(&self) -> u64 {
+        let in_lane = self.in_lane.load(Ordering::SeqCst);
+        self.in_flight
+            .load(Ordering::SeqCst)
+            .saturating_sub(in_lane) as u64
     }
 
     /// A frame that the listener had is with the sink now, or dropped.
@@ -695,9 +702,15 @@ impl Flow {
         self.shared.settings_changed.store(true, Ordering::Release);
     }
 
-    /// Frames that only wait to be written: with none, the wire is about to run dry.
-    pub fn waiting(&self) -> u64 {
-        self.shared.sink.waiting()
+    /// Whether the wire is about to run dry: no frame waits to be written or is being written, and the link took those
+    /// before at once.
+    pub fn is_dry(&self) -> bool {
+        self.shared.waiting() == 0 && self.wire.as_ref().is_none_or(|wire| wire.is_hungry())
+    }
+
+    /// Whether the link has made the sink wait lately.
+    pub fn is_full(&self) -> bool {
+        self.wire.as_ref().is_some_and(|wire| !wire.is_hungry())
     }
 
     /// What has moved so far.
@@ -711,7 +724,7 @@ impl Flow {
             raw_bytes: of(&c.raw_bytes),
             packed_bytes: of(&c.packed_bytes),
             in_flight: self.shared.in_flight.load(Ordering::Relaxed) as u64,
-            waiting: self.shared.sink.waiting(),
+            waiting: self.shared.waiting(),
             queue_seconds: self.shared.pressure.queue_seconds(),
             source_cpu_ns: of(&c.source_cpu_ns),
             codec_cpu_ns: of(&c.codec_cpu_ns),

@@ -59,15 +59,21 @@ impl Queue {
         }
     }
 
-    /// Frames that wait to be written.
-    pub(super) fn waiting(&self) -> u64 {
-        lock(&self.state).slots.len() as u64
-    }
-
     /// No slot will follow those that are here.
     pub(super) fn finish(&self) {
         lock(&self.state).finished = true;
         self.changed.notify_one();
+    }
+
+    /// For a sink that has all it will get and nowhere to write it yet.
+    fn until_poked(&self) {
+        let mut state = lock(&self.state);
+        while !state.poked && !state.closed {
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     /// Wakes the sink to look around.
@@ -122,7 +128,8 @@ pub(super) fn run(shared: &Shared, target: Target) -> Result<Option<Ending>, Flo
         match shared.sink.next() {
             Next::Slot(slot) => waiting.push_back(slot),
             Next::Poked => {}
-            Next::Finished => return Ok(ending),
+            Next::Finished if waiting.is_empty() => return Ok(ending),
+            Next::Finished => shared.sink.until_poked(),
             Next::Closed => return Err(FlowError::Stopped),
         }
         if matches!(target, Target::FromWire(_)) && late.is_none() {

@@ -109,9 +109,10 @@ pub(super) fn run(shared: &Shared) {
             continue;
         }
         if due.attached {
-            let doubt = lock(&shared.flags).doubt;
-            if doubt && shared.options.side == super::Side::Source {
-                shared.send_session(SessionFrame::Doubt, &[1]);
+            if shared.options.side == super::Side::Source {
+                // The last word on it may have gone down with the link before.
+                let doubt = lock(&shared.flags).doubt;
+                shared.send_session(SessionFrame::Doubt, &[doubt.into()]);
             }
             // What the last link took with it may have been an ACK.
             due.ack = Some(Urgency::Now);

@@ -329,37 +329,30 @@ impl Shared {
         self.outgoing.write_now(self, &frame);
     }
 
-    /// Whether the source's guest must not run on if the bytes before this offset may be with the destination.
-    fn in_doubt(&self, upto: u64) -> bool {
-        let doubt = lock(&self.doubt);
-        doubt.in_doubt(upto) || doubt.guest_in_transit()
-    }
-
     /// Called before bytes of the stream are given to a link: the frame that must go before them, where they are the first
     /// that may let the destination's guest run.
     fn comes_into_doubt(&self, upto: u64) -> Option<Vec<u8>> {
-        if self.options.side == Side::Destination || !self.in_doubt(upto) {
+        if self.options.side == Side::Destination {
             return None;
         }
-        {
-            let mut flags = lock(&self.flags);
-            if flags.doubt {
-                return None;
-            }
-            flags.doubt = true;
+        let doubt = lock(&self.doubt);
+        let mut flags = lock(&self.flags);
+        if flags.doubt || !(doubt.in_doubt(upto) || doubt.guest_in_transit()) {
+            return None;
         }
+        flags.doubt = true;
+        drop((doubt, flags));
         self.tell(Event::Changed);
         Some(self.session_frame(SessionFrame::Doubt, &[1]))
     }
 
-    /// Ends the doubt, if there is none any more.
-    fn settle_doubt(&self) {
-        if self.in_doubt(u64::MAX) {
-            return;
-        }
+    /// QEMU has what came back: ends the doubt, if that was the answer.
+    fn settle_doubt(&self, answer: impl FnOnce(&mut Doubt)) {
         {
+            let mut doubt = lock(&self.doubt);
+            answer(&mut doubt);
             let mut flags = lock(&self.flags);
-            if !flags.doubt {
+            if !flags.doubt || doubt.in_doubt(u64::MAX) || doubt.guest_in_transit() {
                 return;
             }
             flags.doubt = false;
@@ -484,6 +477,13 @@ impl Wire {
         }
     }
 
+    /// Gives nothing more of the stream to a link, and tells whether what was given may let the destination's guest run: what
+    /// [`Status::doubt`] says after this holds until the peer's answer comes.
+    pub fn stop_sending(&self) -> bool {
+        self.shared.outgoing.stop(&self.shared);
+        lock(&self.shared.flags).doubt
+    }
+
     /// Tells the peer that all is done.
     pub fn bye(&self) {
         self.shared.send_session(SessionFrame::Bye, &[]);
@@ -582,6 +582,11 @@ impl Wire {
     /// Follows what is sent, before it is packed: whether the destination's guest may run.
     pub(crate) fn follow(&self, bytes: &[u8]) {
         lock(&self.shared.doubt).sent(bytes);
+    }
+
+    /// Whether the link has made nobody wait lately: it takes more than it gets.
+    pub(crate) fn is_hungry(&self) -> bool {
+        self.shared.outgoing.is_hungry()
     }
 
     /// Where a QEMU stream was cut off that has been followed so far, for people; `None` where it has its end, or that

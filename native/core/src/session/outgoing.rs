@@ -6,7 +6,7 @@ use crate::descriptor::{Ready, Wake};
 use crate::net::Link;
 use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,16 @@ const UNSENT_MOST: u32 = 2 << 20;
 /// Until the link's rate is known.
 const UNSENT_FIRST: u32 = 128 << 10;
 
+/// So many frames without a wait say that the link is not what holds the stream up. One fits into the kernel's buffer.
+const HUNGRY_FRAMES: u32 = 3;
+
+/// Smaller frames say nothing of the link.
+const TELLING_BYTES: usize = 16 << 10;
+
+/// How long the frame that is being written may take when no more are wanted: it is better whole than the link broken,
+/// over which the peer can still be told why.
+const LAST_FRAME: Duration = Duration::from_millis(300);
+
 pub(super) struct Outgoing {
     limit_bytes: usize,
     replay: Mutex<Replay>,
@@ -30,6 +40,10 @@ pub(super) struct Outgoing {
     writer: Mutex<Writer>,
     /// Wakes whoever holds `writer`.
     wake: Wake,
+    /// How many frames in a row the link took without a wait.
+    easy_frames: AtomicU32,
+    /// Nothing of the stream is given to a link any more.
+    stopped: AtomicBool,
     written_bytes: AtomicU64,
     /// Nanoseconds since the start when something was written last.
     pub(super) wrote_at: AtomicU64,
@@ -91,6 +105,9 @@ impl Outgoing {
                 unsent: (0, 0),
             }),
             wake: Wake::new()?,
+            // Until it was seen to be full, a link is not.
+            easy_frames: AtomicU32::new(HUNGRY_FRAMES),
+            stopped: AtomicBool::new(false),
             written_bytes: AtomicU64::new(0),
             wrote_at: AtomicU64::new(0),
             rate_bits: AtomicU64::new(0),
@@ -100,8 +117,15 @@ impl Outgoing {
 
     /// Ends waits, for those to look around who wait.
     pub(super) fn wake(&self) {
+        // Whoever has looked and not yet begun to wait must not miss it.
+        drop(lock(&self.replay));
         self.changed.notify_all();
         self.wake.signal();
+    }
+
+    /// Whether the last frames went out without a wait: the link takes more than it gets.
+    pub(super) fn is_hungry(&self) -> bool {
+        self.easy_frames.load(Ordering::Relaxed) >= HUNGRY_FRAMES
     }
 
     pub(super) fn bytes_per_second(&self) -> f64 {
@@ -171,6 +195,9 @@ impl Outgoing {
     pub(super) fn pump(&self, shared: &Shared) {
         let mut writer = lock(&self.writer);
         while let Some((link, generation)) = shared.link_to_write() {
+            if self.stopped.load(Ordering::SeqCst) {
+                return;
+            }
             let (frame, number) = {
                 let replay = lock(&self.replay);
                 let at = replay.to_write.saturating_sub(replay.first) as usize;
@@ -199,6 +226,21 @@ impl Outgoing {
                 }
             }
             self.changed.notify_all();
+        }
+    }
+
+    /// From its return on no frame of the stream is given to a link. A frame that a link does not take in time is cut off,
+    /// with the link: the peer drops what is not whole.
+    pub(super) fn stop(&self, shared: &Shared) {
+        self.stopped.store(true, Ordering::SeqCst);
+        let until = Instant::now() + LAST_FRAME;
+        while let Err(TryLockError::WouldBlock) = self.writer.try_lock() {
+            if Instant::now() > until {
+                if let Some((_, generation)) = shared.link_to_write() {
+                    shared.lost(generation, "given up in the middle of a frame".into());
+                }
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 
@@ -274,6 +316,13 @@ impl Outgoing {
         self.written_bytes
             .fetch_add(frame.len() as u64, Ordering::Relaxed);
         self.wrote_at.store(shared.now_ns(), Ordering::Relaxed);
+        if frame.len() >= TELLING_BYTES {
+            if waited {
+                self.easy_frames.store(0, Ordering::Relaxed);
+            } else {
+                self.easy_frames.fetch_add(1, Ordering::Relaxed);
+            }
+        }
         // A link that never made us wait is faster than we are; its time says how fast at the least.
         writer.rate.measured(frame.len(), started.elapsed());
         let rate = writer.rate.bytes_per_second();

@@ -154,9 +154,15 @@ impl<'a> Receiver<'a> {
                     .round_trip
                     .store(round_trip.max(1), Ordering::Relaxed);
             }
+            SessionFrame::Doubt if shared.options.side == super::Side::Source => {
+                let reason = "only the source knows of a doubt".to_owned();
+                return Err(WireError::Protocol(reason).into());
+            }
             SessionFrame::Doubt => {
                 let doubt = payload.first() == Some(&1);
-                shared.flag(|flags| flags.doubt = doubt);
+                if lock(&shared.flags).doubt != doubt {
+                    shared.flag(|flags| flags.doubt = doubt);
+                }
             }
             SessionFrame::Bye => shared.flag(|flags| flags.peer_bye = true),
             SessionFrame::Hello | SessionFrame::Welcome | SessionFrame::Refuse => {

@@ -2,10 +2,11 @@
 //! which of two guests runs: they go on at once, by threads of their own.
 
 use super::receiver::{Broken, Receiver};
-use super::{Shared, WireError, lock};
+use super::{Shared, WireError};
 use crate::checksum::ContentHash;
 use crate::descriptor::{Input, Output};
 use crate::frame::{End, Ending, FrameType, HEADER_LEN, Header, Start};
+use crate::qemu::Doubt;
 use rustix::net::{Shutdown, shutdown};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -136,14 +137,20 @@ fn copy_to_qemu(shared: &Shared, fd: OwnedFd) -> Result<(), WireError> {
                 offset += bytes.len() as u64;
                 content.update(bytes);
                 if !deaf {
-                    deaf = deliver(shared, &output, bytes).is_err();
+                    deaf = match deliver(shared, &output, bytes) {
+                        Ok(()) => false,
+                        Err(error) if is_gone(&error) => true,
+                        // QEMU is there and does not have it: nothing that comes later may be taken for an answer.
+                        Err(error) => return Err(wrong(&error.to_string())),
+                    };
                 }
                 shared
                     .return_bytes
                     .fetch_add(bytes.len() as u64, Ordering::Relaxed);
                 // QEMU has them: they may be the answer to what let the destination's guest run.
-                lock(&shared.doubt).returned(bytes);
-                shared.settle_doubt();
+                if !deaf {
+                    shared.settle_doubt(|doubt| doubt.returned(bytes));
+                }
             }
             (FrameType::End, 1..) => {
                 let end = End::from_bytes(bytes).map_err(|error| wrong(&error.to_string()))?;
@@ -152,8 +159,7 @@ fn copy_to_qemu(shared: &Shared, fd: OwnedFd) -> Result<(), WireError> {
                 }
                 // A half-close. Something that is no socket has no other half to keep open.
                 let _ = output.as_socket().map(|fd| shutdown(fd, Shutdown::Write));
-                lock(&shared.doubt).return_ended();
-                shared.settle_doubt();
+                shared.settle_doubt(Doubt::return_ended);
                 shared.flag(|flags| flags.ended = true);
             }
             _ => return Err(wrong("a frame where it may not stand")),
@@ -163,6 +169,15 @@ fn copy_to_qemu(shared: &Shared, fd: OwnedFd) -> Result<(), WireError> {
     }
 }
 
+/// QEMU has closed its socket.
+fn is_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected};
+    matches!(
+        error.kind(),
+        BrokenPipe | ConnectionReset | NotConnected | ConnectionAborted
+    )
+}
+
 /// Writes all of it, or tells that QEMU takes no more.
 fn deliver(shared: &Shared, output: &Output, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
@@ -170,7 +185,7 @@ fn deliver(shared: &Shared, output: &Output, mut bytes: &[u8]) -> io::Result<()>
             Ok(n) => bytes = &bytes[n..],
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 if shared.closed() {
-                    return Err(error);
+                    return Err(io::ErrorKind::NotConnected.into());
                 }
                 output.wait(&shared.reader_wake)?;
             }
