@@ -329,7 +329,7 @@ export interface Native {
   NativeWire: {
     create(options: NativeWireOptions, bandwidth: NativeBandwidth, listener: (event: number) => void): NativeWire;
   };
-  NativeBandwidth: { new (): NativeBandwidth };
+  NativeBandwidth: new () => NativeBandwidth;
   NativeCopy: {
     /** The descriptors are duplicated and stay the caller's; `ended` gets the reason where it failed, else null. */
     start(from: number, to: number, ended: (reason: string | null) => void): NativeCopy;
