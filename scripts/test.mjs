@@ -120,7 +120,7 @@ const suites = [
   {
     name: 'e2e',
     title: 'real QEMU (node:test)',
-    minutes: options.full ? 120 : 15,
+    minutes: options.full ? 120 : 18,
     when: () => compiledTests('e2e').length > 0,
     command: () => nodeTests(compiledTests('e2e'), options.full ? 7000 : 840),
     env: { PAGEWIRE_TEST_FULL: options.full ? '1' : '' },
