@@ -69,12 +69,7 @@ fn flow(
             }
             Event::Control { slot } => flow.write(slot).expect("in order"),
             Event::SourceEnded => {
-                eprintln!("the source ended: {:?}", flow.source_result());
                 flow.finish();
-                let _ = tell.send(event);
-            }
-            Event::SinkEnded => {
-                eprintln!("the sink ended: {:?}", flow.sink_result());
                 let _ = tell.send(event);
             }
             event => {

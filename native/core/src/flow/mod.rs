@@ -771,8 +771,12 @@ impl Drop for Flow {
         if let Some(wire) = &self.wire {
             wire.close();
         }
+        // The last to hold a flow may be its own listener, on one of these threads.
+        let me = std::thread::current().id();
         for thread in lock(&self.threads).drain(..) {
-            let _ = thread.join();
+            if thread.thread().id() != me {
+                let _ = thread.join();
+            }
         }
     }
 }
