@@ -11,6 +11,10 @@ use std::time::Duration;
 
 type Listener = ThreadsafeFunction<FnArgs<(u32,)>, (), FnArgs<(u32,)>, NapiStatus, false>;
 
+/// `(reason)`: why a copy failed, if it did.
+type Ended =
+    ThreadsafeFunction<FnArgs<(Option<String>,)>, (), FnArgs<(Option<String>,)>, NapiStatus, false>;
+
 /// See `pagewire_core::session::Options`.
 #[napi(object)]
 pub struct NativeWireOptions {
@@ -224,17 +228,7 @@ pub struct NativeCopy {
 impl NativeCopy {
     /// Starts to copy. The descriptors are duplicated and stay the caller's. `ended` gets the reason where it failed.
     #[napi(factory)]
-    pub fn start(
-        from: i32,
-        to: i32,
-        ended: ThreadsafeFunction<
-            FnArgs<(Option<String>,)>,
-            (),
-            FnArgs<(Option<String>,)>,
-            NapiStatus,
-            false,
-        >,
-    ) -> Result<Self, String> {
+    pub fn start(from: i32, to: i32, ended: Ended) -> Result<Self, String> {
         let (from, to) = (crate::flow::owned(from)?, crate::flow::owned(to)?);
         let ended = Box::new(move |reason: Option<String>| {
             ended.call(
