@@ -79,6 +79,10 @@ export class Running {
   }
 }
 
+// Without this Node 20 takes its handles apart at the end, and was seen to spin in that for ever (CleanupHandles), after
+// all tests had passed. An exit by name skips it.
+process.once('exit', (code) => process.exit(code));
+
 const FOLDER = 'pagewire-e2e-';
 
 /** Removes the folders of test runs that were killed: they hold the memory of guests. */
