@@ -78,8 +78,11 @@ export function childrenOf({ pid }: Running): number[] {
 /** The processes of a destination proxy that have a session; it keeps one without for the next. */
 export function sessionsOf(destination: Running): number[] {
   return childrenOf(destination).filter((pid) => {
-    const path = `/proc/${pid}/cmdline`;
-    return existsSync(path) && !readFileSync(path, 'latin1').includes('a session to be');
+    try {
+      return !readFileSync(`/proc/${pid}/cmdline`, 'latin1').includes('a session to be');
+    } catch {
+      return false; // it has ended meanwhile
+    }
   });
 }
 
