@@ -518,3 +518,35 @@ fn closing_ends_every_wait() {
     assert!(session.source_events.try_iter().count() > 0);
     let _ = &session.destination_events;
 }
+
+#[test]
+fn a_stream_that_is_wrong_before_qemu_has_a_socket_is_told() {
+    let (destination, _events) = wire(Side::Destination, 1 << 20, SILENCE, &Arc::default());
+    let from = Arc::clone(&destination);
+    let (decoder, events) = flow(
+        |listener| Flow::decode_from_wire(from, 4, 2, listener).expect("a flow"),
+        None,
+    );
+    let (mut theirs, mine) = UnixStream::pair().expect("sockets");
+    destination.attach(link(mine), 0).expect("new");
+    // START, and then a frame that leaves one out.
+    let start = pagewire_core::frame::Start { frame_size: 65536 }.to_bytes();
+    for (kind, sequence, payload) in [
+        (pagewire_core::frame::FrameType::Start, 0, &start[..]),
+        (pagewire_core::frame::FrameType::Data, 2, &b"data"[..]),
+    ] {
+        let mut header = pagewire_core::frame::Header::stored(kind, sequence, 0, payload);
+        header.channel = 3;
+        theirs.write_all(&header.to_bytes()).expect("taken");
+        theirs.write_all(payload).expect("taken");
+    }
+    let mut ended = [false; 2];
+    while ended != [true; 2] {
+        match events.recv_timeout(HANG).expect("an end, not a hang") {
+            Event::SourceEnded => ended[0] = true,
+            Event::SinkEnded => ended[1] = true,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(matches!(decoder.source_result(), Some(Err(_))));
+}

@@ -128,7 +128,8 @@ pub(super) fn run(shared: &Shared, target: Target) -> Result<Option<Ending>, Flo
         match shared.sink.next() {
             Next::Slot(slot) => waiting.push_back(slot),
             Next::Poked => {}
-            Next::Finished if waiting.is_empty() => return Ok(ending),
+            // What was asked for is waited for; a stream that failed before that leaves nothing to write.
+            Next::Finished if !wants_output(&waiting) => return Ok(ending),
             Next::Finished => shared.sink.until_poked(),
             Next::Closed => return Err(FlowError::Stopped),
         }
