@@ -30,6 +30,7 @@ use crate::codec::Codec;
 use crate::delta;
 use crate::descriptor::{Input, Output, Wake, thread_cpu_ns};
 use crate::frame::{Ending, FrameError, FrameType};
+use crate::lock::lock;
 use crate::session::{Wire, WireError};
 use arena::{Arena, Slot};
 use pressure::Pressure;
@@ -38,7 +39,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use thiserror::Error;
 
@@ -277,11 +278,6 @@ struct Shared {
     source_result: Mutex<SourceResult>,
     sink_result: Mutex<Option<Result<Option<Ending>, FlowError>>>,
     listener: Box<dyn Fn(Event) + Send + Sync>,
-}
-
-/// A panic in one thread must not become one in another: the data behind our locks is valid after each statement.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The result of a thread's work. A panic becomes an error: whoever waits for the result must not wait for ever.

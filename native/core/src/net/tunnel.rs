@@ -6,6 +6,7 @@
 
 use super::link::Transport;
 use super::tls::Rest;
+use crate::lock::lock;
 use rustls::client::ClientConnectionData;
 use rustls::crypto::cipher::{
     AeadKey, InboundOpaqueMessage, Iv, MessageDecrypter, MessageEncrypter, OutboundPlainMessage,
@@ -19,8 +20,8 @@ use rustls::{
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Bytes that are received at once. It holds the largest record several times, and stays in the processor's cache.
 pub(super) const INBOX: usize = 128 << 10;
@@ -396,10 +397,6 @@ fn misplaced(got_type: ContentType) -> Error {
         expect_types: vec![ContentType::ApplicationData],
         got_type,
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn encrypter(

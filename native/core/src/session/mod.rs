@@ -21,14 +21,15 @@ pub use pace::Bandwidth;
 pub(crate) use receiver::{Broken, Receiver};
 
 use crate::descriptor::Wake;
-use crate::frame::{Header, SessionFrame};
+use crate::frame::{FrameType, Header, SessionFrame};
+use crate::lock::lock;
 use crate::net::Link;
 use crate::qemu::Doubt;
 use outgoing::Outgoing;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use thiserror::Error;
@@ -134,11 +135,6 @@ pub struct Status {
     pub wire_bytes_in: u64,
     /// Seconds since anything came.
     pub silent_seconds: f64,
-}
-
-/// A panic in one thread must not become one in another: the data behind our locks is valid after each statement.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The link of the moment.
@@ -316,16 +312,16 @@ impl Shared {
         self.keeper.acknowledge(urgent);
     }
 
-    /// One of the session's own frames.
-    fn session_frame(&self, kind: SessionFrame, payload: &[u8]) -> Vec<u8> {
-        let mut header = Header::stored(crate::frame::FrameType::Session(kind), 0, 0, payload);
+    /// A frame that stands outside the stream's sequence.
+    fn frame(&self, kind: FrameType, payload: &[u8]) -> Vec<u8> {
+        let mut header = Header::stored(kind, 0, 0, payload);
         header.channel = self.options.channel;
         [&header.to_bytes(), payload].concat()
     }
 
     /// Sends one of the session's own frames over the link of the moment, if there is one.
     fn send_session(&self, kind: SessionFrame, payload: &[u8]) {
-        let frame = self.session_frame(kind, payload);
+        let frame = self.frame(FrameType::Session(kind), payload);
         self.outgoing.write_now(self, &frame);
     }
 
@@ -343,7 +339,7 @@ impl Shared {
         flags.doubt = true;
         drop((doubt, flags));
         self.tell(Event::Changed);
-        Some(self.session_frame(SessionFrame::Doubt, &[1]))
+        Some(self.frame(FrameType::Session(SessionFrame::Doubt), &[1]))
     }
 
     /// QEMU has what came back: ends the doubt, if that was the answer.
@@ -492,10 +488,7 @@ impl Wire {
     /// Tells the peer that this end gives up, and why, if there is a link to tell it over.
     pub fn abort(&self, reason: &str) {
         let reason = &reason.as_bytes()[..reason.len().min(4096)];
-        let mut header = Header::stored(crate::frame::FrameType::Abort, 0, 0, reason);
-        header.channel = self.shared.options.channel;
-        let mut bytes = header.to_bytes().to_vec();
-        bytes.extend_from_slice(reason);
+        let bytes = self.shared.frame(FrameType::Abort, reason);
         // Behind a frame that the link does not take it would wait for as long as that does.
         self.shared.outgoing.try_write_now(&self.shared, &bytes);
     }
