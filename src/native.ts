@@ -302,6 +302,8 @@ export interface NativeWire {
   dropLink(reason: string): void;
   /** Carries the return path by QEMU's socket; the descriptor is duplicated and stays the caller's. */
   startReturn(fd: number): void;
+  /** Whether the source's QEMU has closed this socket of its without the answer that it waits for. */
+  isGivenUp(fd: number): boolean;
   /** Gives nothing more of the stream to a link, and tells whether what was given may let the destination's guest run. */
   stopSending(): boolean;
   bye(): void;

@@ -188,6 +188,14 @@ export class Channel {
     return this.#last?.status.doubt ?? this.#wire.stopSending();
   }
 
+  /**
+   * Source: QEMU has closed its socket without the answer that it waits for, which may be long before the end of what it
+   * wrote is read: there is no room for that while there is no link.
+   */
+  get isGivenUp(): boolean {
+    return this.#last === undefined && this.#qemu !== undefined && this.#wire.isGivenUp(this.#qemu);
+  }
+
   /** Destination: whether it has its QEMU. */
   get hasQemu(): boolean {
     return this.#qemu !== undefined;

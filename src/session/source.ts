@@ -22,7 +22,7 @@ import { backoff } from './backoff.js';
 import { Channel, FURTHER_IN_FLIGHT } from './channel.js';
 import { Packer } from './packer.js';
 import { type Dialled, type Dialler } from './dial.js';
-import { MOST_CHANNELS, type OpenHello, PROTOCOL, readJoinWelcome, readOpenWelcome } from './hello.js';
+import { type JoinHello, MOST_CHANNELS, type OpenHello, PROTOCOL, readJoinWelcome, readOpenWelcome } from './hello.js';
 import { type Agreement, agree, choose, type End, refusal } from './negotiate.js';
 import { afterLoss, afterStop, CANCELLED, type InDoubt, isInDoubt, judge } from './outcome.js';
 import { isFinal, reconnect } from './reconnect.js';
@@ -63,6 +63,12 @@ const BYE_MS = 10_000;
 /** How often a session that is held in doubt says so, and how often it tries to end that, in milliseconds. */
 const DOUBT_NOTE_MS = 10_000;
 const DOUBT_RETRY_MS = 1000;
+
+/** How often to look whether QEMU has given up, in milliseconds. */
+const CANCEL_LOOK_MS = 250;
+
+/** How long a destination without a link is looked for, to tell it that all is over, in milliseconds. */
+const LAST_WORD_MS = 500;
 
 /** Bytes that are kept for a channel beside QEMU's main one until the peer has acknowledged them. */
 const FURTHER_REPLAY = 8 << 20;
@@ -312,6 +318,7 @@ export class SourceSession {
     this.#channels.push(channel);
     if (first) {
       channel.attach(first.link, 0);
+      this.#watch(channel);
     } else {
       this.#log.info(`QEMU has made connection ${number + 1}: channel ${number}`);
       void this.#connect(channel);
@@ -379,6 +386,14 @@ export class SourceSession {
     },
   };
 
+  /** A cancelled migration ends at once, even where there is no room to read all that QEMU wrote before. */
+  #watch(main: Channel): void {
+    this.#after(CANCEL_LOOK_MS, () => {
+      if (main.isGivenUp) this.#finish({ truncated: true, within: undefined });
+      else this.#watch(main);
+    });
+  }
+
   /** Takes a lost link back, or makes the first one of a further channel. */
   async #connect(channel: Channel): Promise<void> {
     const { signal } = this.#over;
@@ -390,10 +405,7 @@ export class SourceSession {
       try {
         const dialled = await reconnect({
           dialler: this.#options.dialler,
-          hello: () => ({
-            ...{ kind: 'join', protocol: PROTOCOL, program: this.#options.end.program, token: this.#token },
-            ...{ channel: channel.number, received: channel.received },
-          }),
+          hello: () => this.#join(channel),
           deadline: () => since + this.#reconnectMs,
           failed: (error, attempt) => {
             if (attempt > 0) this.#log.debug(error.message);
@@ -513,12 +525,33 @@ export class SourceSession {
     });
   }
 
+  /** One try to reach a destination that would otherwise wait for a link that never comes. */
+  async #relink(): Promise<void> {
+    const [main] = this.#channels;
+    if (!main || !this.#lost.has(main) || this.#hopeless || this.#options.dialler.isOnce) return;
+    main.stopSending();
+    try {
+      const { link, welcome } = await this.#options.dialler.join(this.#join(main), 0, LAST_WORD_MS);
+      main.attach(link, readJoinWelcome(welcome).received);
+    } catch (error) {
+      this.#log.debug(`the destination cannot be told: ${PagewireError.from(error).message}`);
+    }
+  }
+
+  #join(channel: Channel): JoinHello {
+    return {
+      ...{ kind: 'join', protocol: PROTOCOL, program: this.#options.end.program, token: this.#token },
+      ...{ channel: channel.number, received: channel.received },
+    };
+  }
+
   /** Only the first to end it says how; the peer is told the reason where there is one. */
   async #end(state: SessionSnapshot['state'], reason: string | undefined, settle: () => void): Promise<void> {
     if (this.#isOver) return;
     this.#over.abort();
     this.#endedAt = performance.now();
     this.#state = 'ending';
+    if (reason !== undefined) await this.#relink();
     await Promise.all(this.#channels.map((channel) => channel.close(reason)));
     for (const fd of this.#waiting.splice(0)) closeSync(fd);
     await this.#workers.close();

@@ -224,6 +224,13 @@ impl AsFd for Output {
     }
 }
 
+/// Whether the peer has closed this socket, or its half toward us; what it wrote before can still be read.
+pub(crate) fn has_hung_up(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut fds = [PollFd::from_borrowed_fd(socket, PollFlags::RDHUP)];
+    poll_for(&mut fds, Some(Duration::ZERO))?;
+    Ok(!fds[0].revents().is_empty())
+}
+
 /// Polls until one of the descriptors has something to tell or the time is over; signals do not count.
 pub(crate) fn poll_for(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> io::Result<()> {
     let until = timeout.map(|timeout| Instant::now() + timeout);

@@ -471,8 +471,9 @@ fn return_bytes_that_came_before_a_break_are_delivered() {
 #[test]
 fn an_abort_is_told_with_its_reason() {
     let session = session(64 << 20, 64 << 10);
-    session.destination.abort("QEMU has gone");
     session.until("told", |session| {
+        // Said again and again, as a session does: it is not said while another frame is being written.
+        session.destination.abort("QEMU has gone");
         session.source.status().peer_abort.is_some()
     });
     assert_eq!(

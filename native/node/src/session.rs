@@ -6,6 +6,7 @@ use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi::{Error, Result, Status as NapiStatus};
 use napi_derive::napi;
 use pagewire_core::session::{Bandwidth, Event, Options, Side, Wire, WireError};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -159,6 +160,15 @@ impl NativeWire {
     pub fn start_return(&self, fd: i32) -> Result<(), String> {
         let fd = crate::flow::owned(fd)?;
         self.wire()?.start_return(fd).map_err(|error| coded(&error))
+    }
+
+    /// Whether the source's QEMU has closed this socket of its without the answer that it waits for.
+    #[napi]
+    pub fn is_given_up(&self, fd: i32) -> Result<bool, String> {
+        let fd = crate::flow::owned(fd)?;
+        self.wire()?
+            .is_given_up(fd.as_fd())
+            .map_err(|error| coded(&WireError::Thread(error)))
     }
 
     /// Gives nothing more of the stream to a link, and tells whether what was given may let the destination's guest run.

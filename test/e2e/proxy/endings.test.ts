@@ -1,6 +1,8 @@
 // Migrations that do not go to their end: cancelled, cut off for good, a proxy killed. The guest is never lost.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { until } from '#src/demo/time.js';
 import { arrives, intoPostcopy, leavesNothing, onTheWay, prepare, setOut, staysHome } from '../harness/journey.js';
 import type { Itinerary, Journey } from '../harness/journey.js';
 import { OutOfBand, bothPause, recover, skipPostcopy, wellInPostcopy } from '../harness/postcopy.js';
@@ -23,6 +25,20 @@ function precopy(itinerary: Itinerary, then: (journey: Journey) => Promise<void>
     await onTheWay(journey, 2);
     await then(journey);
   });
+}
+
+/** QEMU has nowhere to write to any more. */
+async function isStuck({ from }: Journey): Promise<void> {
+  const transferred = async (): Promise<unknown> => (await from.migration()).answer['ram'];
+  await until(
+    async () => {
+      const before = JSON.stringify(await transferred());
+      await sleep(1000);
+      return JSON.stringify(await transferred()) === before;
+    },
+    30,
+    'QEMU goes on writing',
+  );
 }
 
 /** The source proxy is killed, or the destination's, or only the process of the destination's session. */
@@ -68,6 +84,26 @@ void describe('a migration that is cancelled', { concurrency: atOnce }, () => {
       assert.ok(code === EXIT.truncated || code === EXIT.link, `exit code ${code}`);
       await staysHome(journey, 'cancelled');
       await leavesNothing(journey, 20);
+    }));
+  void it('while the link is broken and all room is full', () =>
+    precopy({ source, plan: { cutter: true, source: ['--replay', '1M'], destination: BRIEF } }, async (journey) => {
+      journey.proxies.cutter.refuse();
+      await isStuck(journey);
+      await journey.from.qmp.execute('migrate_cancel');
+      assert.equal(await journey.proxies.source.exitCode(SOON), EXIT.truncated);
+      await staysHome(journey, 'cancelled');
+      await leavesNothing(journey, 20);
+    }));
+  void it('while the link is broken, and just then it could be made again', () =>
+    precopy({ source, plan: { cutter: true, source: ['--replay', '1M'] } }, async (journey) => {
+      journey.proxies.cutter.refuse();
+      // The source waits for longer and longer between two tries.
+      await isStuck(journey);
+      journey.proxies.cutter.accept();
+      await journey.from.qmp.execute('migrate_cancel');
+      await journey.proxies.endWith(EXIT.truncated, SOON);
+      await staysHome(journey, 'cancelled');
+      await leavesNothing(journey);
     }));
 });
 

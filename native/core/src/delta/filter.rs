@@ -169,6 +169,13 @@ impl Filter {
         self.enabled = on;
     }
 
+    /// Sets whether pages that the cache does not hold are taken in ([`Delta::set_takes_in`]); may be done at any time.
+    pub fn set_takes_in(&mut self, on: bool) {
+        if let Some(delta) = &mut self.delta {
+            delta.set_takes_in(on);
+        }
+    }
+
     /// Sets how many bytes the cache may take; may be done at any time after [`Host::guest`], before it has no effect.
     pub fn set_cache_bytes(&mut self, bytes: u64) {
         if let Some(delta) = &mut self.delta {

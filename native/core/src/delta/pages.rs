@@ -29,6 +29,7 @@ pub struct Delta {
     /// A page of `filled_with`, the base of what was a fill page.
     filled: Box<[u8]>,
     filled_with: u8,
+    takes_in: bool,
 }
 
 impl Delta {
@@ -41,7 +42,14 @@ impl Delta {
             encoded: vec![0; max_delta.min(page_size)].into(),
             filled: vec![0; page_size].into(),
             filled_with: 0,
+            takes_in: true,
         }
+    }
+
+    /// Whether pages without a copy get one when they are seen. Without, they go as they are, now and the next time;
+    /// those that have a copy keep it.
+    pub fn set_takes_in(&mut self, on: bool) {
+        self.takes_in = on;
     }
 
     /// What becomes of a page with this content. It is as long as a page.
@@ -59,6 +67,10 @@ impl Delta {
                     Verdict::Raw
                 }
             },
+            Entry::Fill(_) if !self.takes_in => {
+                self.cache.remove(page);
+                Verdict::Raw
+            }
             Entry::Fill(byte) => {
                 if byte != self.filled_with {
                     self.filled.fill(byte);
@@ -75,7 +87,9 @@ impl Delta {
                 }
             }
             Entry::Absent => {
-                self.cache.insert(page, content);
+                if self.takes_in {
+                    self.cache.insert(page, content);
+                }
                 Verdict::Raw
             }
         }

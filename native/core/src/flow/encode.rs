@@ -229,6 +229,10 @@ impl Source<'_> {
                 }));
             }
             self.apply_settings(&mut filter);
+            if let Some(wire) = &self.filler.wire {
+                // A link that takes all at once leaves nothing to gain by differences: copies would only cost time.
+                filter.set_takes_in(!wire.is_hungry());
+            }
             let end = held + n;
             let used = filter.push(&buffer[..end], &mut self.filler);
             let used = self.filler.host(used)?;

@@ -55,13 +55,18 @@ impl Doubt {
         self.answered = true;
     }
 
+    /// Whether the source will not close its connection before an answer has come, unless it gives the migration up. A
+    /// destination that answers has a return path, whether or not its opening was understood.
+    #[must_use]
+    pub fn awaits_answer(&self) -> bool {
+        let waits = self.switchover.has_return_path() || self.returning.offset() > 0;
+        waits && !self.answered
+    }
+
     /// Whether both guests may run if the source is cut off when the bytes before `upto` may be with the destination.
     #[must_use]
     pub fn in_doubt(&self, upto: u64) -> bool {
-        // A destination that answers has a return path, whether or not its opening was understood.
-        let waits = self.switchover.has_return_path() || self.returning.offset() > 0;
-        waits
-            && !self.answered
+        self.awaits_answer()
             && self
                 .switchover
                 .critical_from()

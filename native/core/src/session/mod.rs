@@ -20,14 +20,14 @@ mod returning;
 pub use pace::Bandwidth;
 pub(crate) use receiver::{Broken, Receiver};
 
-use crate::descriptor::Wake;
+use crate::descriptor::{Wake, has_hung_up};
 use crate::frame::{FrameType, Header, SessionFrame};
 use crate::lock::lock;
 use crate::net::Link;
 use crate::qemu::Doubt;
 use outgoing::Outgoing;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -473,6 +473,15 @@ impl Wire {
         }
     }
 
+    /// Whether the source's QEMU has given the migration up: it has closed this socket of its without the answer that it
+    /// waits for. What it wrote before may still be on its way, or wait for room.
+    ///
+    /// # Errors
+    /// If the socket cannot be looked at.
+    pub fn is_given_up(&self, qemu: BorrowedFd<'_>) -> io::Result<bool> {
+        Ok(lock(&self.shared.doubt).awaits_answer() && has_hung_up(qemu)?)
+    }
+
     /// Gives nothing more of the stream to a link, and tells whether what was given may let the destination's guest run: what
     /// [`Status::doubt`] says after this holds until the peer's answer comes.
     pub fn stop_sending(&self) -> bool {
@@ -485,7 +494,8 @@ impl Wire {
         self.shared.send_session(SessionFrame::Bye, &[]);
     }
 
-    /// Tells the peer that this end gives up, and why, if there is a link to tell it over.
+    /// Tells the peer that this end gives up, and why, if there is a link to tell it over on which nothing is being written
+    /// just now.
     pub fn abort(&self, reason: &str) {
         let reason = &reason.as_bytes()[..reason.len().min(4096)];
         let bytes = self.shared.frame(FrameType::Abort, reason);

@@ -77,7 +77,7 @@ proptest! {
         model in any_model(120),
         options in any_options(),
         lengths in prop::collection::vec(1..9000usize, 1..20),
-        changes in prop::collection::vec((0..6u8, 0..Model::pages() + 2), 1..50),
+        changes in prop::collection::vec((0..8u8, 0..Model::pages() + 2), 1..50),
     ) {
         let stream = model.stream();
         let (mut filter, mut host) = (Filter::new(options), Collect::new(cache_bytes(12)));
@@ -87,6 +87,8 @@ proptest! {
                 (1, _) => filter.set_enabled(true),
                 (2, copies) => filter.set_cache_bytes(cache_bytes(copies)),
                 (3, 0) => filter.set_cache_bytes(0),
+                (4, _) => filter.set_takes_in(false),
+                (5, _) => filter.set_takes_in(true),
                 _ => {}
             }
         });

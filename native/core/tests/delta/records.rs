@@ -359,6 +359,31 @@ fn switched_off_pages_go_as_they_are_and_are_no_bases() {
 }
 
 #[test]
+fn pages_that_are_not_taken_in_go_as_they_are_and_the_others_stay() {
+    let mut s = begun();
+    s.page(RAM, 0, &page(1)).fill(RAM, 4096, 0);
+    let first = s.bytes.len();
+    s.page(RAM, 4096, &page(2)).page(RAM, 8192, &page(3));
+    let second = s.bytes.len();
+    s.page(RAM, 0, &page(1))
+        .page(RAM, 4096, &page(2))
+        .page(RAM, 8192, &page(3))
+        .end_of_section();
+    let (mut filter, mut host) = (
+        Filter::new(Options::default()),
+        Collect::new(cache_bytes(ALL)),
+    );
+    filter.push(&s.bytes[..first], &mut host).unwrap();
+    filter.set_takes_in(false);
+    filter.push(&s.bytes[first..second], &mut host).unwrap();
+    filter.set_takes_in(true);
+    filter.push(&s.bytes[second..], &mut host).unwrap();
+    assert_eq!(replay(&s.bytes), replay(&host.out));
+    assert_eq!(filter.counters().total.raw, 5);
+    assert_eq!(filter.counters().total.skipped, 1);
+}
+
+#[test]
 fn without_memory_everything_is_copied() {
     let model = Model {
         footers: true,
