@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Where the slots' frames go, and what of them.
 pub(super) enum Target {
@@ -146,8 +146,11 @@ pub(super) fn run(shared: &Shared, target: Target) -> Result<Option<Ending>, Flo
         for mut slot in waiting.drain(..) {
             let started = Instant::now();
             let (kind, raw_len) = (slot.header.kind, slot.header.raw_len);
+            let mut waited = Duration::ZERO;
             match (&target, kind) {
-                (Target::Frames(output), _) => write_all(shared, output, slot.wire())?,
+                (Target::Frames(output), _) => {
+                    write_all(shared, output, slot.wire())?;
+                }
                 (Target::ToWire(wire), _) => {
                     slot.header.channel = wire.channel();
                     let upto = slot.header.offset + u64::from(slot.header.raw_len);
@@ -168,7 +171,7 @@ pub(super) fn run(shared: &Shared, target: Target) -> Result<Option<Ending>, Flo
                 (Target::FromWire(_), FrameType::Data) => {
                     content.update(slot.payload());
                     if let Some(output) = &late {
-                        write_all(shared, output, slot.payload())?;
+                        waited = write_all(shared, output, slot.payload())?;
                     }
                 }
                 (Target::VerifiedContent(_), FrameType::End) => {
@@ -191,7 +194,7 @@ pub(super) fn run(shared: &Shared, target: Target) -> Result<Option<Ending>, Flo
             }
             frames += 1;
             if let Target::FromWire(wire) = &target {
-                wire.delivered(frames, kind == FrameType::End);
+                wire.delivered(frames, waited, kind == FrameType::End);
             }
             shared.pressure.drained(raw_len, started.elapsed());
             shared
@@ -231,7 +234,9 @@ fn verify(slot: &Slot, actual: u128) -> Result<Ending, FlowError> {
     }))
 }
 
-fn write_all(shared: &Shared, output: &Output, mut bytes: &[u8]) -> Result<(), FlowError> {
+/// Returns how long the output had no room.
+fn write_all(shared: &Shared, output: &Output, mut bytes: &[u8]) -> Result<Duration, FlowError> {
+    let mut waited = Duration::ZERO;
     let counter = &shared.counters.bytes_out;
     let failed = |source: io::Error| {
         let offset = counter.load(Ordering::Relaxed);
@@ -249,7 +254,9 @@ fn write_all(shared: &Shared, output: &Output, mut bytes: &[u8]) -> Result<(), F
                 counter.fetch_add(n as u64, Ordering::Relaxed);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let since = Instant::now();
                 output.wait(&shared.sink_wake).map_err(failed)?;
+                waited += since.elapsed();
             }
             Err(error) => return Err(failed(error)),
         }
@@ -257,5 +264,5 @@ fn write_all(shared: &Shared, output: &Output, mut bytes: &[u8]) -> Result<(), F
             return Err(FlowError::Stopped);
         }
     }
-    Ok(())
+    Ok(waited)
 }

@@ -122,7 +122,9 @@ pub(super) fn run(shared: &Shared) {
         let delivered = shared.delivered.load(Ordering::SeqCst);
         if due.ack.is_some() && delivered != acked {
             acked = delivered;
-            shared.send_session(SessionFrame::Ack, &delivered.to_le_bytes());
+            let waits = shared.qemu_waits.load(Ordering::Relaxed);
+            let payload = [delivered.to_le_bytes(), waits.to_le_bytes()].concat();
+            shared.send_session(SessionFrame::Ack, &payload);
         }
         if let Some(token) = due.pong {
             shared.send_session(SessionFrame::Pong, &token);

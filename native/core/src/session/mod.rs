@@ -18,6 +18,7 @@ mod receiver;
 mod returning;
 
 pub use pace::Bandwidth;
+use pace::FarQemu;
 pub(crate) use receiver::{Broken, Receiver};
 
 use crate::descriptor::{Wake, has_hung_up};
@@ -176,6 +177,7 @@ struct Shared {
     /// There is a new link, or none will come.
     linked: Condvar,
     outgoing: Outgoing,
+    far_qemu: FarQemu,
     flags: Mutex<Flags>,
     /// The source follows both directions to know whether the destination's guest may run.
     doubt: Mutex<Doubt>,
@@ -187,6 +189,8 @@ struct Shared {
     /// Frames of the peer's direction that have come whole, and that are written to QEMU.
     received: AtomicU64,
     delivered: AtomicU64,
+    /// Nanoseconds that our QEMU had no room for what came.
+    qemu_waits: AtomicU64,
     return_bytes: AtomicU64,
     wire_bytes_in: AtomicU64,
     /// Nanoseconds from `started` to when something came last.
@@ -380,6 +384,7 @@ impl Wire {
             links: Mutex::default(),
             linked: Condvar::new(),
             outgoing: Outgoing::new(options.replay_bytes, bandwidth).map_err(WireError::Thread)?,
+            far_qemu: FarQemu::default(),
             flags: Mutex::default(),
             doubt: Mutex::default(),
             reader_wake: wake()?,
@@ -387,6 +392,7 @@ impl Wire {
             keeper: keeper::Duties::default(),
             received: AtomicU64::new(0),
             delivered: AtomicU64::new(0),
+            qemu_waits: AtomicU64::new(0),
             return_bytes: AtomicU64::new(0),
             wire_bytes_in: AtomicU64::new(0),
             heard_at: AtomicU64::new(0),
@@ -572,8 +578,10 @@ impl Wire {
         Receiver::new(&self.shared)
     }
 
-    /// So many frames of the peer's direction are written to QEMU.
-    pub(crate) fn delivered(&self, frames: u64, urgent: bool) {
+    /// So many frames of the peer's direction are written to QEMU, which had no room for the last one for this long.
+    pub(crate) fn delivered(&self, frames: u64, waited: Duration, urgent: bool) {
+        let waits = &self.shared.qemu_waits;
+        waits.fetch_add(waited.as_nanos() as u64, Ordering::Relaxed);
         self.shared.delivered(frames, urgent);
     }
 
@@ -587,9 +595,10 @@ impl Wire {
         lock(&self.shared.doubt).sent(bytes);
     }
 
-    /// Whether the link has made nobody wait lately: it takes more than it gets.
+    /// Whether the link takes more than it gets: it has made nobody wait lately, or only because the peer's QEMU has made
+    /// the peer wait.
     pub(crate) fn is_hungry(&self) -> bool {
-        self.shared.outgoing.is_hungry()
+        self.shared.outgoing.is_hungry() || self.shared.far_qemu.is_slow(self.shared.now_ns())
     }
 
     /// Where a QEMU stream was cut off that has been followed so far, for people; `None` where it has its end, or that

@@ -112,6 +112,48 @@ impl Bandwidth {
 /// Whoever waits for a low limit looks after this long whether it still is one, in seconds.
 const LONGEST_SLEEP: f64 = 0.1;
 
+/// Whether the peer's QEMU takes what the peer gives it, as the peer tells with each ACK: where it does not, a link that is
+/// full is not what holds the stream up, and nothing that makes the stream smaller makes it faster.
+#[derive(Default)]
+pub(super) struct FarQemu {
+    looks: Mutex<Looks>,
+}
+
+#[derive(Default)]
+struct Looks {
+    /// When it was looked at last, in nanoseconds, and what its waits had come to then.
+    at: u64,
+    waited: Duration,
+    slow: bool,
+}
+
+/// Over how long its waits are looked at, and how long that holds.
+const LOOK: Duration = Duration::from_millis(20);
+const HOLDS: Duration = Duration::from_millis(250);
+
+impl FarQemu {
+    /// Its waits have come to `waited`, `now` nanoseconds from the start.
+    pub(super) fn has_waited(&self, waited: Duration, now: u64) {
+        let mut looks = lock(&self.looks);
+        let time = Duration::from_nanos(now.saturating_sub(looks.at));
+        if time < LOOK {
+            return;
+        }
+        let slow = waited.saturating_sub(looks.waited) > time / 2;
+        *looks = Looks {
+            at: now,
+            waited,
+            slow,
+        };
+    }
+
+    /// It had no room for more than half of the time.
+    pub(super) fn is_slow(&self, now: u64) -> bool {
+        let looks = lock(&self.looks);
+        looks.slow && Duration::from_nanos(now.saturating_sub(looks.at)) < HOLDS
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,6 +181,22 @@ mod tests {
         );
         bandwidth.set(0);
         assert_eq!(bandwidth.allowance(), Ok(usize::MAX));
+    }
+
+    #[test]
+    fn a_qemu_is_slow_while_it_makes_wait_for_most_of_the_time() {
+        let qemu = FarQemu::default();
+        let ms = |ms: u64| ms * 1_000_000;
+        qemu.has_waited(Duration::from_millis(60), ms(100));
+        assert!(qemu.is_slow(ms(100)));
+        // Too soon after the last look to say anything new.
+        qemu.has_waited(Duration::from_millis(60), ms(110));
+        assert!(qemu.is_slow(ms(110)));
+        qemu.has_waited(Duration::from_millis(60), ms(120));
+        assert!(!qemu.is_slow(ms(120)));
+        qemu.has_waited(Duration::from_millis(160), ms(220));
+        assert!(qemu.is_slow(ms(220)));
+        assert!(!qemu.is_slow(ms(500)), "nobody has said so for long");
     }
 
     #[test]

@@ -142,6 +142,10 @@ impl<'a> Receiver<'a> {
         };
         match kind {
             SessionFrame::Ack => {
+                if let Some(waits) = payload.get(8..16).and_then(<[u8]>::first_chunk) {
+                    let waits = Duration::from_nanos(u64::from_le_bytes(*waits));
+                    shared.far_qemu.has_waited(waits, shared.now_ns());
+                }
                 if shared.outgoing.acknowledged(u64::from_le_bytes(word()?))? {
                     shared.flag(|flags| flags.confirmed = true);
                 }
