@@ -314,6 +314,12 @@ export interface NativeWire {
   status(): WireStatus;
 }
 
+/** Whether both guests may run, where no session follows that. */
+export interface NativeDoubt {
+  /** QEMU must not see the end of its connection now. */
+  isInDoubt(): boolean;
+}
+
 /** Copies one direction between two descriptors until its end, and hands the end on as a half-close. */
 export interface NativeCopy {
   bytes(): number;
@@ -323,7 +329,14 @@ export interface NativeCopy {
 /** What the addon exports. */
 export interface Native {
   NativeFlow: {
-    encode(input: number, output: number, options: NativeEncodeOptions, listener: Listener): NativeFlow;
+    /** `doubt` follows a QEMU stream that goes out. */
+    encode(
+      input: number,
+      output: number,
+      options: NativeEncodeOptions,
+      listener: Listener,
+      doubt?: NativeDoubt,
+    ): NativeFlow;
     encodeToWire(input: number, wire: NativeWire, options: NativeEncodeOptions, listener: Listener): NativeFlow;
     decode(input: number, output: number, inFlight: number, unpackers: number, listener: Listener): NativeFlow;
     decodeFromWire(wire: NativeWire, inFlight: number, unpackers: number, listener: Listener): NativeFlow;
@@ -332,9 +345,13 @@ export interface Native {
     create(options: NativeWireOptions, bandwidth: NativeBandwidth, listener: (event: number) => void): NativeWire;
   };
   NativeBandwidth: new () => NativeBandwidth;
+  NativeDoubt: new () => NativeDoubt;
   NativeCopy: {
-    /** The descriptors are duplicated and stay the caller's; `ended` gets the reason where it failed, else null. */
-    start(from: number, to: number, ended: (reason: string | null) => void): NativeCopy;
+    /**
+     * The descriptors are duplicated and stay the caller's; `ended` gets the reason where it failed, else null; `returning`
+     * follows it, where it is the return path.
+     */
+    start(from: number, to: number, ended: (reason: string | null) => void, returning?: NativeDoubt): NativeCopy;
   };
   pack(handle: number, slot: number, codec: number, level: number): { slot?: number; failure?: NativeResult };
   unpack(handle: number, slot: number): { slot?: number; failure?: NativeResult };

@@ -61,3 +61,20 @@ export function afterLoss({ doubt, policy }: { doubt: boolean; policy: InDoubt }
 export function afterStop({ doubt, requests }: { doubt: boolean; requests: number }): 'fail' | 'warn' {
   return doubt && requests < 2 ? 'warn' : 'fail';
 }
+
+/** What a first request to stop is answered with, in doubt. */
+export const STOP_IN_DOUBT =
+  'the guest may be running at the destination already, and its QEMU has not said so yet: the session goes on. ' +
+  'A second signal ends it; look first that the guest does not run there';
+
+/** How often a session that is held in doubt says so, in milliseconds. */
+export const DOUBT_NOTE_MS = 10_000;
+
+/** What a person has to decide, where a session is held. */
+export function inDoubtText(why: Error): string {
+  return (
+    `IN DOUBT: ${why.message}. The guest may be running at the destination, so it is held here, paused. ` +
+    'Look there: if it runs, end the QEMU here; if it does not, send this process SIGTERM twice (or SIGHUP with ' +
+    'in-doubt = fail in the --config file), and it runs on here'
+  );
+}

@@ -88,7 +88,7 @@ export class SourceProxy {
   /** What to do if both guests might run; `fail` ends a session that is held. */
   setInDoubt(policy: InDoubt): void {
     checkInDoubt(policy);
-    if (this.#session instanceof SourceSession) this.#session.setInDoubt(policy);
+    this.#session.setInDoubt(policy);
   }
 
   /** How long to look for a lost link. */
@@ -104,8 +104,7 @@ export class SourceProxy {
 
   /** Something in pagewire itself broke: the migration fails, unless both guests might run then. */
   fault(error: unknown): void {
-    if (this.#session instanceof SourceSession) this.#session.fault(error);
-    else this.#session.stop();
+    this.#session.fault(error);
   }
 
   /** What has happened so far, or in all once {@link done} is settled. */
@@ -136,7 +135,7 @@ function sessionOf(settings: SourceProxySettings, log: Log): SourceSession | Sto
   const identity = tlsFor('source', isTls, (tls.peers ?? []).map(parsePeer), tls);
   if (identity) log.debug(`TLS by ${identity.files.join(', ')}`);
   const encoder = { delta, codec, level, threads, cacheSize, memoryLimit, frameSize };
-  if (stock) return new StockSession({ name, connect, encoder, log });
+  if (stock) return new StockSession({ name, connect, encoder, inDoubt, log });
   const dialler = new Dialler(connect, identity?.tls ?? null);
   const policy = { replayBytes, reconnectMs, inDoubt, maxBandwidth };
   return new SourceSession({ name, port, dialler, encoder, end, ...policy, log });

@@ -24,7 +24,17 @@ import { Packer } from './packer.js';
 import { type Dialled, type Dialler } from './dial.js';
 import { type JoinHello, MOST_CHANNELS, type OpenHello, PROTOCOL, readJoinWelcome, readOpenWelcome } from './hello.js';
 import { type Agreement, agree, choose, type End, refusal } from './negotiate.js';
-import { afterLoss, afterStop, CANCELLED, type InDoubt, isInDoubt, judge } from './outcome.js';
+import {
+  afterLoss,
+  afterStop,
+  CANCELLED,
+  DOUBT_NOTE_MS,
+  type InDoubt,
+  inDoubtText,
+  isInDoubt,
+  judge,
+  STOP_IN_DOUBT,
+} from './outcome.js';
 import { isFinal, reconnect } from './reconnect.js';
 import { carried, type SessionSnapshot, streamBytes } from './snapshot.js';
 
@@ -60,8 +70,7 @@ const OPEN_ROUNDS = 6;
 /** How long a peer that was told that all is done may take to say so too, in milliseconds. */
 const BYE_MS = 10_000;
 
-/** How often a session that is held in doubt says so, and how often it tries to end that, in milliseconds. */
-const DOUBT_NOTE_MS = 10_000;
+/** How often a session that is held in doubt tries to end that, in milliseconds. */
 const DOUBT_RETRY_MS = 1000;
 
 /** How often to look whether QEMU has given up, in milliseconds. */
@@ -144,10 +153,7 @@ export class SourceSession {
       if (this.#stopRequests > 1) this.#fail(why);
       else this.#giveUp(why);
     } else {
-      this.#log.warn(
-        'the guest may be running at the destination already, and its QEMU has not said so yet: the session goes on. ' +
-          'A second signal ends it; look first that the guest does not run there',
-      );
+      this.#log.warn(STOP_IN_DOUBT);
     }
   }
 
@@ -455,11 +461,7 @@ export class SourceSession {
   #hold(): void {
     if (this.#isOver || !this.#hopeless) return;
     this.#state = 'in doubt';
-    this.#log.error(
-      `IN DOUBT: ${this.#hopeless.message}. The guest may be running at the destination, so it is held here, paused. ` +
-        'Look there: if it runs, end the QEMU here; if it does not, send this process SIGTERM twice (or SIGHUP with ' +
-        'in-doubt = fail in the --config file), and it runs on here',
-    );
+    this.#log.error(inDoubtText(this.#hopeless));
     this.#after(DOUBT_NOTE_MS, () => {
       this.#hold();
     });

@@ -4,12 +4,13 @@
  */
 import { closeSync, openSync } from 'node:fs';
 import { PagewireError } from '../errors.js';
-import { events, native, type NativeCopy, type NativeFlow } from '../native.js';
+import { events, type Listener, native, type NativeCopy, type NativeDoubt, type NativeFlow } from '../native.js';
 import { Lane, type StreamEnd } from '../pipeline/lane.js';
 import { type CheckedSettings, checkEncoder, type EncoderSettings } from '../pipeline/settings.js';
 import type { Log } from '../telemetry/log.js';
 import { openSocket } from '../transport/connect.js';
 import { type Endpoint, endpointText } from '../transport/endpoint.js';
+import { afterLoss, afterStop, DOUBT_NOTE_MS, type InDoubt, inDoubtText, STOP_IN_DOUBT } from './outcome.js';
 import { carriedByStock, type SessionSnapshot } from './snapshot.js';
 import type { SessionEnd } from './source.js';
 
@@ -17,6 +18,7 @@ export interface StockOptions {
   readonly name: string;
   readonly connect: readonly Endpoint[];
   readonly encoder: EncoderSettings;
+  readonly inDoubt: InDoubt;
   readonly log: Log;
 }
 
@@ -51,9 +53,15 @@ export class StockSession {
   #peer: string | null = null;
   #end: StreamEnd | undefined;
   #isOver = false;
+  readonly #doubt = new native.NativeDoubt();
+  #inDoubt: InDoubt;
+  #stopRequests = 0;
+  /** Why it cannot go on: only a doubt keeps QEMU's socket open then. */
+  #hopeless: PagewireError | undefined;
 
   constructor(options: StockOptions) {
     this.#options = options;
+    this.#inDoubt = options.inDoubt;
     this.#settings = checkEncoder({ ...options.encoder, stock: true });
     this.done = new Promise((resolve, reject) => {
       this.#settle = { resolve, reject };
@@ -66,8 +74,50 @@ export class StockSession {
     this.#queue = this.#queue.then(() => this.#relay(fd));
   }
 
+  /** Somebody wants it to end: the migration fails cleanly, unless both guests might run then. */
   stop(): void {
-    this.#fail(new PagewireError('STOPPED', 'stopped: the migration fails and the guest stays here'));
+    this.#stopRequests++;
+    if (afterStop({ doubt: this.#doubt.isInDoubt(), requests: this.#stopRequests }) === 'warn') {
+      this.#options.log.warn(STOP_IN_DOUBT);
+      return;
+    }
+    const why = new PagewireError('STOPPED', 'stopped: the migration fails and the guest stays here');
+    if (this.#stopRequests > 1) this.#fail(why);
+    else this.#giveUp(why);
+  }
+
+  /** Something in pagewire itself broke. */
+  fault(error: unknown): void {
+    this.#giveUp(PagewireError.from(error));
+  }
+
+  setInDoubt(policy: InDoubt): void {
+    this.#inDoubt = policy;
+    if (policy === 'fail' && this.#hopeless) this.#fail(this.#hopeless);
+  }
+
+  /** It cannot go on: QEMU is to see that, unless both guests might run then. No link of this kind comes back. */
+  #giveUp(why: PagewireError): void {
+    if (this.#isOver || this.#hopeless) return;
+    this.#hopeless = why;
+    // What is in doubt already may still come to its end; else nothing goes out any more that could bring it there.
+    if (!this.#doubt.isInDoubt()) this.#stopSending();
+    if (afterLoss({ doubt: this.#doubt.isInDoubt(), policy: this.#inDoubt }) === 'fail') this.#fail(why);
+    else this.#hold(why);
+  }
+
+  #stopSending(): void {
+    this.#last = this.snapshot();
+    for (const { flow } of this.#relays) flow?.close();
+  }
+
+  /** Says loudly, again and again, what a person has to decide. */
+  #hold(why: PagewireError): void {
+    if (this.#isOver) return;
+    this.#options.log.error(inDoubtText(why));
+    setTimeout(() => {
+      this.#hold(why);
+    }, DOUBT_NOTE_MS).unref();
   }
 
   snapshot(): SessionSnapshot {
@@ -77,7 +127,7 @@ export class StockSession {
       ...{
         role: 'source',
         name: this.#options.name,
-        state: this.#coming > 0 ? 'running' : 'waiting',
+        state: this.#hopeless ? 'in doubt' : this.#coming > 0 ? 'running' : 'waiting',
         peer: this.#peer,
       },
       ...{ seconds: (now - (this.#began ?? now)) / 1000, codec: 'none' },
@@ -95,9 +145,9 @@ export class StockSession {
       this.#fail(PagewireError.from(error));
       return;
     }
-    const back = copy(far, qemu);
     const isMain = this.#relays.length === 0;
-    const there = isMain ? encode(qemu, far, this.#settings) : copy(qemu, far);
+    const back = copy(far, qemu, isMain ? this.#doubt : undefined);
+    const there = isMain ? encode(qemu, far, this.#settings, this.#doubt) : copy(qemu, far);
     const copies = [back.copy, ...('copy' in there ? [there.copy] : [])];
     const flow = 'flow' in there ? there.flow : undefined;
     const done = Promise.all([there.done, back.done]).then(([end]) => end);
@@ -110,13 +160,12 @@ export class StockSession {
       },
       (error: unknown) => {
         // What the other QEMU said before it closed goes to ours first.
-        const timer = setTimeout(() => {
-          this.#fail(PagewireError.from(error));
-        }, LAST_WORDS_MS);
-        void back.done.finally(() => {
+        const giveUp = (): void => {
           clearTimeout(timer);
-          this.#fail(PagewireError.from(error));
-        });
+          this.#giveUp(PagewireError.from(error));
+        };
+        const timer = setTimeout(giveUp, LAST_WORDS_MS);
+        back.done.then(giveUp, giveUp);
       },
     );
   }
@@ -159,7 +208,7 @@ export class StockSession {
   }
 }
 
-function copy(from: number, to: number): { copy: NativeCopy; done: Promise<undefined> } {
+function copy(from: number, to: number, returning?: NativeDoubt): { copy: NativeCopy; done: Promise<undefined> } {
   let ended!: (reason: string | null) => void;
   const done = new Promise<undefined>((resolve, reject) => {
     ended = (reason) => {
@@ -167,17 +216,23 @@ function copy(from: number, to: number): { copy: NativeCopy; done: Promise<undef
       else reject(new PagewireError('WRITE_FAILED', reason));
     };
   });
-  return { copy: native.NativeCopy.start(from, to, ended), done };
+  return { copy: native.NativeCopy.start(from, to, ended, returning), done };
 }
 
-function encode(qemu: number, far: number, settings: CheckedSettings): { flow: NativeFlow; done: Promise<StreamEnd> } {
+function encode(
+  qemu: number,
+  far: number,
+  settings: CheckedSettings,
+  doubt: NativeDoubt,
+): { flow: NativeFlow; done: Promise<StreamEnd> } {
   const lane: Lane = new Lane(
     () => flow,
     (slot) => slot,
   );
-  const flow = native.NativeFlow.encode(qemu, far, settings.native, (event, slot, bytes) => {
+  const listen: Listener = (event, slot, bytes) => {
     if (event !== events.guest) lane.listen(event, slot, bytes);
-  });
+  };
+  const flow = native.NativeFlow.encode(qemu, far, settings.native, listen, doubt);
   return {
     flow,
     done: lane.ended.then((end) => {

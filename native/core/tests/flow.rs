@@ -98,7 +98,7 @@ fn start(input: impl Into<OwnedFd>, output: impl Into<OwnedFd>, kind: Kind) -> R
     });
     let flow = match kind {
         Kind::Encode(options, _) => {
-            Flow::encode(input.into(), output.into(), options, 4, 2, listener)
+            Flow::encode(input.into(), output.into(), options, None, 4, 2, listener)
         }
         Kind::Decode => Flow::decode(input.into(), output.into(), 4, 2, listener),
     };

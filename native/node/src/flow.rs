@@ -1,7 +1,7 @@
 //! Flows: two threads and an arena each, known to every thread of the process by a number.
 
-use crate::session::NativeWire;
-use napi::bindgen_prelude::FnArgs;
+use crate::session::{NativeDoubt, NativeWire};
+use napi::bindgen_prelude::{ClassInstance, FnArgs};
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi::{Error, Result, Status};
 use napi_derive::napi;
@@ -312,13 +312,15 @@ impl Drop for NativeFlow {
 
 #[napi]
 impl NativeFlow {
-    /// Starts an encoder from one descriptor to the other. The descriptors are duplicated and stay the caller's.
+    /// Starts an encoder from one descriptor to the other. The descriptors are duplicated and stay the caller's. `doubt`
+    /// follows a QEMU stream that goes out.
     #[napi(factory)]
     pub fn encode(
         input: i32,
         output: i32,
         options: NativeEncodeOptions,
         events: Listener,
+        doubt: Option<ClassInstance<NativeDoubt>>,
     ) -> Result<Self, String> {
         let (input, output) = (owned(input)?, owned(output)?);
         let (in_flight, packers) = (options.in_flight, options.packers);
@@ -326,6 +328,7 @@ impl NativeFlow {
             input,
             output,
             options.into(),
+            doubt.map(|doubt| doubt.shared()),
             in_flight,
             packers,
             listener(events),

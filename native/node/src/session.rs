@@ -1,13 +1,14 @@
 //! Wires: one end of one connection of a migration, over all its links.
 
 use crate::net::NativeLink;
-use napi::bindgen_prelude::FnArgs;
+use napi::bindgen_prelude::{ClassInstance, FnArgs};
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi::{Error, Result, Status as NapiStatus};
 use napi_derive::napi;
+use pagewire_core::flow::SharedDoubt;
 use pagewire_core::session::{Bandwidth, Event, Options, Side, Wire, WireError};
 use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 type Listener = ThreadsafeFunction<FnArgs<(u32,)>, (), FnArgs<(u32,)>, NapiStatus, false>;
@@ -228,6 +229,37 @@ impl NativeWire {
     }
 }
 
+/// Whether both guests may run, where no session follows that: `NativeFlow.encode` and `NativeCopy` tell it what passes.
+#[napi]
+pub struct NativeDoubt {
+    doubt: SharedDoubt,
+}
+
+impl NativeDoubt {
+    pub(crate) fn shared(&self) -> SharedDoubt {
+        Arc::clone(&self.doubt)
+    }
+}
+
+#[napi]
+impl NativeDoubt {
+    /// Nothing has passed.
+    #[napi(constructor)]
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Self {
+        NativeDoubt {
+            doubt: Arc::default(),
+        }
+    }
+
+    /// Whether QEMU must not see the end of its connection now.
+    #[napi]
+    pub fn is_in_doubt(&self) -> bool {
+        let doubt = self.doubt.lock().unwrap_or_else(PoisonError::into_inner);
+        doubt.in_doubt(u64::MAX) || doubt.guest_in_transit()
+    }
+}
+
 /// Copies one direction between two sockets until its end, and hands the end on as a half-close.
 #[napi]
 pub struct NativeCopy {
@@ -236,9 +268,15 @@ pub struct NativeCopy {
 
 #[napi]
 impl NativeCopy {
-    /// Starts to copy. The descriptors are duplicated and stay the caller's. `ended` gets the reason where it failed.
+    /// Starts to copy. The descriptors are duplicated and stay the caller's. `ended` gets the reason where it failed;
+    /// `returning` follows it, where it is the return path.
     #[napi(factory)]
-    pub fn start(from: i32, to: i32, ended: Ended) -> Result<Self, String> {
+    pub fn start(
+        from: i32,
+        to: i32,
+        ended: Ended,
+        returning: Option<ClassInstance<NativeDoubt>>,
+    ) -> Result<Self, String> {
         let (from, to) = (crate::flow::owned(from)?, crate::flow::owned(to)?);
         let ended = Box::new(move |reason: Option<String>| {
             ended.call(
@@ -246,7 +284,8 @@ impl NativeCopy {
                 ThreadsafeFunctionCallMode::NonBlocking,
             );
         });
-        let copy = pagewire_core::flow::Copy::start(from, to, ended)
+        let returning = returning.map(|doubt| doubt.shared());
+        let copy = pagewire_core::flow::Copy::start(from, to, returning, ended)
             .map_err(|error| crate::flow::coded(&error))?;
         Ok(NativeCopy { copy: Some(copy) })
     }

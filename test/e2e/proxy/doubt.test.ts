@@ -218,6 +218,55 @@ void describe('the link is cut at each message', { concurrency: AT_ONCE }, () =>
   }
 });
 
+void describe('without a destination proxy (--stock)', { concurrency: AT_ONCE }, () => {
+  const answer = precopy.messages.findIndex(({ name }) => name === precopy.settles);
+
+  function onScene(play: (scene: Scene) => Promise<void>): Promise<void> {
+    return onStage(async (stage) => {
+      const [outlet, inlet] = [stage.path('out.sock'), stage.path('in.sock')];
+      const to = await ScriptedDestination.listen(stage, precopy, inlet);
+      const cutter = await Cutter.start(stage, inlet);
+      const address = `tcp:127.0.0.1:${cutter.port}`;
+      const proxy = await startSource(stage, outlet, [address], ['--name', 'stock', '--stock']);
+      const from = await ScriptedSource.connect(stage, precopy, outlet);
+      await play({ from, to, proxy, cutter, script: precopy, isHeldThere: () => false });
+    });
+  }
+
+  void it('is told to stop before the answer has come: one signal is no decision', () =>
+    onScene(async (scene) => {
+      await playUntil(scene, answer);
+      scene.proxy.signal('SIGTERM');
+      await says(scene.proxy, /second signal/);
+      assert.ok(!scene.from.isOver(), 'one signal is no decision');
+      scene.to.goOnByItself();
+      await completes(scene);
+    }));
+
+  void it('loses its link before the answer has come: held until a person decides', () =>
+    onScene(async (scene) => {
+      await playUntil(scene, answer);
+      scene.cutter.refuse();
+      await says(scene.proxy, LOUD);
+      neverBoth(scene);
+      assert.ok(!scene.from.isOver(), 'held, and closed');
+      scene.proxy.signal('SIGTERM');
+      await says(scene.proxy, /second signal/);
+      scene.proxy.signal('SIGTERM');
+      await scene.proxy.exitCode();
+      await until(() => scene.from.isOver(), 5, 'QEMU is not let go of');
+    }));
+
+  void it('is told to stop while the guest runs here: it fails at once', () =>
+    onScene(async (scene) => {
+      await playUntil(scene, 3);
+      scene.proxy.signal('SIGTERM');
+      await scene.proxy.exitCode();
+      await until(() => scene.from.isOver(), 5, 'QEMU is not let go of');
+      assert.deepEqual([scene.from.runs, scene.to.runs], [true, false]);
+    }));
+});
+
 void describe('the link is cut at the worst moments, real QEMU', { concurrency: atOnce, skip: skipPostcopy() }, () => {
   // Older ones do not wait for PONG 0x42.
   const source = qemus.find(({ major }) => major >= 11);

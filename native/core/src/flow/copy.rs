@@ -1,6 +1,6 @@
 //! One direction of a connection, copied as it is: the return path beside a stream that no peer of ours takes.
 
-use super::{FlowError, guarded};
+use super::{FlowError, SharedDoubt, guarded, lock};
 use crate::descriptor::{Input, Output, Wake};
 use rustix::net::{Shutdown, shutdown};
 use std::io;
@@ -25,13 +25,15 @@ struct Shared {
 }
 
 impl Copy {
-    /// Copies until the end, which goes on as a half-close. `ended` is told why it failed, if it did.
+    /// Copies until the end, which goes on as a half-close. `returning`: it is the return path, followed by this. `ended` is
+    /// told why it failed, if it did.
     ///
     /// # Errors
     /// If a descriptor cannot be used, or a thread not be had.
     pub fn start(
         from: OwnedFd,
         to: OwnedFd,
+        returning: Option<SharedDoubt>,
         ended: Box<dyn FnOnce(Option<String>) + Send>,
     ) -> Result<Copy, FlowError> {
         let (input, output) = (Input::new(from)?, Output::new(to)?);
@@ -48,8 +50,9 @@ impl Copy {
         let thread = std::thread::Builder::new()
             .name("pagewire-copy".into())
             .spawn(move || {
-                let result = guarded(|| run(&of_thread, &input, &output));
-                if let Some(socket) = output.as_socket() {
+                let result = guarded(|| run(&of_thread, &input, &output, returning.as_ref()));
+                // A failure is no end: QEMU would take a lost link for the other one's last word.
+                if let (Ok(()), Some(socket)) = (&result, output.as_socket()) {
                     let _ = shutdown(socket, Shutdown::Write);
                 }
                 drop((input, output));
@@ -82,7 +85,12 @@ impl Drop for Copy {
     }
 }
 
-fn run(shared: &Shared, input: &Input, output: &Output) -> Result<(), FlowError> {
+fn run(
+    shared: &Shared,
+    input: &Input,
+    output: &Output,
+    returning: Option<&SharedDoubt>,
+) -> Result<(), FlowError> {
     let read = |source| FlowError::Read {
         offset: shared.bytes.load(Ordering::Relaxed),
         source,
@@ -101,7 +109,12 @@ fn run(shared: &Shared, input: &Input, output: &Output) -> Result<(), FlowError>
             continue;
         }
         let n = match input.read(&mut buffer) {
-            Ok(0) => return Ok(()),
+            Ok(0) => {
+                if let Some(doubt) = returning {
+                    lock(doubt).return_ended();
+                }
+                return Ok(());
+            }
             Ok(n) => n,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
             Err(error) => return Err(read(error)),
@@ -121,6 +134,9 @@ fn run(shared: &Shared, input: &Input, output: &Output) -> Result<(), FlowError>
                 }
                 Err(error) => return Err(write(error)),
             }
+        }
+        if let Some(doubt) = returning {
+            lock(doubt).returned(&buffer[..n]);
         }
     }
 }

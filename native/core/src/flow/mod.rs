@@ -29,19 +29,23 @@ pub use encode::{CacheSize, DeltaOptions, EncodeOptions, GuestReport};
 use crate::codec::Codec;
 use crate::delta;
 use crate::descriptor::{Input, Output, Wake, thread_cpu_ns};
+use crate::fault::caught;
 use crate::frame::{Ending, FrameError, FrameType};
 use crate::lock::lock;
+use crate::qemu::Doubt;
 use crate::session::{Wire, WireError};
 use arena::{Arena, Slot};
 use pressure::Pressure;
 use sink::Target;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use thiserror::Error;
+
+/// What follows both directions between two QEMUs, where no session does.
+pub type SharedDoubt = Arc<Mutex<Doubt>>;
 
 /// What the threads of a flow tell their listener: as many frames as there are, and each of the others once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -280,17 +284,9 @@ struct Shared {
     listener: Box<dyn Fn(Event) + Send + Sync>,
 }
 
-/// The result of a thread's work. A panic becomes an error: whoever waits for the result must not wait for ever.
+/// The result of a thread's work.
 fn guarded<T>(work: impl FnOnce() -> Result<T, FlowError>) -> Result<T, FlowError> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        let message = panic
-            .downcast_ref::<String>()
-            .cloned()
-            .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-        Err(FlowError::Panicked {
-            message: message.unwrap_or_default(),
-        })
-    })
+    caught(work).unwrap_or_else(|message| Err(FlowError::Panicked { message }))
 }
 
 impl Shared {
@@ -451,11 +447,13 @@ pub struct Flow {
 
 impl Flow {
     /// Starts to encode: `input` is any stream, QEMU's or not; `output` gets frames, or the QEMU stream itself
-    /// where `options.frames` is off. `in_flight` frames may be on their way at once and `packers` be packed at once.
+    /// where `options.frames` is off; `doubt` follows that. `in_flight` frames may be on their way at once and `packers` be
+    /// packed at once.
     pub fn encode(
         input: OwnedFd,
         output: OwnedFd,
         options: EncodeOptions,
+        doubt: Option<SharedDoubt>,
         in_flight: u32,
         packers: u32,
         listener: Box<dyn Fn(Event) + Send + Sync>,
@@ -464,7 +462,7 @@ impl Flow {
         let target = if options.frames {
             Target::Frames(output)
         } else {
-            Target::Content(output)
+            Target::Content(output, doubt)
         };
         let sizes = Sizes {
             frame: options.frame_size,

@@ -1,7 +1,7 @@
 //! The sink thread: takes slots in the order of their frames and writes them.
 
 use super::arena::Slot;
-use super::{Event, FlowError, Shared, lock};
+use super::{Event, FlowError, Shared, SharedDoubt, lock};
 use crate::checksum::ContentHash;
 use crate::descriptor::{Output, thread_cpu_ns};
 use crate::frame::{End, Ending, FrameError, FrameType};
@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 pub(super) enum Target {
     /// Header and payload.
     Frames(Output),
-    /// The payloads of DATA frames.
-    Content(Output),
+    /// The payloads of DATA frames, followed by what knows which guest may run.
+    Content(Output, Option<SharedDoubt>),
     /// The same, and END is held against what was written.
     VerifiedContent(Output),
     /// Frames, to the peer of a session.
@@ -160,7 +160,11 @@ pub(super) fn run(shared: &Shared, target: Target) -> Result<Option<Ending>, Flo
                     let counter = &shared.counters.bytes_out;
                     counter.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                 }
-                (Target::Content(output), FrameType::Data) => {
+                (Target::Content(output, doubt), FrameType::Data) => {
+                    if let Some(doubt) = doubt {
+                        // Before it is written: from then on the far guest may run.
+                        lock(doubt).sent(slot.payload());
+                    }
                     write_all(shared, output, slot.payload())?;
                 }
                 (Target::VerifiedContent(output), FrameType::Data) => {

@@ -22,6 +22,7 @@ use pace::FarQemu;
 pub(crate) use receiver::{Broken, Receiver};
 
 use crate::descriptor::{Wake, has_hung_up};
+use crate::fault::caught;
 use crate::frame::{FrameType, Header, SessionFrame};
 use crate::lock::lock;
 use crate::net::Link;
@@ -410,9 +411,14 @@ impl Wire {
     }
 
     fn spawn(&self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), WireError> {
+        let shared = Arc::clone(&self.shared);
         let thread = std::thread::Builder::new()
             .name(name.into())
-            .spawn(body)
+            .spawn(move || {
+                if let Err(message) = caught(body) {
+                    shared.failed(format!("a fault in pagewire itself: {message}"));
+                }
+            })
             .map_err(WireError::Thread)?;
         lock(&self.threads).push(thread);
         Ok(())
