@@ -732,7 +732,8 @@ impl Archive {
         for reference in &references {
             if let Source::Window(to) = reference.source {
                 let here = offset + u64::from(reference.at);
-                if here - to > self.window {
+                // Counted from the frame's first byte, whatever of it the reference stands for.
+                if offset.saturating_sub(self.window) > to {
                     return Err(wrong(ReferenceError::Target {
                         at: here,
                         to,

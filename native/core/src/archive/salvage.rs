@@ -213,7 +213,12 @@ impl Search {
             Some(start) => Ok(Some(start)),
             // Frames of ours without a START: its damage is a fault, and what follows it is found.
             None => match self.next_header(0, self.size.min(SEARCH_START), |_, _| true) {
-                Some(_) => Ok(None),
+                Some(_) => {
+                    if let Err(error) = self.archive.header(0) {
+                        self.fault(&error);
+                    }
+                    Ok(None)
+                }
                 None => match self.archive.header(0) {
                     Ok(header) => Err(self.archive.wrong(0, order("START", header.kind))),
                     Err(error) => Err(error),
