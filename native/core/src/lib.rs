@@ -10,6 +10,7 @@ pub mod checksum;
 pub mod codec;
 pub mod delta;
 mod descriptor;
+pub mod file;
 pub mod flow;
 pub mod frame;
 mod lock;
