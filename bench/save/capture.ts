@@ -1,7 +1,7 @@
 // Captures what a save of a guest writes: the stream of a guest that runs real software, stopped, by a QEMU that has no
 // limit to its bandwidth, as libvirt does it.
 //
-//   node build/bench/save/capture.js [sqlite] [redis]
+//   node build/bench/save/capture.js
 import { existsSync, mkdirSync, renameSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
@@ -12,6 +12,7 @@ import { shellWord } from '../../test/e2e/harness/repository.js';
 import { onStage } from '../../test/e2e/harness/stage.js';
 import type { Stage } from '../../test/e2e/harness/stage.js';
 import { chooseQemu } from '../capture-stream.js';
+import { refuse } from '../live/requirements.js';
 import { userlandLacks, writeInitramfs } from './initramfs.js';
 
 /** A guest's software, and its memory in MiB. */
@@ -103,10 +104,13 @@ export async function changingStreams(): Promise<{ before: string; after: string
 }
 
 if (process.argv[1] !== undefined && import.meta.url === pathToFileURL(process.argv[1]).href) {
-  const asked = process.argv.slice(2);
-  for (const software of SOFTWARE.filter((name) => asked.length === 0 || asked.includes(name))) {
-    const file = await streamOf(software);
-    console.log(`${file}: ${(statSync(file).size / 1e6).toFixed(1)} MB`);
+  try {
+    for (const software of SOFTWARE) {
+      const file = await streamOf(software);
+      console.log(`${file}: ${(statSync(file).size / 1e6).toFixed(1)} MB`);
+    }
+    for (const file of Object.values(await changingStreams())) console.log(file);
+  } catch (error) {
+    refuse(error instanceof Error ? error.message : String(error));
   }
-  for (const file of Object.values(await changingStreams())) console.log(file);
 }

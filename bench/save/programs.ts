@@ -14,8 +14,8 @@ export interface Filter {
 
 const pagewire = process.env['PAGEWIRE_BIN'] ?? shellCommand(process.execPath, join(root, 'bin/pagewire'));
 
-function ours(name: string, options = ''): Filter {
-  return { name, save: `${pagewire} encode -q --no-delta ${options}`, restore: `${pagewire} decode -q` };
+function ours(options = ''): Filter {
+  return { name: `pagewire ${options}`.trim(), save: `${pagewire} -qc ${options}`, restore: `${pagewire} -qdc` };
 }
 
 function peer(needs: Program, options: string, restoring = ''): Filter {
@@ -28,11 +28,7 @@ function peer(needs: Program, options: string, restoring = ''): Filter {
 }
 
 /** What stands first is measured as the default. */
-export const OURS: readonly Filter[] = [
-  ours('pagewire'),
-  ours('pagewire -3', '-l 3'),
-  ours('pagewire --codec lz4', '--codec lz4'),
-];
+export const OURS: readonly Filter[] = [ours(), ours('--fast'), ours('-1'), ours('-9')];
 
 /** All threads for those that can use them: the stronger peers. */
 export const PEERS: readonly Filter[] = [
