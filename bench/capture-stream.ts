@@ -25,7 +25,7 @@ const GUEST = { megabytes: 512, workingSet: 128, rate: 20_000 };
 export const capturedStream = join(cache, 'bench', 'sparse.qemu');
 
 /** QEMU 10 where it is there (as the figures in the documentation), else the newest that keeps track of dirty pages. */
-function chooseQemu(): QemuBuild {
+export function chooseQemu(): QemuBuild {
   const able = qemus.filter(({ major }) => major >= 9);
   const build = able.find(({ major }) => major === 10) ?? able.at(-1) ?? qemus.at(-1);
   if (build === undefined) throw new Error(`no QEMU here: ${howToInstall}`);

@@ -359,6 +359,14 @@ export interface Native {
   codecLevels(codec: number): [lowest: number, highest: number];
   arenaBytes(frameSize: number, inFlight: number, packers: number): number;
   pipe(): [read: number, write: number];
+  /** The same file, open for direct I/O where `fd` stands; null where that is refused. The caller's. */
+  openDirect(fd: number): number | null;
+  /** Whether direct I/O was not refused meanwhile. */
+  isDirect(fd: number): boolean;
+  /** Puts `to` where `from` stands in the same file. */
+  copyPosition(from: number, to: number): void;
+  /** Gives the file `to` the times of `from`, to the nanosecond. */
+  copyTimes(from: number, to: number): void;
   simd(): { tier: string; note?: string };
 
   // Connections: native/node/src/net.rs. Promises are kept on threads of their own; they are rejected with an error whose

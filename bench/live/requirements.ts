@@ -10,6 +10,10 @@ const PACKAGES = {
   setpriv: 'util-linux',
   python3: 'python3',
   zstd: 'zstd',
+  lzop: 'lzop',
+  lz4: 'lz4',
+  gzip: 'gzip',
+  pigz: 'pigz',
   socat: 'socat',
   openssl: 'openssl',
 } as const;

@@ -3,9 +3,9 @@
 #
 #   7.2     Debian 12               10   Debian 12's backports suite
 #   11      Debian 13's backports   kernel   Debian 12's linux-image-cloud-amd64
-#   nft     Debian 12's nftables
+#   nft     Debian 12's nftables             userland a Debian 12 with sqlite and redis, for guests (npm run bench:save)
 #
-#   setup.sh [--print] [7.2] [10] [11] [kernel] [nft]     (default: all of them)
+#   setup.sh [--print] [7.2] [10] [11] [kernel] [nft] [userland]     (default: all but userland)
 #
 # Each lands in a folder of its own under ${PAGEWIRE_CACHE:-${XDG_CACHE_HOME:-~/.cache}/pagewire}: the package with all
 # the libraries it needs, unpacked, and a command `qemu` that runs it through its own dynamic loader. So nothing is
@@ -29,7 +29,8 @@ ready_file() {
     kernel) echo "$cache/kernel/vmlinuz" ;;
     7.2 | 10 | 11) echo "$cache/qemu-$1/qemu" ;;
     nft) echo "$cache/nft/nft" ;;
-    *) fail "I know 7.2, 10, 11, kernel and nft, not '$1'" ;;
+    userland) echo "$cache/userland/root" ;;
+    *) fail "I know 7.2, 10, 11, kernel, nft and userland, not '$1'" ;;
     esac
 }
 
@@ -140,6 +141,18 @@ END
     mv "$new" "$cache/nft"
 }
 
+# a tree of files, not an installed system: no package's own scripts have run
+make_userland() {
+    open_release bookworm
+    apt apt-get install --download-only --no-install-recommends -y busybox-static bash coreutils findutils grep sed tar gzip \
+        perl python3 vim-runtime sqlite3 redis-server redis-tools wamerican >&2 || fail "cannot download the userland (see above)"
+    new=$work/userland
+    mkdir "$new" "$new/root"
+    unpack_into "$new/root"
+    rm -rf "$cache/userland"
+    mv "$new" "$cache/userland"
+}
+
 missing=
 for name; do
     file=$(ready_file "$name")
@@ -174,6 +187,7 @@ for name in $missing; do
         11) make_qemu 11 trixie trixie-backports ;;
         kernel) make_kernel ;;
         nft) make_nft ;;
+        userland) make_userland ;;
         esac
     fi
     echo "$name $file"

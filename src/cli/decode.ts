@@ -5,9 +5,9 @@ import { checkThreads } from '../pipeline/settings.js';
 import { decodeLine } from '../telemetry/progress.js';
 import { decodeStats } from '../telemetry/stats.js';
 import { descriptor, openSource, openTarget } from './endpoint.js';
-import { transfer, type TransferFlags } from './transfer.js';
+import { type FileFlags, fileOptions, transfer, type TransferFlags } from './transfer.js';
 
-export interface DecodeFlags extends TransferFlags {
+export interface DecodeFlags extends TransferFlags, FileFlags {
   input: string;
   output: string;
   threads?: number;
@@ -20,8 +20,9 @@ export async function decode(flags: DecodeFlags, signal: AbortSignal): Promise<n
   }
   // Before a file is touched.
   checkThreads(flags.threads);
-  const source = openSource(flags.input);
-  const target = await openTarget(flags.output, signal);
+  const files = fileOptions('decode', flags);
+  const source = openSource(flags.input, files);
+  const target = await openTarget(flags.output, signal, files);
   return transfer(source, target, flags, () => {
     const decoder = createDecoder({ ...flags, input: source.fd, output: target.fd, signal });
     return {

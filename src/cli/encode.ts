@@ -9,9 +9,9 @@ import { encodeLine } from '../telemetry/progress.js';
 import { encodeStats } from '../telemetry/stats.js';
 import { descriptor, openSource, openTarget } from './endpoint.js';
 import { say } from './run.js';
-import { transfer, type TransferFlags } from './transfer.js';
+import { type FileFlags, fileOptions, transfer, type TransferFlags } from './transfer.js';
 
-export interface EncodeFlags extends TransferFlags {
+export interface EncodeFlags extends TransferFlags, FileFlags {
   input: string;
   output: string;
   delta: boolean;
@@ -30,8 +30,9 @@ export async function encode(flags: EncodeFlags, signal: AbortSignal): Promise<n
   }
   // Before a file is touched.
   checkEncoder(flags);
-  const source = openSource(flags.input);
-  const target = await openTarget(flags.output, signal);
+  const files = fileOptions('encode', flags);
+  const source = openSource(flags.input, files);
+  const target = await openTarget(flags.output, signal, files);
   return transfer(source, target, flags, () => {
     const encoder = createEncoder({
       ...flags,

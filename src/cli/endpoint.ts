@@ -1,25 +1,9 @@
-import { randomBytes } from 'node:crypto';
-import {
-  closeSync,
-  constants,
-  fchmodSync,
-  fstatSync,
-  fsync,
-  ftruncateSync,
-  lstatSync,
-  openSync,
-  readlinkSync,
-  realpathSync,
-  renameSync,
-  rmSync,
-  statSync,
-  type Stats,
-} from 'node:fs';
+import { closeSync, constants, fstatSync, openSync, readlinkSync, realpathSync, statSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { promisify } from 'node:util';
 import { PagewireError } from '../errors.js';
 import { checkOpen } from '../transport/endpoint.js';
+import { Carrier, openFile, openInPlace, sync } from './file.js';
 
 const FD = /^fd:(\d{1,9})$/;
 
@@ -29,19 +13,42 @@ const FD_FOLDER = /^\/proc\/(\d+)(?:\/task\/\d+)?\/fd$/;
 /** How often a FIFO that nobody reads yet is tried again, in milliseconds. */
 const FIFO_RETRY_MS = 20;
 
-/** Where a stream is read from. */
-export interface Source {
+/** How what is named is read or written. */
+export interface FileOptions {
+  /** Past the page cache, where that can be had. */
+  direct?: boolean;
+  /** Hears of what could not be had and is no error. */
+  note?: (text: string) => void;
+}
+
+export interface TargetOptions extends FileOptions {
+  /** All is well only when it is durable. */
+  fsync?: boolean;
+  /** Whether a file that is there already may be replaced; default: it may. */
+  replace?: boolean;
+  /** The file that a new one is made of: it gets its mode, times and owner. */
+  like?: Place;
+}
+
+/** Where a stream comes from or goes to. */
+export interface Place {
   readonly fd: number;
   /** As the user named it. */
   readonly name: string;
 }
 
+/** Where a stream is read from. */
+export interface Source extends Place {
+  /** Nothing more is read; may be called again. */
+  close(): void;
+}
+
 /** Where a stream is written to. */
-export interface Target extends Source {
+export interface Target extends Place {
   /** The file that gets the stream, which may not be there yet. */
   readonly path?: string;
   /** To be called before the first byte is written, and not before all that can be refused was. */
-  begin(source: Source): void;
+  begin(source: Place): void;
   /** All is well: the file gets its name. */
   commit(): Promise<void>;
   /** It is not: nothing is left under the name, nor beside it. */
@@ -49,14 +56,21 @@ export interface Target extends Source {
 }
 
 /** Opens `-`, `fd:N` or a path for reading. */
-export function openSource(spec: string): Source {
+export function openSource(spec: string, options: FileOptions = {}): Source {
   const given = spec === '-' ? 0 : descriptor(spec);
   const name = spec === '-' ? 'standard input' : spec;
   try {
     // A FIFO without a writer must not hold us here, where no signal is heard: the core waits for its first byte.
     const fd = given ?? openSync(spec, constants.O_RDONLY | constants.O_NONBLOCK);
     if (fstatSync(fd).isDirectory()) throw Object.assign(new Error('folder'), { code: 'EISDIR' });
-    return { fd, name };
+    const carrier = new Carrier(fd, name, options);
+    let isOpen = true;
+    const close = (): void => {
+      carrier.end();
+      if (isOpen && given === undefined) closeSync(fd);
+      isOpen = false;
+    };
+    return { fd: carrier.fd, name, close };
   } catch (error) {
     throw cannotOpen(name, error);
   }
@@ -66,124 +80,47 @@ export function openSource(spec: string): Source {
  * Opens `-`, `fd:N` or a path for writing. A regular file is written under another name in the same folder, and gets
  * its own only when all is well.
  */
-export async function openTarget(spec: string, signal: AbortSignal): Promise<Target> {
-  if (spec === '-') return asItIs(1, 'standard output');
+export async function openTarget(spec: string, signal: AbortSignal, options: TargetOptions = {}): Promise<Target> {
+  if (spec === '-') return openGiven(1, 'standard output', options);
   const given = descriptor(spec);
-  if (given !== undefined) return asItIs(given, spec);
+  if (given !== undefined) return openGiven(given, spec, options);
   try {
     const existing = statSync(spec, { throwIfNoEntry: false });
     if (existing && !existing.isFile()) {
-      return asItIs(existing.isFIFO() ? await openFifo(spec, signal) : openSync(spec, constants.O_WRONLY), spec);
+      const fd = existing.isFIFO() ? await openFifo(spec, signal) : openSync(spec, constants.O_WRONLY);
+      return openGiven(fd, spec, options, () => {
+        closeSync(fd);
+      });
     }
     // Another process's descriptor: what it has open must stay the file that it is.
-    if (existing && FD_FOLDER.test(folderOf(spec) ?? '')) return openInPlace(spec, spec);
-    return openFile(spec, existing, signal);
+    if (existing && FD_FOLDER.test(folderOf(spec) ?? '')) return openInPlace(spec, spec, options);
+    return openFile(spec, existing, signal, options);
   } catch (error) {
     throw error instanceof PagewireError ? error : cannotOpen(spec, error);
   }
 }
 
-function asItIs(fd: number, name: string): Target {
-  const nothing = (): void => undefined;
-  return { fd, name, begin: nothing, commit: () => Promise.resolve(), abandon: nothing };
-}
-
-function openFile(path: string, existing: Stats | undefined, signal: AbortSignal): Target {
-  const final = existing ? realpathSync(path) : linked(path);
-  // Not the process's number: in a container that is the same every time, and what a killed one left is in the way.
-  const partial = `${final}.${randomBytes(4).toString('hex')}.part`;
-  let fd: number;
-  try {
-    fd = openSync(partial, 'wx', 0o666);
-  } catch (error) {
-    if (existing && (hasCode(error, 'EACCES') || hasCode(error, 'EPERM'))) return openInPlace(path, final);
-    throw error;
+/** What is open already, or is no file that could get a name. */
+function openGiven(fd: number, name: string, options: TargetOptions, close = (): void => undefined): Target {
+  const stat = fstatSync(fd);
+  if (options.fsync && !stat.isFile() && !stat.isBlockDevice()) {
+    throw new PagewireError('BAD_OPTION', `${name} is no file, and cannot be made durable: leave out --fsync`);
   }
-  let isDone = false;
-  const abandon = (): void => {
-    if (isDone) return;
-    isDone = true;
-    closeSync(fd);
-    rmSync(partial, { force: true });
-  };
-  // A second signal, or one that takes too long to be heard, ends us wherever we are.
-  process.on('exit', abandon);
+  const carrier = new Carrier(fd, name, options);
   return {
-    fd,
-    name: path,
-    path: final,
+    fd: carrier.fd,
+    name,
     begin: () => undefined,
     commit: async () => {
-      try {
-        // The mode of openSync would be cut by the umask.
-        if (existing) fchmodSync(fd, existing.mode & 0o7777);
-        // Without it, a crash of the machine could leave the name with nothing behind it.
-        await promisify(fsync)(fd);
-        if (signal.aborted) throw new PagewireError('STOPPED', 'stopped');
-        renameSync(partial, final);
-        isDone = true;
-        closeSync(fd);
-      } catch (error) {
-        abandon();
-        throw notCommitted(path, error);
-      }
+      carrier.end();
+      if (options.fsync) await sync(fd);
+      close();
     },
-    abandon,
-  };
-}
-
-/** For a file that may be written, in a folder where none may be made. */
-function openInPlace(name: string, path: string): Target {
-  const fd = openSync(path, constants.O_WRONLY);
-  let hasBegun = false;
-  let isDone = false;
-  const abandon = (): void => {
-    if (isDone) return;
-    isDone = true;
-    // Half of a stream must not be taken for a whole one.
-    if (hasBegun) ftruncateSync(fd, 0);
-    closeSync(fd);
-  };
-  process.on('exit', abandon);
-  return {
-    fd,
-    name,
-    path,
-    begin: (source) => {
-      const [from, to] = [fstatSync(source.fd), fstatSync(fd)];
-      if (from.dev === to.dev && from.ino === to.ino) {
-        const why = 'no file can be made in its folder to take its place';
-        throw new PagewireError('BAD_OPTION', `${name} is the input and the output: ${why}`);
-      }
-      ftruncateSync(fd, 0);
-      hasBegun = true;
+    abandon: () => {
+      carrier.end();
+      close();
     },
-    commit: async () => {
-      try {
-        await promisify(fsync)(fd);
-        isDone = true;
-        closeSync(fd);
-      } catch (error) {
-        abandon();
-        throw notCommitted(name, error);
-      }
-    },
-    abandon,
   };
-}
-
-function notCommitted(name: string, cause: unknown): PagewireError {
-  if (cause instanceof PagewireError) return cause;
-  return new PagewireError('WRITE_FAILED', `cannot give ${name} its name: ${(cause as Error).message}`, { cause });
-}
-
-/** The path behind symbolic links, the last of which may lead to what is not there yet. */
-function linked(path: string): string {
-  // statSync has seen that they do not go round.
-  while (lstatSync(path, { throwIfNoEntry: false })?.isSymbolicLink()) {
-    path = resolve(realpathSync(dirname(path)), readlinkSync(path));
-  }
-  return path;
 }
 
 async function openFifo(path: string, signal: AbortSignal): Promise<number> {

@@ -1,18 +1,17 @@
 /** The command line. Each command's own code is loaded only when it runs. */
 import { readFileSync } from 'node:fs';
-import { Command, InvalidArgumentError, Option } from 'commander';
+import { Command, Option } from 'commander';
 import { CODECS } from '../codecs.js';
-import type { CacheSize } from '../pipeline/settings.js';
-import { parseDuration, parseRate } from '../control/quantities.js';
-import { parseBytes } from '../telemetry/amounts.js';
 import type { CheckFlags } from './check.js';
 import type { DecodeFlags } from './decode.js';
 import type { DemoFlags } from './demo.js';
 import type { EncodeFlags } from './encode.js';
 import type { KeygenFlags } from './keygen.js';
 import { EXIT } from './exit.js';
+import { filterOptions } from './filter-options.js';
 import type { DestinationFlags, SourceFlags } from './proxy.js';
 import { replaceStandardStreams, run, tell } from './run.js';
+import { cache, each, integer, list, mode, rate, size, time } from './values.js';
 
 const EXIT_CODES = `
 Exit codes:
@@ -38,11 +37,12 @@ Examples:
   pagewire encode --no-delta -i disk.img -o disk.pw      any bytes, exact
   pagewire encode --stock -i guest.qemu -o smaller.qemu  a QEMU stream that any QEMU loads`;
 
+/** What both ways to call pagewire have in common. */
 function program(): Command {
   const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
     version: string;
   };
-  const command = new Command('pagewire')
+  return new Command('pagewire')
     .description("A filter for virtual machines' memory streams: QEMU's stream in, far fewer bytes out, and back.")
     .version(version, '-V, --version')
     .helpOption('-h, --help')
@@ -60,7 +60,11 @@ function program(): Command {
       },
     })
     .showSuggestionAfterError(false);
+}
 
+/** `pagewire COMMAND …` */
+function commands(): Command {
+  const command = program();
   command
     .command('encode')
     .description('stream → frames')
@@ -74,6 +78,8 @@ function program(): Command {
     .option('--cache-size <SIZE>', "page cache: bytes (512M, 2G) or percent of the guest's RAM (default: 100%)", cache)
     .option('--memory-limit <SIZE>', 'for all of it (default: half of what is free)', size)
     .option('--stock', 'delta only: the output is a QEMU stream for a destination without pagewire', false)
+    .option('--direct', 'past the page cache, where IN or OUT is a file', false)
+    .option('--fsync', 'all is well only when OUT is durable', false)
     .option('--stats <FILE>', 'write a report in JSON at the end, to a file or fd:N (docs/stats.md)')
     .option('-q, --quiet', 'no progress, no notes; errors only', false)
     .addHelpText('after', `${ENDPOINTS}\n${ENCODE_EXAMPLES}\n${EXIT_CODES}`)
@@ -88,6 +94,8 @@ function program(): Command {
     .option('-i, --input <IN>', 'where the frames come from', '-')
     .option('-o, --output <OUT>', 'where the stream goes', '-')
     .option('-T, --threads <N>', 'threads that unpack (default: one for each processor, up to 8)', integer)
+    .option('--direct', 'past the page cache, where IN or OUT is a file', false)
+    .option('--fsync', 'all is well only when OUT is durable', false)
     .option('--stats <FILE>', 'write a report in JSON at the end, to a file or fd:N (docs/stats.md)')
     .option('-q, --quiet', 'no progress, no notes; errors only', false)
     .addHelpText('after', `${ENDPOINTS}\n${EXIT_CODES}`)
@@ -181,6 +189,11 @@ function program(): Command {
   return command;
 }
 
+/** `pagewire [options] [FILE…]`: whatever does not begin with a command's name. */
+function filter(commands: readonly Command[]): Command {
+  return filterOptions(program()).configureHelp({ visibleCommands: () => [...commands] });
+}
+
 /** What both proxies take. */
 function proxyOptions(command: Command): Command {
   return command
@@ -215,49 +228,13 @@ function given(flags: string, description: string, parse: (text: string) => numb
   return new Option(flags, description).argParser(parse).default(parse(preset), preset);
 }
 
-function each(text: string, before: string[] = []): string[] {
-  return [...before, text];
-}
-
-function list(text: string, before: string[] = []): string[] {
-  return [...before, ...text.split(',')];
-}
-
-function rate(text: string): number {
-  const value = parseRate(text);
-  if (value === undefined) throw new InvalidArgumentError('a rate such as 200Mbit or 25MiB is needed');
-  return value;
-}
-
-function time(text: string): number {
-  const ms = parseDuration(text);
-  if (ms === undefined) throw new InvalidArgumentError('a time such as 500ms, 5s or 5min is needed');
-  return ms;
-}
-
-function mode(text: string): number {
-  if (!/^0?[0-7]{3}$/.test(text)) throw new InvalidArgumentError('a mode such as 0660 is needed');
-  return Number.parseInt(text, 8);
-}
-
-function integer(text: string): number {
-  if (!/^-?\d+$/.test(text)) throw new InvalidArgumentError('a whole number is needed');
-  return Number(text);
-}
-
-function size(text: string): number {
-  const bytes = parseBytes(text);
-  if (bytes === undefined) throw new InvalidArgumentError('a size such as 512M or 2G is needed');
-  return bytes;
-}
-
-function cache(text: string): CacheSize {
-  const percent = /^(\d+)%$/.exec(text)?.[1];
-  return percent === undefined ? { bytes: size(text) } : { percent: Number(percent) };
-}
-
 // Neither standard output, which may be the stream's, nor standard error is touched here: to be Node's, they would
 // become non-blocking for all who share them.
 replaceStandardStreams('stderr');
 
-await program().parseAsync();
+const args = process.argv.slice(2);
+const commanded = commands();
+const isCommand = (name?: string): boolean => commanded.commands.some((command) => command.name() === name);
+const asksForHelp = args[0] === 'help';
+if (isCommand(args[0]) || (asksForHelp && isCommand(args[1]))) await commanded.parseAsync();
+else await filter(commanded.commands).parseAsync(asksForHelp ? ['--help'] : args, { from: 'user' });

@@ -33,9 +33,9 @@ export async function run(name: string, command: (signal: AbortSignal) => Promis
   process.exit(signalled ? signalExit(signalled) : code);
 }
 
-/** One line on stderr, with the command's name before it. */
+/** One line on stderr, with the command's name before it, where it has one. */
 export function say(name: string, message: string): void {
-  tell(`pagewire ${name}: ${message}\n`);
+  tell(`pagewire${name && ` ${name}`}: ${message}\n`);
 }
 
 /** A system's error without its number: the words before it say the same. */

@@ -3,13 +3,14 @@ import { PagewireError } from '../errors.js';
 import type { StreamEnd } from '../pipeline/lane.js';
 import { Progress } from '../telemetry/progress.js';
 import { failed, type Outcome, outcomeOf } from '../telemetry/stats.js';
-import { descriptor, type Source, type Target } from './endpoint.js';
+import { descriptor, type Place, type Source, type Target, type TargetOptions } from './endpoint.js';
 import { EXIT } from './exit.js';
 import { plain, replaceStandardStreams, say } from './run.js';
 
-/** What encode and decode share: an operation between two descriptors, its progress, its report and its end. */
+/** An operation between two descriptors, its progress, its report and its end. */
 export interface Operation {
-  name: 'encode' | 'decode';
+  /** The command; none for the filter. */
+  name: string;
   done: Promise<StreamEnd>;
   /** Bytes of the stream so far, for the rate. */
   streamBytes: () => number;
@@ -22,8 +23,36 @@ export interface TransferFlags {
   quiet: boolean;
 }
 
-/** Sees an operation through, and gives its exit code. */
+/** What a command that reads and writes files takes beside it. */
+export interface FileFlags {
+  direct?: boolean;
+  fsync?: boolean;
+  quiet: boolean;
+}
+
+/** What the flags mean for the files of a command. */
+export function fileOptions(name: string, { direct = false, fsync = false, quiet }: FileFlags): TargetOptions {
+  const note = (text: string): void => {
+    if (!quiet) say(name, text);
+  };
+  return { direct, fsync, note };
+}
+
+/** Sees an operation through, closes its source, and gives its exit code. */
 export async function transfer(
+  source: Source,
+  target: Target,
+  flags: TransferFlags,
+  start: () => Operation,
+): Promise<number> {
+  try {
+    return await carry(source, target, flags, start);
+  } finally {
+    source.close();
+  }
+}
+
+async function carry(
   source: Source,
   target: Target,
   { stats, quiet }: TransferFlags,
@@ -51,7 +80,7 @@ export async function transfer(
     await target.commit();
     report(outcomeOf(end));
     if (!end.truncated) return EXIT.ok;
-    say(operation.name, truncation(end));
+    say(operation.name, truncation(source, end));
     return EXIT.truncated;
   } catch (error) {
     const failure = named(PagewireError.from(error), source, target);
@@ -61,13 +90,13 @@ export async function transfer(
   }
 }
 
-function truncation({ within }: StreamEnd): string {
+function truncation({ name }: Place, { within }: StreamEnd): string {
   const where = within === undefined ? '' : ` (within ${within})`;
-  return `the QEMU stream ended before its end${where}: all its bytes were carried, but no guest can be made of it`;
+  return `${name}: the QEMU stream ended before its end${where}: all its bytes were carried, but no guest can be made of it`;
 }
 
 /** The core knows descriptors; the user knows names. Only at the start: behind it can stand what a sender said. */
-function named(error: PagewireError, source: Source, target: Target): PagewireError {
+function named(error: PagewireError, source: Place, target: Place): PagewireError {
   const { code, frame, offset } = error;
   const message = plain(error.message)
     .replace(/^cannot read the input/, () => `cannot read ${source.name}`)
@@ -81,7 +110,7 @@ function named(error: PagewireError, source: Source, target: Target): PagewireEr
 const STATS_FLAGS = constants.O_WRONLY | constants.O_CREAT | constants.O_NONBLOCK;
 
 /** Opens the file at once, so that a name that cannot be written is an error before the guest's bytes move. */
-function openStats(spec: string, source: Source, target: Target): (stats: object) => void {
+function openStats(spec: string, source: Place, target: Target): (stats: object) => void {
   const given = descriptor(spec);
   let fd: number;
   let isNew: boolean;

@@ -91,10 +91,13 @@ describe('encode and decode', () => {
     const cut = simulated({ passes: 0 }).stream.subarray(0, 200_000);
     const encode = await pagewire(t, ['encode', '-q', '-o', path('frames')], { input: cut });
     assert.equal(encode.code, EXIT.truncated);
-    assert.match(encode.stderr, /^pagewire encode: the QEMU stream ended before its end \(within .+\): .*carried.*\n$/);
+    assert.match(
+      encode.stderr,
+      /^pagewire encode: standard input: the QEMU stream ended before its end \(within .+\): .*carried.*\n$/,
+    );
     const decode = await pagewire(t, ['decode', '-q', '-i', path('frames'), '-o', path('again')]);
     assert.equal(decode.code, EXIT.truncated);
-    assert.match(decode.stderr, /^pagewire decode: the QEMU stream ended before its end: .*carried.*\n$/);
+    assert.match(decode.stderr, /^pagewire decode: .*frames: the QEMU stream ended before its end: .*carried.*\n$/);
     assert.ok(readFileSync(path('again')).equals(cut));
   });
 

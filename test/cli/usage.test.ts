@@ -20,21 +20,24 @@ describe('help', () => {
   }
 
   it('names every option that docs/cli.md describes, and the other way round', async (t) => {
-    for (const command of ['encode', 'decode', 'demo']) {
-      const { stdout } = await pagewire(t, [command, '--help']);
+    for (const command of ['encode', 'decode', 'demo', '[FILE...]']) {
+      const { stdout } = await pagewire(t, command === '[FILE...]' ? ['--help'] : [command, '--help']);
       const options = /Options:\n([\s\S]*?)\n\n/.exec(stdout.toString())?.[1] ?? '';
-      const told = [...options.matchAll(/^ {2}(?:-\w, )?(--[\w-]+)/gm)].map(([, name]) => name);
-      const section = new RegExp(`\n## pagewire ${command}\n([\\s\\S]*?)(\n## |$)`).exec(docs)?.[1] ?? '';
-      const documented = [...section.matchAll(/^\| `(?:-\w, )?(--[\w-]+)/gm)].map(([, name]) => name);
+      const told = [...options.matchAll(/^ {2}(?:-\w, )?(-[\w-]+)/gm)].map(([, name]) => name);
+      const section = docs.split('\n## ').find((part) => part.startsWith(`pagewire ${command}\n`)) ?? '';
+      const documented = [...section.matchAll(/^\| `(?:-\w, )?(-[\w-]+)/gm)].map(([, name]) => name);
       assert.deepEqual(documented.sort(), told.sort(), command);
     }
   });
 
-  it('without a command tells how to use it, and fails', async (t) => {
-    const { code, stdout, stderr } = await pagewire(t, []);
-    assert.equal(code, EXIT.usage);
-    assert.equal(stdout.length, 0);
-    assert.match(stderr, /^Usage: pagewire/);
+  it('of the filter tells of the commands as well', async (t) => {
+    for (const args of [['--help'], ['-h'], ['help'], ['-d', '--help']]) {
+      const { code, stdout } = await pagewire(t, args);
+      assert.equal(code, EXIT.ok);
+      assert.match(stdout.toString(), /^Usage: pagewire \[options\] \[FILE\.\.\.\]\n {7}pagewire COMMAND/);
+      assert.match(stdout.toString(), /\nCommands:\n {2}encode .*\n/);
+      assert.match(stdout.toString(), /\n {2}-c, --stdout .*\n/);
+    }
   });
 
   it('does not mind a reader that goes', async (t) => {
@@ -101,11 +104,12 @@ describe('what cannot be done as it was asked gets one line and exit code 2', ()
     ['encode --levl 1', /unknown option '--levl'/],
     ['decode --codec zstd', /unknown option '--codec'/],
     ['encode file', /too many arguments/],
-    ['compress', /unknown command 'compress'/],
+    ['compress', /cannot open compress: no such file/],
     ['encode -i fd:77', /fd:77: no such descriptor is open/],
     ['decode -o fd:77', /fd:77: no such descriptor is open/],
     ['encode --stats fd:77', /fd:77: no such descriptor is open/],
     ['encode -i missing', /cannot open missing: no such file/],
+    ['encode --fsync', /standard output is no file, and cannot be made durable/],
     ['encode -o missing/file', /cannot open missing\/file: no such file or folder/],
     ['encode -o file/below', /cannot open file\/below: a part of the path is not a folder/],
     ['encode -o .', /cannot open \.: it is a folder/],

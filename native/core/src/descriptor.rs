@@ -1,6 +1,8 @@
 //! The descriptors at both ends of a flow or a session, and the eventfd that can interrupt a wait for them.
 
+use crate::file::{DirectReader, FileWriter};
 use crate::flow::FlowError;
+use crate::lock::lock;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fs::{FileType, Mode, OFlags, fcntl_getfl, fstat, open};
 use rustix::io::{Errno, read, write};
@@ -10,6 +12,7 @@ use rustix::termios::isatty;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// What a pipe that we read is asked to hold. Linux's default of 64 KiB makes a switch of threads for each 64 KiB;
@@ -100,7 +103,10 @@ pub(crate) enum Ready {
 }
 
 /// Where a source reads. Pipes, sockets and terminals are polled before each read, so no read ever blocks.
-pub(crate) struct Input(OwnedFd);
+pub(crate) struct Input {
+    fd: OwnedFd,
+    direct: Option<Mutex<DirectReader>>,
+}
 
 impl Input {
     pub(crate) fn new(fd: OwnedFd) -> Result<Self, FlowError> {
@@ -108,25 +114,29 @@ impl Input {
         if fcntl_getpipe_size(&fd).is_ok_and(|bytes| bytes < PIPE_BYTES) {
             let _ = fcntl_setpipe_size(&fd, PIPE_BYTES);
         }
-        Ok(Input(fd))
+        let direct = DirectReader::new(fd.as_fd()).map(Mutex::new);
+        Ok(Input { fd, direct })
     }
 
     pub(crate) fn wait(&self, wake: &Wake, block: bool) -> io::Result<bool> {
         let timeout = if block { None } else { Some(Duration::ZERO) };
-        Ok(wake.wait(self.0.as_fd(), PollFlags::IN, timeout)? == Ready::Yes)
+        Ok(wake.wait(self.fd.as_fd(), PollFlags::IN, timeout)? == Ready::Yes)
     }
 
     /// Whether a read has something to tell now.
     pub(crate) fn is_ready(&self) -> io::Result<bool> {
-        let mut ready = [PollFd::new(&self.0, PollFlags::IN)];
+        let mut ready = [PollFd::new(&self.fd, PollFlags::IN)];
         poll_for(&mut ready, Some(Duration::ZERO))?;
         Ok(!ready[0].revents().is_empty())
     }
 
     /// Reads what is there, at most `buffer`; 0 at the end of the input. `WouldBlock` where there is nothing yet.
     pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        if let Some(direct) = &self.direct {
+            return lock(direct).read(self.fd.as_fd(), buffer);
+        }
         loop {
-            match read(&self.0, &mut *buffer) {
+            match read(&self.fd, &mut *buffer) {
                 Err(Errno::INTR) => continue,
                 result => return Ok(result?),
             }
@@ -136,7 +146,7 @@ impl Input {
 
 impl AsFd for Input {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 }
 
@@ -155,7 +165,9 @@ enum How {
     /// A pipe of another user, which cannot be opened anew, or a terminal: polled before each write, which takes no
     /// more than what a pipe that is ready takes at once.
     Piecemeal,
-    /// Regular files and most devices never wait for long.
+    /// A regular file, or whatever is open with O_DIRECT.
+    File(Mutex<FileWriter>),
+    /// Most devices never wait for long, nor do files.
     Plain,
 }
 
@@ -179,7 +191,7 @@ impl Output {
                 }
             }
             Ok(FileType::CharacterDevice) if isatty(&fd) => How::Piecemeal,
-            _ => How::Plain,
+            _ => FileWriter::new(fd.as_fd()).map_or(How::Plain, |file| How::File(Mutex::new(file))),
         };
         Ok(Output { fd, how })
     }
@@ -208,6 +220,7 @@ impl Output {
                         Err(error) => Err(error),
                     }
                 }
+                How::File(file) => return lock(file).write(self.fd.as_fd(), bytes),
                 How::Plain => write(&self.fd, bytes),
             };
             match result {
@@ -215,6 +228,21 @@ impl Output {
                 result => return Ok(result?),
             }
         }
+    }
+
+    /// Writes what is still held for a file, and gives it its length. To be called behind the last write.
+    pub(crate) fn finish(&self) -> io::Result<()> {
+        match &self.how {
+            How::File(file) => lock(file).finish(self.fd.as_fd()),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        // Whoever wants to know has called it before; what comes before a failure belongs to the output's reader.
+        let _ = self.finish();
     }
 }
 

@@ -11,6 +11,7 @@ pub mod codec;
 pub mod delta;
 mod descriptor;
 mod fault;
+pub mod file;
 pub mod flow;
 pub mod frame;
 mod lock;

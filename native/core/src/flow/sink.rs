@@ -27,6 +27,17 @@ pub(super) enum Target {
     FromWire(Arc<Wire>),
 }
 
+impl Target {
+    fn output(&self) -> Option<&Output> {
+        match self {
+            Target::Frames(output) | Target::Content(output) | Target::VerifiedContent(output) => {
+                Some(output)
+            }
+            Target::ToWire(_) | Target::FromWire(_) => None,
+        }
+    }
+}
+
 /// The slots that wait to be written. As long as the arena, so it needs no bound of its own.
 #[derive(Default)]
 pub(super) struct Queue {
@@ -129,7 +140,12 @@ pub(super) fn run(shared: &Shared, target: Target) -> Result<Option<Ending>, Flo
             Next::Slot(slot) => waiting.push_back(slot),
             Next::Poked => {}
             // What was asked for is waited for; a stream that failed before that leaves nothing to write.
-            Next::Finished if !wants_output(&waiting) => return Ok(ending),
+            Next::Finished if !wants_output(&waiting) => {
+                if let Some(output) = target.output().or(late.as_ref()) {
+                    output.finish().map_err(|e| write_failed(shared, e))?;
+                }
+                return Ok(ending);
+            }
             Next::Finished => shared.sink.until_poked(),
             Next::Closed => return Err(FlowError::Stopped),
         }
@@ -238,19 +254,21 @@ fn verify(slot: &Slot, actual: u128) -> Result<Ending, FlowError> {
     }))
 }
 
+fn write_failed(shared: &Shared, source: io::Error) -> FlowError {
+    let offset = shared.counters.bytes_out.load(Ordering::Relaxed);
+    match source.kind() {
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
+            FlowError::OutputClosed { offset }
+        }
+        _ => FlowError::Write { offset, source },
+    }
+}
+
 /// Returns how long the output had no room.
 fn write_all(shared: &Shared, output: &Output, mut bytes: &[u8]) -> Result<Duration, FlowError> {
     let mut waited = Duration::ZERO;
     let counter = &shared.counters.bytes_out;
-    let failed = |source: io::Error| {
-        let offset = counter.load(Ordering::Relaxed);
-        match source.kind() {
-            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
-                FlowError::OutputClosed { offset }
-            }
-            _ => FlowError::Write { offset, source },
-        }
-    };
+    let failed = |source: io::Error| write_failed(shared, source);
     while !bytes.is_empty() {
         match output.write(bytes) {
             Ok(n) => {

@@ -11,6 +11,7 @@
 
 mod doubt;
 mod guest_ram;
+mod page_watch;
 mod reader;
 pub mod replay;
 mod return_path;
@@ -20,6 +21,7 @@ mod writer;
 
 pub use doubt::Doubt;
 pub use guest_ram::{Block, GuestRam};
+pub use page_watch::{PageWatch, Seen};
 pub use reader::{Element, MAX_ELEMENT, PageAt, Parsed, Place, Reader, Reason};
 pub use return_path::{Message, ReturnPath};
 pub use switchover::{Phase, Switchover};

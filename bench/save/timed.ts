@@ -1,0 +1,23 @@
+// A command's time, of the clock and of the processors.
+import { spawn } from 'node:child_process';
+
+/** Seconds. */
+export interface Timed {
+  readonly wall: number;
+  /** User and system, of the command and of all that it started and waited for. */
+  readonly cpu: number;
+}
+
+/** Runs a shell's command from one file to another, which must not fail. */
+export async function timed(command: string, input: string, output: string): Promise<Timed> {
+  const child = spawn('bash', ['-c', `TIMEFORMAT='%3R %3U %3S'; { time ${command} <"$IN" >"$OUT" 2>&3; } 3>&2 2>&4`], {
+    stdio: ['ignore', 'ignore', 'inherit', 'ignore', 'pipe'],
+    env: { ...process.env, IN: input, OUT: output },
+  });
+  let said = '';
+  child.stdio[4]?.on('data', (text: Buffer) => (said += text.toString()));
+  const code = await new Promise((done, failed) => child.once('error', failed).once('close', done));
+  if (code !== 0) throw new Error(`exit code ${String(code)}: ${command}`);
+  const [wall = NaN, user = NaN, system = NaN] = said.trim().split(/\s+/).map(Number);
+  return { wall, cpu: user + system };
+}

@@ -1,0 +1,349 @@
+//! Makes the index while a stream is encoded: each thread does its part.
+//!
+//! | thread | what                                                                        |
+//! | ------ | --------------------------------------------------------------------------- |
+//! | source | [`Watcher::sealed`]: which pages a frame brings                             |
+//! | worker | [`Builder::look`]: their hashes, and which of them the base has             |
+//! | sink   | [`Scribe::before`]: where the frame stands; writes what has been gathered   |
+
+use super::base::{BaseName, BasePages};
+use super::index::{
+    Content, Directory, FrameAt, INDEX, MAX_PARTS, PART_ENTRIES, PageRecord, Part, PartAt,
+    hash_page, is_data, is_matched,
+};
+use crate::checksum::xxh3_64;
+use crate::frame::{End, FrameType, HEADER_LEN, Header, MAX_RAW};
+use crate::lock::lock;
+use crate::matching::{MIN_REFERENCE, Reference, Source};
+use crate::qemu::{PageWatch, Reason, Seen};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+/// What the threads share while the index is made.
+#[derive(Debug)]
+pub struct Builder {
+    hashes: bool,
+    base: Option<BasePages>,
+    /// Page records of frames that are on their way, by the frames' offsets.
+    frames: Mutex<HashMap<u64, Vec<PageRecord>>>,
+    /// What the source knows at the end.
+    facts: Mutex<Option<Directory>>,
+}
+
+impl Builder {
+    /// An index with or without hashes of pages; with a base, pages are looked for in it.
+    #[must_use]
+    pub fn new(hashes: bool, base: Option<BasePages>) -> Self {
+        Builder {
+            hashes,
+            base,
+            frames: Mutex::default(),
+            facts: Mutex::default(),
+        }
+    }
+
+    /// The base as START names it, if there is one.
+    #[must_use]
+    pub fn base_name(&self) -> Option<BaseName> {
+        let archive = self.base.as_ref()?.archive();
+        Some(BaseName::new(archive.end()?, archive.path()))
+    }
+
+    /// The page records that belong to the frame at this offset.
+    pub(super) fn take(&self, offset: u64) -> Vec<PageRecord> {
+        lock(&self.frames).remove(&offset).unwrap_or_default()
+    }
+
+    /// Worker: hashes the pages that stand in this frame as a whole, and gives references to what of them the base has.
+    /// They are in their order and do not overlap.
+    pub fn look(&self, offset: u64, raw: &[u8]) -> Vec<Reference> {
+        let mut references = Vec::new();
+        if !self.hashes && self.base.is_none() {
+            return references;
+        }
+        // They are gathered by one thread and taken by another; in between they are ours.
+        let Some(mut records) = lock(&self.frames).remove(&offset) else {
+            return references;
+        };
+        let page_size = records_page_size(&self.facts);
+        for record in &mut records {
+            let Content::At { offset: at, hash } = &mut record.content else {
+                continue;
+            };
+            let Some(page) = at
+                .checked_sub(offset)
+                .and_then(|from| raw.get(from as usize..from as usize + page_size))
+            else {
+                continue;
+            };
+            let from = (*at - offset) as u32;
+            let own = hash_page(page);
+            *hash = Some(own);
+            let Some(base) = &self.base else { continue };
+            // Two records of one page in a frame would not be in order; the stream's order is that of their offsets.
+            let place = base.same_place(record.number);
+            match place {
+                Some((there, hash)) if hash == own => {
+                    references.push(whole(from, page_size, there));
+                    record.content = Content::AsInBase { offset: *at };
+                }
+                _ => match base.anywhere(&own) {
+                    Some(there) => references.push(whole(from, page_size, there)),
+                    None => {
+                        if let Some((there, _)) = place {
+                            base.nearly(there, page, from, &mut references);
+                        }
+                    }
+                },
+            }
+        }
+        lock(&self.frames).insert(offset, records);
+        references
+    }
+}
+
+/// The page size that the source has noted; 4096 where it has not, and then there are no records.
+fn records_page_size(facts: &Mutex<Option<Directory>>) -> usize {
+    lock(facts)
+        .as_ref()
+        .map_or(4096, |facts| facts.page_size.max(4096) as usize)
+}
+
+fn whole(at: u32, len: usize, there: u64) -> Reference {
+    Reference {
+        at,
+        len: len as u32,
+        source: Source::Base(there),
+    }
+}
+
+/// Source: watches the stream for pages.
+pub struct Watcher {
+    builder: Arc<Builder>,
+    watch: PageWatch,
+    knows_guest: bool,
+}
+
+impl Watcher {
+    /// At the stream's start.
+    #[must_use]
+    pub fn new(builder: Arc<Builder>) -> Self {
+        Watcher {
+            builder,
+            watch: PageWatch::new(),
+            knows_guest: false,
+        }
+    }
+
+    /// A frame with these bytes of the stream is about to leave. Frames are told of in their order.
+    pub fn sealed(&mut self, offset: u64, raw: &[u8]) {
+        let mut records = Vec::new();
+        let hashes = self.builder.hashes;
+        self.watch.feed(raw, |seen| {
+            records.push(match seen {
+                Seen::Page {
+                    at,
+                    offset: page,
+                    content,
+                } => PageRecord {
+                    number: at.number,
+                    content: Content::At {
+                        offset: page,
+                        // A page that the frame before begins with is whole here only.
+                        hash: (hashes && page < offset).then(|| hash_page(content)),
+                    },
+                },
+                Seen::Fill { at, byte } => PageRecord {
+                    number: at.number,
+                    content: Content::Fill(byte),
+                },
+                Seen::Packed { at } => PageRecord {
+                    number: at.number,
+                    content: Content::Packed,
+                },
+            });
+        });
+        if !self.knows_guest {
+            if let Some(guest) = self.watch.guest() {
+                self.knows_guest = true;
+                if let Some(base) = &self.builder.base {
+                    base.meet(guest);
+                }
+                *lock(&self.builder.facts) = Some(self.facts());
+            }
+        }
+        lock(&self.builder.frames).insert(offset, records);
+    }
+
+    /// Behind the last frame, before END.
+    pub fn finish(self) {
+        *lock(&self.builder.facts) = Some(self.facts());
+    }
+
+    pub(super) fn facts(&self) -> Directory {
+        let (watch, configuration) = (&self.watch, self.watch.configuration());
+        let mut facts = Directory {
+            configuration: (configuration.start, configuration.end),
+            device_state: watch.device_state(),
+            understood: watch.understood(),
+            hashes: self.builder.hashes,
+            ..Directory::default()
+        };
+        if let Some(reason) = watch.reason() {
+            if !matches!(reason, Reason::DeviceState | Reason::EndOfStream) {
+                facts.reason = reason.as_str().as_bytes().to_vec();
+            }
+        }
+        if let Some(guest) = watch.guest() {
+            facts.page_size = guest.page_size;
+            facts.machine = guest.machine.to_vec();
+            facts.blocks = guest
+                .blocks
+                .iter()
+                .map(|block| (block.name.to_vec(), block.used_length))
+                .collect();
+        }
+        facts
+    }
+}
+
+/// Sink: knows where frames stand, and writes the index between and behind them.
+pub struct Scribe {
+    builder: Arc<Builder>,
+    /// Bytes written since START, and INDEX frames among them.
+    position: u64,
+    inserted: u32,
+    part: Part,
+    directory: Directory,
+    /// There are more parts than a directory lists.
+    beyond: bool,
+}
+
+impl Scribe {
+    /// Before the first frame.
+    #[must_use]
+    pub fn new(builder: Arc<Builder>) -> Self {
+        Scribe {
+            builder,
+            position: 0,
+            inserted: 0,
+            part: Part::default(),
+            directory: Directory::default(),
+            beyond: false,
+        }
+    }
+
+    /// What is to be written before this frame: INDEX frames, as they stand on the wire. Gives the frame its number, and
+    /// END what it says of the index. `payload` begins with the frame's payload.
+    pub fn before(&mut self, header: &mut Header, payload: &mut [u8]) -> Vec<u8> {
+        let mut frames = Vec::new();
+        match header.kind {
+            FrameType::End => self.end(header, payload, &mut frames),
+            kind if is_data(kind) => self.data(header, &mut frames),
+            _ => {}
+        }
+        header.sequence = header.sequence.wrapping_add(self.inserted);
+        self.position += HEADER_LEN as u64 + u64::from(header.packed_len);
+        frames
+    }
+
+    fn data(&mut self, header: &Header, frames: &mut Vec<u8>) {
+        for record in self.builder.take(header.offset) {
+            let kind = match record.content {
+                Content::At { .. } | Content::AsInBase { .. } => 0,
+                Content::Fill(_) => 1,
+                Content::Packed => 2,
+            };
+            self.directory.records[kind] += 1;
+            if self.part.pages.len() == PART_ENTRIES {
+                self.part(header, frames);
+            }
+            self.part.pages.push(record);
+        }
+        if self.part.frames.len() == PART_ENTRIES {
+            self.part(header, frames);
+        }
+        self.part.frames.push(FrameAt {
+            position: self.position,
+            offset: header.offset,
+            raw_len: header.raw_len,
+            packed_len: header.packed_len,
+        });
+        self.directory.codecs[header.codec as usize] += 1;
+        self.directory.matched += u64::from(is_matched(header.kind));
+        if header.codec != crate::codec::Codec::None {
+            self.directory.level = header.level;
+        }
+    }
+
+    /// Writes what has been gathered.
+    fn part(&mut self, next: &Header, frames: &mut Vec<u8>) {
+        let part = std::mem::take(&mut self.part);
+        if part == Part::default() {
+            return;
+        }
+        let (lowest, highest) = part.range();
+        let page_size = records_page_size(&self.builder.facts) as u32;
+        self.beyond |= self.directory.parts.len() == MAX_PARTS;
+        if !self.beyond {
+            self.directory.parts.push(PartAt {
+                position: self.position,
+                offset: part
+                    .frames
+                    .first()
+                    .map_or(next.offset, |frame| frame.offset),
+                frames: part.frames.len() as u32,
+                pages: part.pages.len() as u32,
+                lowest,
+                highest,
+            });
+        }
+        self.insert(next, &part.to_payload(page_size), frames);
+    }
+
+    fn insert(&mut self, next: &Header, payload: &[u8], frames: &mut Vec<u8>) {
+        let sequence = next.sequence.wrapping_add(self.inserted);
+        let header = Header::stored(FrameType::Other(INDEX), sequence, next.offset, payload);
+        frames.extend_from_slice(&header.to_bytes());
+        frames.extend_from_slice(payload);
+        self.position += (HEADER_LEN + payload.len()) as u64;
+        self.inserted = self.inserted.wrapping_add(1);
+    }
+
+    fn end(&mut self, header: &mut Header, payload: &mut [u8], frames: &mut Vec<u8>) {
+        self.part(header, frames);
+        let gathered = std::mem::take(&mut self.directory);
+        let facts = lock(&self.builder.facts).take().unwrap_or_default();
+        let directory = Directory {
+            from_start: self.position,
+            codecs: gathered.codecs,
+            matched: gathered.matched,
+            level: gathered.level,
+            records: gathered.records,
+            parts: gathered.parts,
+            ..facts
+        };
+        let index = directory.to_payload();
+        let fits = !self.beyond && index.len() <= MAX_RAW;
+        if fits {
+            self.insert(header, &index, frames);
+        }
+        let own = payload
+            .get_mut(..End::LEN)
+            .and_then(|bytes| End::from_bytes(bytes).ok().map(|end| (bytes, end)));
+        if let Some((bytes, mut end)) = own {
+            end.frames += u64::from(self.inserted);
+            end.index = if fits {
+                (HEADER_LEN + index.len()) as u64
+            } else {
+                0
+            };
+            bytes.copy_from_slice(&end.to_bytes());
+            header.payload_hash = xxh3_64(bytes);
+        }
+    }
+}
+
+/// Shortest run in a page that is worth a reference: a reference takes 3 to 6 bytes before the codec, and what stands
+/// between two runs packs better in one piece.
+pub(super) const MIN_RUN: usize = 2 * MIN_REFERENCE;

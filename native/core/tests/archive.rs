@@ -1,0 +1,743 @@
+//! Files: written by real flows, read at random, damaged in every bit and cut at every byte.
+
+use pagewire_core::archive::{
+    Archive, ArchiveError, BasePages, Bases, Builder, Content, Verified, salvage, verify,
+};
+use pagewire_core::codec::Codec;
+use pagewire_core::flow::{EncodeOptions, Event, Flow, MatchOptions};
+use pagewire_core::matching::{Effort, MIN_WINDOW};
+use pagewire_core::qemu::Writer;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+/// How long something may take that takes milliseconds; only a hang takes longer.
+const HANG: Duration = Duration::from_secs(60);
+const PAGE: usize = 4096;
+/// The smallest frame: a page with its head does not fit into one.
+const FRAME: usize = 4096;
+
+/// A folder that goes when it is dropped.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let name = format!(
+            "pagewire-archive-{}-{}",
+            std::process::id(),
+            NUMBER.fetch_add(1, Ordering::SeqCst)
+        );
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir(&path).expect("a folder");
+        Folder(path)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// How a file is written.
+#[derive(Clone, Copy)]
+struct How<'a> {
+    codec: Codec,
+    frame: usize,
+    index: bool,
+    base: Option<&'a Path>,
+}
+
+const ZSTD: How = How {
+    codec: Codec::Zstd,
+    frame: FRAME,
+    index: true,
+    base: None,
+};
+
+/// Runs a flow to its end, its listener packing or unpacking. What the flow reads and writes are files.
+fn run(
+    start: impl FnOnce(Box<dyn Fn(Event) + Send + Sync>) -> Flow,
+    codec: Option<Codec>,
+) -> Result<(), String> {
+    let place: Arc<OnceLock<Weak<Flow>>> = Arc::default();
+    let of_listener = Arc::clone(&place);
+    let (tell, ended) = channel();
+    let listener = Box::new(move |event: Event| {
+        let flow = loop {
+            match of_listener.get().map(Weak::upgrade) {
+                Some(Some(flow)) => break flow,
+                Some(None) => return,
+                None => std::thread::yield_now(),
+            }
+        };
+        let told = match event {
+            Event::Data { slot, .. } => {
+                let done = match codec {
+                    Some(codec) => flow.pack(slot, codec, 1),
+                    None => flow.unpack(slot),
+                };
+                match done.and_then(|slot| flow.write(slot)) {
+                    Ok(()) => return,
+                    Err(error) => {
+                        flow.stop();
+                        Err(error.to_string())
+                    }
+                }
+            }
+            Event::Control { slot } => return drop(flow.write(slot)),
+            Event::SourceEnded => {
+                let result = flow.source_result();
+                if let Some(Err(error)) = result {
+                    let _ = tell.send(Err(error.to_string()));
+                }
+                return flow.finish();
+            }
+            Event::SinkEnded => match flow.sink_result() {
+                Some(Err(error)) => Err(error.to_string()),
+                _ => Ok(()),
+            },
+            _ => return,
+        };
+        let _ = tell.send(told);
+    });
+    let flow = Arc::new(start(listener));
+    let _ = place.set(Arc::downgrade(&flow));
+    let first = ended.recv_timeout(HANG).expect("an end, not a hang");
+    match first {
+        // A source that failed; the sink ends too.
+        Err(error) => Err(error),
+        Ok(()) => Ok(()),
+    }
+}
+
+fn save(stream: &[u8], to: &Path, how: How<'_>) {
+    let from = to.with_extension("in");
+    fs::write(&from, stream).expect("written");
+    let base = how.base.map(|base| {
+        let archive = Archive::open(base, &Bases::default()).expect("a base");
+        BasePages::load(Arc::new(archive)).expect("a base's pages")
+    });
+    let options = EncodeOptions {
+        frame_size: how.frame,
+        frames: true,
+        delta: None,
+        matching: Some(MatchOptions {
+            window: MIN_WINDOW,
+            effort: Effort::Deep,
+        }),
+        index: how.index.then(|| Arc::new(Builder::new(true, base))),
+    };
+    let (input, output) = (
+        File::open(&from).expect("opened"),
+        File::create(to).expect("made"),
+    );
+    let flow = |listener| {
+        Flow::encode(input.into(), output.into(), options, 4, 2, listener).expect("a flow")
+    };
+    run(flow, Some(how.codec)).expect("saved");
+    fs::remove_file(from).expect("removed");
+}
+
+fn restore(from: &Path, bases: &Bases) -> Result<Vec<u8>, String> {
+    let to = from.with_extension("out");
+    let (input, output) = (
+        File::open(from).expect("opened"),
+        File::create(&to).expect("made"),
+    );
+    let bases = bases.clone();
+    let flow = |listener| {
+        Flow::decode(input.into(), output.into(), 4, 2, 64 << 20, bases, listener).expect("a flow")
+    };
+    let result = run(flow, None);
+    let restored = fs::read(&to).expect("read");
+    fs::remove_file(to).expect("removed");
+    result.map(|()| restored)
+}
+
+/// Bytes that no codec packs, and that differ from seed to seed.
+fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+/// A page with some content that is its own: mostly alike, so that small files stay small.
+fn page(seed: u64) -> Vec<u8> {
+    let mut page = vec![seed as u8; PAGE];
+    page[100..148].copy_from_slice(&noise(48, seed));
+    page
+}
+
+/// A guest's stream with these pages: `None` is zero, and every fourth page goes into a second block.
+fn guest(pages: &[Option<Vec<u8>>]) -> Vec<u8> {
+    let of = |second: bool| {
+        pages
+            .iter()
+            .enumerate()
+            .filter(move |(i, _)| (i % 4 == 3) == second)
+    };
+    let length = |second| (of(second).count() * PAGE) as u64;
+    let mut s = Writer::new();
+    s.header().configuration(b"pc-q35-9.2");
+    s.ram_start(
+        2,
+        &[(b"pc.ram", length(false)), (b"vga.vram", length(true))],
+    );
+    s.end_of_section().footer(2).section_part(2);
+    for (name, second) in [(&b"pc.ram"[..], false), (b"vga.vram", true)] {
+        for (at, (_, page)) in of(second).enumerate() {
+            let address = (at * PAGE) as u64;
+            match page {
+                Some(page) => s.page(name, address, page),
+                None => s.fill(name, address, 0),
+            };
+        }
+    }
+    s.end_of_section()
+        .footer(2)
+        .section_end(2)
+        .end_of_section()
+        .footer(2);
+    s.full_section(5, b"timer", 2, &noise(300, 77))
+        .end_of_stream(None);
+    s.bytes
+}
+
+/// The last version of each page, as the guest was made of them.
+fn expect_pages(archive: &Archive, pages: &[Option<Vec<u8>>]) {
+    let (mut first, mut second) = (0, 0);
+    for (i, page) in pages.iter().enumerate() {
+        let (block, at) = if i % 4 == 3 {
+            (&b"vga.vram"[..], &mut second)
+        } else {
+            (&b"pc.ram"[..], &mut first)
+        };
+        let found = archive.page(block, (*at * PAGE) as u64).expect("a page");
+        let expected = page.clone().unwrap_or_else(|| vec![0; PAGE]);
+        assert!(found == expected, "page {i}");
+        *at += 1;
+    }
+}
+
+fn small() -> Vec<Option<Vec<u8>>> {
+    (0..6u64).map(|i| (i != 2).then(|| page(i))).collect()
+}
+
+fn whole(archive: &Archive) -> Result<Vec<u8>, ArchiveError> {
+    let mut bytes = vec![0; archive.end().expect("an end").raw_bytes as usize];
+    archive.read(0, &mut bytes)?;
+    Ok(bytes)
+}
+
+#[test]
+fn what_is_saved_can_be_read_anywhere() {
+    let folder = Folder::new();
+    let mut pages: Vec<_> = (0..600u64)
+        .map(|i| (i % 5 != 2).then(|| page(i % 97)))
+        .collect();
+    pages[11] = Some(noise(PAGE, 5));
+    let stream = guest(&pages);
+    for how in [
+        ZSTD,
+        How {
+            codec: Codec::None,
+            ..ZSTD
+        },
+        How {
+            codec: Codec::Lz4,
+            frame: 100_000,
+            ..ZSTD
+        },
+        How {
+            frame: 1 << 20,
+            ..ZSTD
+        },
+    ] {
+        let file = folder.file("guest.pw");
+        save(&stream, &file, how);
+        assert_eq!(restore(&file, &Bases::default()).as_ref(), Ok(&stream));
+        let archive = Archive::open(&file, &Bases::default()).expect("a file");
+        expect_pages(&archive, &pages);
+        for (offset, length) in [(0, 1), (4095, 2), (30_000, 9000), (stream.len() - 5, 5)] {
+            let mut bytes = vec![0; length];
+            archive.read(offset as u64, &mut bytes).expect("bytes");
+            assert_eq!(bytes, stream[offset..offset + length]);
+        }
+        assert!(archive.read(stream.len() as u64 - 1, &mut [0; 2]).is_err());
+        assert!(archive.page(b"pc.ram", 5).is_err() && archive.page(b"rom", 0).is_err());
+        let directory = archive.directory().expect("an index");
+        assert_eq!(directory.ram_bytes(), (pages.len() * PAGE) as u64);
+        let devices = directory.device_state.expect("devices") as usize;
+        assert_eq!(stream[devices], 4);
+        let verified = verify(&file, &Bases::default()).expect("right");
+        assert_eq!(
+            (verified.raw_bytes, verified.pages),
+            (stream.len() as u64, 600)
+        );
+    }
+}
+
+#[test]
+fn the_last_version_of_a_page_is_found() {
+    let folder = Folder::new();
+    let mut stream = guest(&small());
+    let devices = stream
+        .windows(6)
+        .position(|w| w == [4, 0, 0, 0, 5, 5])
+        .expect("devices");
+    let rest = stream.split_off(devices);
+    let mut again = Writer::new();
+    again
+        .section_part(2)
+        .page(b"pc.ram", PAGE as u64, &page(42))
+        .end_of_section()
+        .footer(2);
+    // A section's last part has come already: the stream is not understood from there on.
+    let refused = [&stream[..], &again.bytes, &rest].concat();
+    save(&refused, &folder.file("a.pw"), ZSTD);
+    let archive = Archive::open(&folder.file("a.pw"), &Bases::default()).expect("a file");
+    assert!(matches!(
+        archive.page(b"pc.ram", 0),
+        Err(ArchiveError::NoIndex { .. })
+    ));
+    // Before the last part it is another version of the page.
+    let last = stream.len() - 5 - 8 - 5;
+    let fine = [&stream[..last], &again.bytes, &stream[last..], &rest].concat();
+    save(&fine, &folder.file("b.pw"), ZSTD);
+    let archive = Archive::open(&folder.file("b.pw"), &Bases::default()).expect("a file");
+    assert_eq!(
+        archive.page(b"pc.ram", PAGE as u64).expect("a page"),
+        page(42)
+    );
+}
+
+#[test]
+fn a_large_index_has_several_parts() {
+    let folder = Folder::new();
+    let file = folder.file("many.pw");
+    let pages: Vec<_> = (0..150_000)
+        .map(|i| (i % 50_000 == 7).then(|| page(i)))
+        .collect();
+    let stream = guest(&pages);
+    save(
+        &stream,
+        &file,
+        How {
+            frame: 1 << 20,
+            ..ZSTD
+        },
+    );
+    let archive = Archive::open(&file, &Bases::default()).expect("a file");
+    let directory = archive.directory().expect("an index");
+    assert_eq!(directory.parts.len(), 3);
+    let kinds = archive.part(0).expect("a part").pages;
+    assert_eq!(
+        kinds
+            .iter()
+            .filter(|page| page.content == Content::Fill(0))
+            .count(),
+        65_536
+    );
+    for i in [7, 50_007, 100_007, 149_999usize] {
+        let (block, before) = if i % 4 == 3 {
+            (&b"vga.vram"[..], i / 4)
+        } else {
+            (&b"pc.ram"[..], i - i / 4)
+        };
+        let expected = pages[i].clone().unwrap_or_else(|| vec![0; PAGE]);
+        assert_eq!(
+            archive.page(block, (before * PAGE) as u64).expect("a page"),
+            expected
+        );
+    }
+    assert_eq!(
+        verify(&file, &Bases::default()).expect("right").pages,
+        150_000
+    );
+    assert_eq!(restore(&file, &Bases::default()), Ok(stream));
+}
+
+#[test]
+fn what_is_no_guest_has_frames_and_no_pages() {
+    let folder = Folder::new();
+    for stream in [Vec::new(), b"hello".to_vec(), noise(50_000, 3)] {
+        let file = folder.file("any.pw");
+        save(&stream, &file, ZSTD);
+        assert_eq!(restore(&file, &Bases::default()).as_ref(), Ok(&stream));
+        let archive = Archive::open(&file, &Bases::default()).expect("a file");
+        assert_eq!(whole(&archive).expect("bytes"), stream);
+        assert!(matches!(
+            archive.page(b"pc.ram", 0),
+            Err(ArchiveError::NoIndex { .. })
+        ));
+        verify(&file, &Bases::default()).expect("right");
+    }
+}
+
+#[test]
+fn files_without_an_index_behind_others_and_behind_a_header_are_read() {
+    let folder = Folder::new();
+    let (plain, indexed) = (folder.file("plain.pw"), folder.file("indexed.pw"));
+    let stream = guest(&small());
+    save(
+        &stream,
+        &plain,
+        How {
+            index: false,
+            ..ZSTD
+        },
+    );
+    save(&stream, &indexed, ZSTD);
+    let archive = Archive::open(&plain, &Bases::default()).expect("a file");
+    assert_eq!(whole(&archive).expect("bytes"), stream);
+    assert!(matches!(
+        archive.page(b"pc.ram", 0),
+        Err(ArchiveError::NoIndex { .. })
+    ));
+
+    let (plain, indexed) = (
+        fs::read(plain).expect("read"),
+        fs::read(indexed).expect("read"),
+    );
+    let both = folder.file("both.pw");
+    for (pieces, streams) in [
+        (vec![&plain[..], &indexed], 2),
+        (vec![&indexed[..], &plain], 2),
+        (vec![&indexed[..], &indexed, &indexed], 3),
+        // As libvirt does.
+        (vec![&b"LibvirtQemudSave and some XML"[..], &indexed], 1),
+    ] {
+        fs::write(&both, pieces.concat()).expect("written");
+        let archive = Archive::open(&both, &Bases::default()).expect("a file");
+        assert_eq!(whole(&archive).expect("bytes"), stream);
+        let verified = verify(&both, &Bases::default()).expect("right");
+        assert_eq!(
+            (verified.streams, verified.raw_bytes),
+            (streams, streams * stream.len() as u64)
+        );
+    }
+    fs::write(&both, b"LibvirtQemudSave only").expect("written");
+    assert!(Archive::open(&both, &Bases::default()).is_err());
+}
+
+#[test]
+fn an_incremental_save_needs_its_base_and_no_other() {
+    let folder = Folder::new();
+    let [full, second, third] = ["full.pw", "second.pw", "third.pw"].map(|name| folder.file(name));
+    // Noise, so that only the base makes files small.
+    let mut pages: Vec<_> = (0..400u64)
+        .map(|i| (i % 7 != 2).then(|| noise(PAGE, i)))
+        .collect();
+    let how = How {
+        frame: 100_000,
+        ..ZSTD
+    };
+    save(&guest(&pages), &full, how);
+    let before = pages.clone();
+    for i in (0..400).step_by(20) {
+        if let Some(page) = &mut pages[i] {
+            page[1000..1032].copy_from_slice(&noise(32, 9000 + i as u64));
+        }
+    }
+    pages[2] = before[5].clone(); // a page that the base has elsewhere
+    pages[5] = Some(noise(PAGE, 5555)); // and a new one
+    let stream = guest(&pages);
+    save(
+        &stream,
+        &second,
+        How {
+            base: Some(&full),
+            ..how
+        },
+    );
+    let size = |path: &Path| fs::metadata(path).expect("a file").len();
+    // One whole page, those that are cut by the ends of frames, and 20 times 32 bytes.
+    assert!(
+        size(&second) * 10 < size(&full),
+        "{} of {}",
+        size(&second),
+        size(&full)
+    );
+
+    pages[9] = Some(noise(PAGE, 9999));
+    let last = guest(&pages);
+    save(
+        &last,
+        &third,
+        How {
+            base: Some(&second),
+            ..how
+        },
+    );
+    let none = Bases::default();
+    for (file, stream) in [(&second, &stream), (&third, &last)] {
+        assert_eq!(restore(file, &none).as_ref(), Ok(stream));
+        let archive = Archive::open(file, &none).expect("a file");
+        assert_eq!(&whole(&archive).expect("bytes"), stream);
+        verify(file, &none).expect("right");
+    }
+    expect_pages(&Archive::open(&third, &none).expect("a file"), &pages);
+
+    // Elsewhere, beside the file, they are found; elsewhere alone, when they are named.
+    let moved = Folder::new();
+    for name in ["full.pw", "second.pw", "third.pw"] {
+        fs::rename(folder.file(name), moved.file(name)).expect("moved");
+    }
+    let [full, second, third] = ["full.pw", "second.pw", "third.pw"].map(|name| moved.file(name));
+    verify(&third, &none).expect("found beside it");
+    let beside = Bases {
+        beside: Some(moved.0.clone()),
+        ..Bases::default()
+    };
+    assert_eq!(restore(&third, &beside), Ok(last.clone()));
+    let far = folder.file("far.pw");
+    fs::rename(&full, &far).expect("moved");
+    let missing = Archive::open(&third, &none);
+    assert!(
+        matches!(missing, Err(ArchiveError::BaseMissing { .. })),
+        "{missing:?}"
+    );
+    assert!(restore(&third, &beside).is_err());
+    let named = Bases {
+        named: vec![far.clone(), second.clone()],
+        ..Bases::default()
+    };
+    assert_eq!(restore(&third, &named), Ok(last));
+
+    // Another file in its place, or named, is refused.
+    save(&guest(&before[1..]), &full, how);
+    let wrong = Bases {
+        named: vec![full.clone()],
+        ..Bases::default()
+    };
+    for bases in [&none, &wrong] {
+        let refused = Archive::open(&second, bases);
+        assert!(
+            matches!(refused, Err(ArchiveError::WrongBase { .. })),
+            "{refused:?}"
+        );
+        let said = restore(&second, bases).expect_err("refused");
+        assert!(
+            said.contains("is not its base") || said.contains("not found"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn a_file_without_hashes_is_no_base() {
+    let folder = Folder::new();
+    let file = folder.file("plain.pw");
+    save(
+        &guest(&small()),
+        &file,
+        How {
+            index: false,
+            ..ZSTD
+        },
+    );
+    let archive = Archive::open(&file, &Bases::default()).expect("a file");
+    assert!(matches!(
+        BasePages::load(Arc::new(archive)),
+        Err(ArchiveError::NoIndex { .. })
+    ));
+}
+
+#[test]
+fn every_flipped_bit_is_found_and_no_wrong_byte_comes_out() {
+    let folder = Folder::new();
+    let full = folder.file("full.pw");
+    let mut pages = small();
+    save(&guest(&pages), &full, ZSTD);
+    pages[4] = pages[0].clone();
+    if let Some(page) = &mut pages[1] {
+        page[5] = 1;
+    }
+    let stream = guest(&pages);
+    let file = folder.file("small.pw");
+    save(
+        &stream,
+        &file,
+        How {
+            base: Some(&full),
+            ..ZSTD
+        },
+    );
+    let none = Bases::default();
+    let archive = Archive::open(&file, &none).expect("a file");
+    let frames = archive.frames().expect("frames");
+    let good = fs::read(&file).expect("read");
+    assert!(
+        verify(&file, &none).is_ok() && good.len() < 8000,
+        "{}",
+        good.len()
+    );
+    let bad = folder.file("bad.pw");
+    for at in 0..good.len() {
+        // All bits of some bytes, and one of each.
+        for bit in if at % 16 == 0 {
+            0..8
+        } else {
+            at % 8..at % 8 + 1
+        } {
+            let mut bytes = good.clone();
+            bytes[at] ^= 1 << bit;
+            fs::write(&bad, &bytes).expect("written");
+            assert!(verify(&bad, &none).is_err(), "byte {at} bit {bit}");
+            if let Ok(archive) = Archive::open(&bad, &none) {
+                for frame in &frames {
+                    let mut raw = vec![0; frame.raw_len as usize];
+                    if archive.read(frame.offset, &mut raw).is_ok() {
+                        assert!(
+                            stream[frame.offset as usize..].starts_with(&raw),
+                            "byte {at} bit {bit}"
+                        );
+                    }
+                }
+                if let Ok(found) = archive.page(b"pc.ram", PAGE as u64) {
+                    assert_eq!(Some(&found), pages[1].as_ref(), "byte {at} bit {bit}");
+                }
+            }
+            right_pieces(&bad, &stream, &format!("byte {at} bit {bit}"));
+        }
+        if at % 64 == 0 {
+            assert!(restore(&bad, &none).is_err(), "byte {at}");
+        }
+    }
+}
+
+/// What is salvaged is right, and said not to be whole. Gives the number of bytes.
+fn right_pieces(file: &Path, stream: &[u8], what: &str) -> u64 {
+    let Ok(salvaged) = salvage(file, &Bases::default()) else {
+        return 0;
+    };
+    assert!(!salvaged.whole && !salvaged.faults.is_empty(), "{what}");
+    for piece in &salvaged.pieces {
+        let mut bytes = Vec::new();
+        salvaged.copy(*piece, &mut bytes).expect("copied");
+        assert_eq!(bytes.len() as u64, piece.length, "{what}");
+        assert!(
+            stream[piece.offset as usize..].starts_with(&bytes),
+            "{what}"
+        );
+    }
+    salvaged.pieces.iter().map(|piece| piece.length).sum()
+}
+
+#[test]
+fn every_cut_is_found_and_what_is_whole_before_it_is_had() {
+    let folder = Folder::new();
+    let stream = guest(&small());
+    let file = folder.file("small.pw");
+    save(&stream, &file, ZSTD);
+    let none = Bases::default();
+    let archive = Archive::open(&file, &none).expect("a file");
+    let frames = archive.frames().expect("frames");
+    let good = fs::read(&file).expect("read");
+    let bad = folder.file("bad.pw");
+    for cut in 0..good.len() {
+        fs::write(&bad, &good[..cut]).expect("written");
+        assert!(
+            verify(&bad, &none).is_err() && Archive::open(&bad, &none).is_err(),
+            "{cut}"
+        );
+        let whole = frames
+            .iter()
+            .filter(|frame| frame.position + 48 + u64::from(frame.packed_len) <= cut as u64);
+        let expected: u64 = whole.map(|frame| u64::from(frame.raw_len)).sum();
+        assert_eq!(
+            right_pieces(&bad, &stream, &format!("cut at {cut}")),
+            expected,
+            "{cut}"
+        );
+        if cut % 64 == 0 {
+            assert!(restore(&bad, &none).is_err(), "{cut}");
+        }
+    }
+    // And nothing behind it is taken for a part of it.
+    fs::write(&bad, [&good[..], b"x"].concat()).expect("written");
+    assert!(verify(&bad, &none).is_err() && restore(&bad, &none).is_err());
+}
+
+#[test]
+fn a_damaged_frame_costs_itself_and_what_refers_to_it() {
+    let folder = Folder::new();
+    let file = folder.file("file.pw");
+    let bad = folder.file("bad.pw");
+    // Noise, so that nothing refers to anything.
+    let stream = guest(&(0..40).map(|i| Some(noise(PAGE, i))).collect::<Vec<_>>());
+    for index in [true, false] {
+        save(&stream, &file, How { index, ..ZSTD });
+        let frames = Archive::open(&file, &Bases::default())
+            .expect("a file")
+            .frames()
+            .expect("frames");
+        let good = fs::read(&file).expect("read");
+        let all: u64 = frames.iter().map(|frame| u64::from(frame.raw_len)).sum();
+        for (number, frame) in frames.iter().enumerate() {
+            // Its header, then its payload.
+            for at in [5, 48 + 70] {
+                let mut bytes = good.clone();
+                bytes[frame.position as usize + at] ^= 0x40;
+                fs::write(&bad, &bytes).expect("written");
+                let found = right_pieces(&bad, &stream, &format!("frame {number}"));
+                assert_eq!(
+                    found,
+                    all - u64::from(frame.raw_len),
+                    "frame {number} {index}"
+                );
+            }
+        }
+        // A START that is lost takes nothing with it.
+        let mut bytes = good.clone();
+        bytes[5] ^= 1;
+        fs::write(&bad, &bytes).expect("written");
+        assert_eq!(right_pieces(&bad, &stream, "START"), all);
+        // Without an end mark, what lies behind a damaged header cannot be told from a file in the guest's memory.
+        bytes = good[..good.len() - 1].to_vec();
+        bytes[frames[7].position as usize + 5] ^= 1;
+        fs::write(&bad, &bytes).expect("written");
+        assert_eq!(
+            right_pieces(&bad, &stream, "cut and damaged"),
+            frames[7].offset
+        );
+    }
+}
+
+#[test]
+fn a_whole_file_is_salvaged_whole() {
+    let folder = Folder::new();
+    let file = folder.file("file.pw");
+    let stream = guest(&small());
+    save(&stream, &file, ZSTD);
+    let salvaged = salvage(&file, &Bases::default()).expect("a file");
+    assert!(salvaged.whole && salvaged.faults.is_empty());
+    assert_eq!(salvaged.raw_bytes, Some(stream.len() as u64));
+    assert_eq!(salvaged.pieces.len(), 1);
+    fs::write(&file, b"not ours, and long enough to hold a header of ours").expect("written");
+    assert!(salvage(&file, &Bases::default()).is_err());
+}
+
+#[test]
+fn a_pipe_is_no_file() {
+    let folder = Folder::new();
+    assert!(matches!(
+        Archive::open(&folder.0, &Bases::default()),
+        Err(ArchiveError::NotAFile { .. })
+    ));
+    assert_eq!(Verified::default().streams, 0);
+}

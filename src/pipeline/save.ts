@@ -1,0 +1,28 @@
+/** How a guest is saved: each of its pages comes once, so delta has nothing to work on. */
+import type { EncoderSettings } from './settings.js';
+
+/** 1 (fast) to 9 (small); `fast` and `ultra` go beyond. */
+export type SaveLevel = 'fast' | 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 | 9 | 'ultra';
+
+/** The level that is used unless told otherwise: a guest stands still while it is saved. */
+export const DEFAULT_SAVE_LEVEL: SaveLevel = 3;
+
+/** What each level stands for. */
+const LEVELS: Record<SaveLevel, Pick<EncoderSettings, 'codec' | 'level'>> = {
+  fast: { codec: 'lz4', level: 1 },
+  1: { codec: 'zstd', level: -3 },
+  2: { codec: 'zstd', level: -1 },
+  3: { codec: 'zstd', level: 1 },
+  4: { codec: 'zstd', level: 2 },
+  5: { codec: 'zstd', level: 3 },
+  6: { codec: 'zstd', level: 5 },
+  7: { codec: 'zstd', level: 7 },
+  8: { codec: 'zstd', level: 9 },
+  9: { codec: 'zstd', level: 12 },
+  ultra: { codec: 'zstd', level: 19 },
+};
+
+/** The settings of an encoder that saves; every byte comes back as it was. */
+export function saveProfile(level: SaveLevel = DEFAULT_SAVE_LEVEL): EncoderSettings {
+  return { delta: false, ...LEVELS[level] };
+}
