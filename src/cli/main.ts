@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { CODECS } from '../codecs.js';
+import { PROGRAMS } from '../libvirt/programs.js';
 import type { CacheSize } from '../pipeline/settings.js';
 import { parseDuration, parseRate } from '../control/quantities.js';
 import { parseBytes } from '../telemetry/amounts.js';
@@ -9,6 +10,7 @@ import type { CheckFlags } from './check.js';
 import type { DecodeFlags } from './decode.js';
 import type { DemoFlags } from './demo.js';
 import type { EncodeFlags } from './encode.js';
+import type { InstallFlags } from './install-libvirt-filter.js';
 import type { KeygenFlags } from './keygen.js';
 import { EXIT } from './exit.js';
 import type { DestinationFlags, SourceFlags } from './proxy.js';
@@ -177,6 +179,19 @@ function program(): Command {
     .action(async (endpoint: string, flags: CheckFlags) => {
       const { check } = await import('./check.js');
       await run('check', () => check(endpoint, flags));
+    });
+
+  command
+    .command('install-libvirt-filter')
+    .description("has libvirt's save, managedsave and dump packed by pagewire (docs/libvirt.md)")
+    .addOption(new Option('--as <PROGRAM...>', 'the program that it stands for (default: lzop)').choices(PROGRAMS))
+    .option('--dry-run', 'only tell what would be done', false)
+    .option('--uninstall', 'take it away again', false)
+    .option('--root <DIR>', 'the system to install to, if it is not the one that runs')
+    .addHelpText('after', EXIT_CODES)
+    .action(async (flags: InstallFlags) => {
+      const { installLibvirtFilter } = await import('./install-libvirt-filter.js');
+      await run('install-libvirt-filter', () => Promise.resolve(installLibvirtFilter(flags)));
     });
   return command;
 }
