@@ -39,7 +39,7 @@ find_real() {
 try() {
     said=$("$@" 2>&1 >&3 3>&-)
     status=$?
-} 3>&1
+} 3>&1 2>/dev/null # a shell has words of its own for what a signal ended
 
 # $reason: why a command that was tried failed, in one line
 explain() {
@@ -75,7 +75,7 @@ fail_save() {
 fail_restore() {
     trap '' PIPE # QEMU may have gone
     echo "pagewire: cannot restore: $reason" >&2
-    [ "$status" = $some_is_out ] || printf '\377'
+    [ "$status" = $some_is_out ] || printf '\377' 2>/dev/null
     trap - EXIT
     exit 1
 }
@@ -104,7 +104,11 @@ case ${1-} in
     for byte in $bytes; do head=$head\\$byte; done
     if [ "$head" = '\363\120\127\106' ]; then
         if is_missing; then fail_restore; fi
-        try restore_with "$node" "$program" restore
+        if [ -f /proc/self/fd/0 ]; then
+            try "$node" "$program" restore 4 # it goes back by these bytes
+        else
+            try restore_with "$node" "$program" restore
+        fi
         if [ $status -ne 0 ]; then explain "$node"; fail_restore; fi
     else
         find_real

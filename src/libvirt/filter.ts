@@ -1,5 +1,6 @@
 /**
- * What contrib/libvirt/filter.sh runs: `filter.js save` or `filter.js restore`, from standard input to standard output.
+ * What contrib/libvirt/filter.sh runs: `filter.js save` or `filter.js restore [N]`, from standard input to standard
+ * output; of a file, N bytes have been read already.
  *
  * It loads the pipeline and nothing else, since the guest stands still while it starts. What libvirt expects of a
  * filter that fails is the shell's to do, also where this cannot start.
@@ -18,8 +19,9 @@ async function save(): Promise<number> {
   return EXIT.ok;
 }
 
-async function restore(): Promise<number> {
-  const { Decoder } = await import('../pipeline/decoder.js');
+async function restore(alreadyRead: number): Promise<number> {
+  const [{ Decoder }, { native }] = await Promise.all([import('../pipeline/decoder.js'), import('../native.js')]);
+  if (alreadyRead > 0) native.rewind(0, alreadyRead);
   const decoder = new Decoder({ input: 0, output: 1 });
   try {
     await decoder.done;
@@ -39,7 +41,8 @@ function say(error: unknown): void {
 // What Node makes of these two would be non-blocking for libvirt and QEMU too.
 replaceStandardStreams('stdout', 'stderr');
 try {
-  process.exit(await (process.argv[2] === 'restore' ? restore() : save()));
+  const [, , direction, alreadyRead = '0'] = process.argv;
+  process.exit(await (direction === 'restore' ? restore(Number(alreadyRead)) : save()));
 } catch (error) {
   say(error);
   process.exit(EXIT.failed);

@@ -158,7 +158,7 @@ function isOurs(path: string): boolean {
   const stats = lstatSync(path, { throwIfNoEntry: false });
   if (!stats) return true;
   if (stats.isSymbolicLink()) return leadsToFilter(path);
-  return stats.isFile() && /pagewire install-libvirt-filter/.test(readable(path) ?? '');
+  return stats.isFile() && (readable(path) ?? '').includes('pagewire install-libvirt-filter');
 }
 
 function leadsToFilter(path: string): boolean {
