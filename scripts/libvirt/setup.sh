@@ -13,7 +13,7 @@ instead="there is no other way to run the tests of libvirt"
 . "$(dirname "$(readlink -f "$0")")/../debian.sh"
 
 # changes with what stands below: a root made by an older script is made anew
-edition=1
+edition=2
 ready=$cache/libvirt/ready
 is_ready() { [ "$(cat "$ready" 2>/dev/null)" = $edition ]; }
 
@@ -28,8 +28,8 @@ if ! is_ready; then                      # else: made by the run we waited for
     say "fetching libvirt ..."
     open_release bookworm
     apt apt-get install --download-only --no-install-recommends -y -t bookworm-backports libvirt-daemon \
-        libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 bash dash coreutils sed grep gzip procps util-linux \
-        mount iproute2 nftables libc-bin libgcc-s1 libstdc++6 >&2 || fail "cannot download libvirt (see above)"
+        libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 bash dash coreutils sed grep gzip lzop zstd procps \
+        util-linux mount iproute2 nftables libc-bin libgcc-s1 libstdc++6 >&2 || fail "cannot download libvirt (see above)"
     new=$work/libvirt
     mkdir -p "$new/root/usr" "$new/root/etc"
     for name in bin sbin lib lib64; do   # /usr is merged, also in what older packages hold

@@ -1,5 +1,5 @@
 // Guests under libvirt: the bare machine of test/e2e/guest/bare.S under TCG, whose console ticks.
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { until } from '#src/demo/time.js';
 import { guestImage } from '#src/demo/guest.js';
 import type { Workload } from '../harness/guests.js';
@@ -51,10 +51,11 @@ export function furnish(...hosts: readonly Host[]): void {
   }
 }
 
-/** Boots a transient guest, and waits until it works. */
+/** Boots a transient guest, and waits until it works. What one of its name has printed before is forgotten. */
 export async function boot(host: Host, plan: GuestPlan = {}): Promise<void> {
   const { name = 'vm1' } = plan;
   furnish(host);
+  forget(host, name);
   const xml = `/run/${name}.xml`;
   writeFileSync(host.path(xml), domainXml(plan));
   await host.virsh('create', xml);
@@ -64,6 +65,11 @@ export async function boot(host: Host, plan: GuestPlan = {}): Promise<void> {
     () => `the guest ${name} does not come up on host ${host.name}: ${printed(host, name)} ${host.qemuLog(name)}`,
   );
   await runs(host, name);
+}
+
+/** Removes what guests of that name have printed on these hosts. None runs there. */
+export function forget(host: Host, name = 'vm1'): void {
+  rmSync(host.path(consolePath(name)), { force: true });
 }
 
 /** All that a guest printed on this host. */

@@ -11,7 +11,7 @@ void describe('two hosts with libvirt', { skip: skipLibvirt() }, () => {
       const { a, b } = await Hosts.start(stage);
       await boot(a);
       furnish(b);
-      await a.virsh('migrate', '--live', 'vm1', `qemu+tcp://host-b.test/system`);
+      await a.virsh('migrate', '--live', 'vm1', 'qemu+tcp://dst/system');
       await runs(b, 'vm1', lastTick(a));
       await isGone(a);
       await b.restartDaemon();

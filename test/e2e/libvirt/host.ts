@@ -48,6 +48,7 @@ mount -t proc proc proc
 mount -t sysfs sysfs sys
 : >opt/node/bin/node
 mount --bind "$4" opt/node/bin/node
+ln -s "$5/bin/pagewire" opt/node/bin/pagewire
 [ -d "$new$5" ] || { mkdir -p "$new$5"; mount --bind "$5" "$new$5"; }
 hostname "$3"
 ip link set lo up
@@ -62,14 +63,26 @@ export type HostName = keyof typeof ADDRESS;
 
 const UUID = { a: 'aaaaaaaa-0000-4000-8000-00000000000a', b: 'bbbbbbbb-0000-4000-8000-00000000000b' };
 
-/** Names by which the hosts know each other. */
-const HOSTS = `127.0.0.1 localhost\n${Object.entries(ADDRESS)
-  .map(([name, address]) => `${address} host-${name}.test host-${name}\n`)
-  .join('')}`;
+/** The names by which the hosts know each other, as in the documentation: guests mostly go from `a`, `src`, to `b`. */
+export const HOSTNAME = { a: 'src', b: 'dst' } as const;
+const HOSTS = `127.0.0.1 localhost\n${ADDRESS.a} ${HOSTNAME.a}\n${ADDRESS.b} ${HOSTNAME.b}\n`;
+
+/** QEMU as root, without what guards a host from it: no such thing is there in a namespace. */
+const QEMU_CONF = [
+  'user = "root"',
+  'group = "root"',
+  'dynamic_ownership = 0',
+  'remember_owner = 0',
+  'security_driver = "none"',
+  'namespaces = []',
+  'cgroup_controllers = []',
+  'stdio_handler = "file"',
+];
+const settingName = (line: string): string => line.split('=')[0]?.trim() ?? '';
 
 /** What a host is to be like. */
 export interface HostOptions {
-  /** Further lines of qemu.conf; they come last, so they count. */
+  /** Further lines of qemu.conf, each in the place of ours for the same setting. */
   readonly qemuConf?: readonly string[];
   /** Folders that come first in the daemon's PATH. */
   readonly path?: readonly string[];
@@ -103,7 +116,7 @@ export class Host {
     for (const part of ['etc/libvirt', 'var/log/libvirt/qemu', 'var/lib/libvirt/qemu', 'var/cache/libvirt']) {
       mkdirSync(join(folder, part), { recursive: true });
     }
-    const words = [rootFolder, folder, `host-${name}.test`, process.execPath, repository];
+    const words = [rootFolder, folder, HOSTNAME[name], process.execPath, repository];
     const unshare = ['unshare', '--mount', '--net', '--uts', '--pid', '--propagation', 'private', '--fork'];
     const holder = stage.start(
       `host-${name}`,
@@ -151,27 +164,17 @@ export class Host {
         '',
       ].join('\n'),
     );
-    writeFileSync(
-      this.path('/etc/libvirt/qemu.conf'),
-      [
-        'user = "root"',
-        'group = "root"',
-        'dynamic_ownership = 0',
-        'remember_owner = 0',
-        'security_driver = "none"',
-        'namespaces = []',
-        'cgroup_controllers = []',
-        'stdio_handler = "file"',
-        ...(this.options.qemuConf ?? []),
-        '',
-      ].join('\n'),
-    );
+    const asked = this.options.qemuConf ?? [];
+    const names = asked.map(settingName);
+    // libvirt takes the first of two settings
+    const ours = QEMU_CONF.filter((line) => !names.includes(settingName(line)));
+    writeFileSync(this.path('/etc/libvirt/qemu.conf'), [...ours, ...asked, ''].join('\n'));
   }
 
   /** Put before a command, it runs in this host. */
   get prefix(): readonly string[] {
-    const enter = ['nsenter', '-t', `${this.pid}`, '-m', '-n', '-u', '-p', '-r', '--wd=/'];
-    return [...enter, 'env', `PATH=${PATH}`, 'LC_ALL=C.UTF-8'];
+    const enter = ['nsenter', '-t', `${this.pid}`, '-m', '-n', '-u', '-p', '-r'];
+    return [...enter, 'env', '-i', '--chdir=/', `PATH=${PATH}`, 'LC_ALL=C.UTF-8', 'HOME=/root'];
   }
 
   /**
