@@ -6,6 +6,7 @@ import { readImage } from '../libvirt/image.js';
 import {
   DAEMONS,
   DEFAULT_PATH,
+  environmentFiles,
   files,
   type Filter,
   FOLDER,
@@ -120,11 +121,9 @@ function reload(dryRun: boolean, other: string | undefined): void {
 
 // ---- what keeps the filter from working, or makes it dangerous
 
-/** Files that a daemon's unit reads its environment from; what stands in them counts more than a drop-in. */
-const ENVIRONMENT_FOLDERS = ['/etc/default', '/etc/sysconfig'];
-
 function inTheWay(root: string): string[] {
-  return ENVIRONMENT_FOLDERS.flatMap((folder) => DAEMONS.map((daemon) => join(root, folder, daemon)))
+  return DAEMONS.flatMap(environmentFiles)
+    .map((path) => join(root, path))
     .filter((path) => /^\s*(export\s+)?PATH=/m.test(contentOf(path)))
     .map((path) => `${path} sets PATH, which counts more than the drop-in: put ${FOLDER} first there`);
 }

@@ -69,6 +69,11 @@ export function dropIn(daemon: string): string {
   return `/etc/systemd/system/${daemon}.service.d/90-pagewire-filter.conf`;
 }
 
+/** Files that a daemon's unit reads its environment from; what they set counts more than a drop-in. */
+export function environmentFiles(daemon: string): string[] {
+  return ['/etc/default', '/etc/sysconfig'].map((folder) => `${folder}/${daemon}`);
+}
+
 function filterText({ node, program }: Filter): string {
   const template = readFileSync(new URL('../../contrib/libvirt/filter.sh', import.meta.url), 'utf8');
   return template.replace('@NODE@', () => forShell(node)).replace('@PROGRAM@', () => forShell(program));

@@ -126,7 +126,7 @@ export class RunningFilter {
   /** Ends the program that the shell runs, as the kernel does where memory is short. */
   async killProgram(): Promise<void> {
     for (;;) {
-      const node = below(this.#child.pid!).find((pid) => /\/filter\.js$/.test(argumentsOf(pid)[1] ?? ''));
+      const node = below(this.#child.pid!).find((pid) => argumentsOf(pid)[1]?.endsWith('/filter.js'));
       if (node !== undefined) {
         process.kill(node, 'SIGKILL');
         return;
