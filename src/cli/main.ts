@@ -115,7 +115,10 @@ function program(): Command {
   const source = proxy.command('source').description('beside the QEMU that sends the guest');
   source
     .requiredOption('--name <GUEST>', "the guest's name, as the destination is to know it")
-    .requiredOption('--listen <ENDPOINT>', 'where QEMU connects: unix:PATH, tcp:HOST:PORT, fd:N, systemd')
+    .requiredOption(
+      '--listen <ENDPOINT>',
+      'where QEMU connects: unix:PATH, tcp:HOST:PORT, fd:N, systemd, intercept:PORT',
+    )
     .requiredOption('--connect <ENDPOINT>', 'the destination proxy, and other ways to it', each)
     .option('--port <N>', 'the port of the QEMU at the destination, where it has {port}', integer)
     .option('--stock', 'no proxy at the destination: connect to its QEMU', false)
