@@ -179,8 +179,9 @@ function readingOn(root: string): string {
 Restart the daemon (systemctl try-restart libvirtd, or virtqemud), and see what /etc/libvirt/qemu.conf says: the formats
 there need their programs now.
 
-Images that pagewire saved meanwhile restore again after pagewire ${NAME} with the same --as, or are
-made ones of the real program (here lzop; the format stays that of the image's header):
+Images that pagewire saved meanwhile cannot be restored as things are: the real program refuses them, and libvirt waits
+for ever (virsh destroy ends that). They restore again after pagewire ${NAME} with the same --as, or are made
+images of the real program (here lzop; it must be the format that the image's header names):
   at=$((92 + $(od -An -tu4 -j20 -N4 IMAGE)))
   { head -c $at IMAGE; tail -c +$((at + 1)) IMAGE | pagewire decode | lzop -c; } >NEW
 What virsh dump wrote has no header: pagewire decode -i FILE -o NEW

@@ -133,6 +133,21 @@ void describe('install-libvirt-filter', () => {
     assert.equal((await pagewire(t, [COMMAND, '--root', '/nonexistent'])).code, 2);
   });
 
+  it('says what docs/libvirt.md says that it does', async (t) => {
+    const { run } = system(t);
+    const docs = readFileSync(new URL('../../../docs/libvirt.md', import.meta.url), 'utf8');
+    const block = /^host# pagewire install-libvirt-filter\n([^]*?)^```/m.exec(docs)?.[1];
+    // A system that does not run has no systemd to tell.
+    assert.equal((await run()).stdout.toString(), block?.replace('done: systemctl daemon-reload\n', ''));
+    const recipe = /^host# (at=.*)\nhost# (\{.*)$/m.exec(docs) ?? [];
+    const undo = (await run('--uninstall')).stdout.toString();
+    for (const line of recipe.slice(1)) {
+      assert.ok(undo.includes(`\n  ${line.replaceAll('vm1.save', 'IMAGE').replace('vm1-lzop.save', 'NEW')}\n`), line);
+    }
+    assert.equal(recipe.length, 3);
+    for (const path of [FILTER, `${FOLDER}/`]) assert.ok(docs.includes(`| \`${path}\` |`), path);
+  });
+
   it('finds what pagewire has packed where libvirt keeps it', async (t) => {
     const { path, run } = system(t);
     const [ours, theirs] = [Buffer.from([0xf3, 0x50, 0x57, 0x46, 1]), Buffer.from('\x89LZO\0', 'latin1')];
