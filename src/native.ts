@@ -367,6 +367,8 @@ export interface Native {
   copyPosition(from: number, to: number): void;
   /** Gives the file `to` the times of `from`, to the nanosecond. */
   copyTimes(from: number, to: number): void;
+  /** Moves back in a file, so that what was read of it is read again; the descriptor stays the caller's. */
+  rewind(fd: number, bytes: number): void;
   simd(): { tier: string; note?: string };
 
   // Connections: native/node/src/net.rs. Promises are kept on threads of their own; they are rejected with an error whose
@@ -410,6 +412,10 @@ export interface Native {
   /** The other end of a connected socket, for people. */
   peerOfSocket(fd: number): string;
   isListening(fd: number): boolean;
+  /** From now on every internet connection that this process makes carries this mark (SO_MARK); 0: none. */
+  setMark(mark: number): void;
+  /** Where a connection was going before the packet filter redirected it to us; null where it came by itself. */
+  originalDestination(fd: number): NativeAddress | null;
 }
 
 const require = createRequire(import.meta.url);

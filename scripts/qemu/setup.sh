@@ -15,13 +15,11 @@
 # --print only tells where things are. To remove everything, delete the folder.
 set -eu
 
-cache=${PAGEWIRE_CACHE:-${XDG_CACHE_HOME:-${HOME:?is not set: set PAGEWIRE_CACHE}/.cache}/pagewire}
+instead="install qemu-system-x86 by your system's means, or name QEMU commands in PAGEWIRE_QEMU"
+. "$(dirname "$(readlink -f "$0")")/../debian.sh"
 print=
 if [ "${1-}" = --print ]; then print=1; shift; fi
 [ $# -gt 0 ] || set -- 7.2 10 11 kernel nft
-
-say() { printf 'setup.sh: %s\n' "$*" >&2; }
-fail() { say "$*"; exit 1; }
 
 # where NAME's ready file stands; it exists if and only if NAME is complete
 ready_file() {
@@ -32,39 +30,6 @@ ready_file() {
     userland) echo "$cache/userland/root" ;;
     *) fail "I know 7.2, 10, 11, kernel, nft and userland, not '$1'" ;;
     esac
-}
-
-# a Debian mirror that this machine itself uses
-mirror() {
-    targets=$(apt-get indextargets --format '$(REPO_URI) $(LABEL)' 'Created-By: Packages')
-    # the label is known once apt-get update has run; without it go by the usual end of the address
-    uri=$(printf '%s\n' "$targets" | awk '$2 == "Debian" { print $1; exit }')
-    [ -n "$uri" ] || uri=$(printf '%s\n' "$targets" | awk '$1 ~ /\/debian\/?$/ { print $1; exit }')
-    [ -n "$uri" ] || fail "this machine's APT sources name no Debian mirror: install qemu-system-x86 by your system's" \
-        "means, or name QEMU commands in PAGEWIRE_QEMU"
-    echo "$uri"
-}
-
-# apt COMMAND...: APT with lists, state and archives of its own under $apt; everything else as this machine has it
-apt() {
-    command=$1
-    shift
-    "$command" -q=2 -o Dir::State="$apt" -o Dir::State::status="$apt/status" -o Dir::Cache="$apt" \
-        -o Dir::Cache::archives="$apt/archives" -o Dir::Etc::sourcelist="$apt/sources.list" -o Dir::Etc::sourceparts=/dev/null \
-        -o Dir::Etc::preferencesparts=/dev/null -o APT::Sandbox::User="$(id -un)" -o Debug::NoLocking=1 \
-        -o APT::Update::Post-Invoke::= -o Acquire::Retries=3 -o Acquire::Languages=none "$@"
-}
-
-# a private APT over RELEASE and its backports, in $work/RELEASE
-open_release() {
-    apt=$work/$1
-    if [ ! -e "$apt/ok" ]; then
-        mkdir -p "$apt/lists/partial" "$apt/archives/partial"
-        : >"$apt/status"
-        for suite in "$1" "$1-backports"; do echo "deb $uri $suite main"; done >"$apt/sources.list"
-        apt apt-get update >&2 || fail "cannot read Debian's package lists (see above)"
-        : >"$apt/ok"
-    fi
 }
 
 unpack_into() {   # DIRECTORY: every archive that was downloaded
@@ -161,26 +126,12 @@ done
 [ -n "$missing" ] || exit 0
 [ -z "$print" ] || fail "not there:$missing"
 
-for tool in apt-get apt-cache dpkg flock; do
-    command -v "$tool" >/dev/null || fail "no $tool here, this works on Debian and what derives from it: install" \
-        "qemu-system-x86 by your system's means, or name QEMU commands in PAGEWIRE_QEMU"
-done
-[ "$(dpkg --print-architecture)" = amd64 ] || fail "this works on amd64: install qemu-system-x86 by your system's means"
-
-mkdir -p "$cache"
-exec 9>"$cache/lock"
-flock -w 900 9 || fail "another run has held $cache/lock for 15 minutes"
-rm -rf "$cache"/new.*                    # left by a run that was killed: with the lock held nobody uses it
-work=$(mktemp -d "$cache/new.XXXXXX")
-trap 'rm -rf "$work"' EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM HUP
+begin
 
 for name in $missing; do
     file=$(ready_file "$name")
     if [ ! -e "$file" ]; then            # else: made by the run we waited for
         say "fetching ${name} ..."
-        [ -n "${uri-}" ] || uri=$(mirror)
         case $name in
         7.2) make_qemu 7.2 bookworm bookworm ;;
         10) make_qemu 10 bookworm bookworm-backports ;;

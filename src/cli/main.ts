@@ -2,10 +2,12 @@
 import { readFileSync } from 'node:fs';
 import { Command, Option } from 'commander';
 import { CODECS } from '../codecs.js';
+import { PROGRAMS } from '../libvirt/programs.js';
 import type { CheckFlags } from './check.js';
 import type { DecodeFlags } from './decode.js';
 import type { DemoFlags } from './demo.js';
 import type { EncodeFlags } from './encode.js';
+import type { InstallFlags } from './install-libvirt-filter.js';
 import type { KeygenFlags } from './keygen.js';
 import { EXIT } from './exit.js';
 import { filterOptions } from './filter-options.js';
@@ -121,7 +123,10 @@ function commands(): Command {
   const source = proxy.command('source').description('beside the QEMU that sends the guest');
   source
     .requiredOption('--name <GUEST>', "the guest's name, as the destination is to know it")
-    .requiredOption('--listen <ENDPOINT>', 'where QEMU connects: unix:PATH, tcp:HOST:PORT, fd:N, systemd')
+    .requiredOption(
+      '--listen <ENDPOINT>',
+      'where QEMU connects: unix:PATH, tcp:HOST:PORT, fd:N, systemd, intercept:PORT',
+    )
     .requiredOption('--connect <ENDPOINT>', 'the destination proxy, and other ways to it', each)
     .option('--port <N>', 'the port of the QEMU at the destination, where it has {port}', integer)
     .option('--stock', 'no proxy at the destination: connect to its QEMU', false)
@@ -185,6 +190,19 @@ function commands(): Command {
     .action(async (endpoint: string, flags: CheckFlags) => {
       const { check } = await import('./check.js');
       await run('check', () => check(endpoint, flags));
+    });
+
+  command
+    .command('install-libvirt-filter')
+    .description("has libvirt's save, managedsave and dump packed by pagewire (docs/libvirt.md)")
+    .addOption(new Option('--as <PROGRAM...>', 'the program that it stands for (default: lzop)').choices(PROGRAMS))
+    .option('--dry-run', 'only tell what would be done', false)
+    .option('--uninstall', 'take it away again', false)
+    .option('--root <DIR>', 'the system to install to, if it is not the one that runs')
+    .addHelpText('after', EXIT_CODES)
+    .action(async (flags: InstallFlags) => {
+      const { installLibvirtFilter } = await import('./install-libvirt-filter.js');
+      await run('install-libvirt-filter', () => Promise.resolve(installLibvirtFilter(flags)));
     });
   return command;
 }

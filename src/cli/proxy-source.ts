@@ -1,9 +1,11 @@
-import { onFault } from '../control/faults.js';
+import { faultText, onFault } from '../control/faults.js';
 import { notify } from '../control/notify.js';
 import { onReload, onStop } from '../control/signals.js';
 import { PagewireError } from '../errors.js';
 import type { SessionSnapshot } from '../session/snapshot.js';
+import { type Ended, Interception, interceptionPort } from '../session/interception.js';
 import { SourceProxy, type SourceProxySettings } from '../session/source-proxy.js';
+import type { Log } from '../telemetry/log.js';
 import { Metrics } from '../telemetry/metrics.js';
 import { Progress } from '../telemetry/progress.js';
 import {
@@ -22,6 +24,12 @@ const EVERY_MS = 1000;
 
 /** `pagewire proxy source` */
 export async function proxySource(flags: SourceFlags): Promise<number> {
+  const listenPort = interceptionPort(flags.listen);
+  return listenPort === undefined ? carryOne(flags) : intercept(flags, listenPort);
+}
+
+/** One migration, that of the guest that connects. */
+async function carryOne(flags: SourceFlags): Promise<number> {
   const log = openLog('proxy source', flags).child({ guest: flags.name });
   const settings = proxySettings(flags);
   const writeStats = openStats(flags.stats);
@@ -56,32 +64,88 @@ export async function proxySource(flags: SourceFlags): Promise<number> {
     metrics?.update(snapshot);
     notify(log, `STATUS=${status(snapshot)}`);
   }, EVERY_MS);
-  const report = (outcome: SessionOutcome): SessionSnapshot => {
+  try {
+    const ended = await proxy.done.then(
+      (end): Ended => ({ end }),
+      (error: unknown): Ended => ({ failure: PagewireError.from(error) }),
+    );
     clearInterval(timer);
     progress.end();
-    const snapshot = proxy.snapshot();
+    const [snapshot, outcome] = [proxy.snapshot(), outcomeOf(ended)];
     writeStats?.(statsLine(snapshot, outcome));
     metrics?.end(snapshot, outcome.state);
     notify(log, `STOPPING=1\nSTATUS=${outcome.state}`);
-    return snapshot;
-  };
-  try {
-    const { cancelled, within } = await proxy.done;
-    const snapshot = report(cancelled ? { state: 'cancelled', within: within ?? null } : { state: 'complete' });
-    if (!cancelled) {
-      log.info(`migrated: ${sessionSummary(snapshot)}`);
-      return EXIT.ok;
-    }
-    const where = within === undefined ? '' : ` (within ${within})`;
-    log.warn(`QEMU ended its stream before the end${where}: the migration was cancelled, or failed there`);
-    return EXIT.truncated;
-  } catch (error) {
-    const failure = PagewireError.from(error);
-    report(failedSession(failure));
-    log.error({ code: failure.code }, plain(failure.message));
-    return exitOf(failure, signalled);
+    tellEnd(log, snapshot, ended);
+    if ('failure' in ended) return exitOf(ended.failure, signalled);
+    return ended.end.cancelled ? EXIT.truncated : EXIT.ok;
   } finally {
     metrics?.close();
+  }
+}
+
+/** Every migration whose connections the packet filter sends us. */
+async function intercept(flags: SourceFlags, listenPort: number): Promise<number> {
+  for (const [option, value] of [
+    ['--port', flags.port],
+    ['--listen-mode', flags.listenMode],
+    ['--listen-owner', flags.listenOwner],
+  ] as const) {
+    if (value === undefined) continue;
+    throw new PagewireError('BAD_OPTION', `${option} is of no use with --listen ${flags.listen}`);
+  }
+  const log = openLog('proxy source', flags);
+  const writeStats = openStats(flags.stats);
+  const metrics = flags.metrics === undefined ? undefined : await Metrics.serve(flags.metrics);
+  const interception = new Interception({ ...proxySettings(flags), listenPort }, log, (snapshot, ended) => {
+    const outcome = outcomeOf(ended);
+    writeStats?.(statsLine(snapshot, outcome));
+    metrics?.end(snapshot, outcome.state);
+    tellEnd(log.child({ guest: snapshot.name }), snapshot, ended);
+  });
+  onFault((error) => {
+    log.error(faultText(error));
+    interception.fault(error);
+  });
+  onStop(() => {
+    notify(log, 'STOPPING=1');
+    interception.stop();
+  });
+  onReload(() => {
+    reload(flags, log, (config) => {
+      interception.change(config);
+    });
+  });
+  notify(log, `READY=1\nSTATUS=waiting for connections on port ${listenPort}`);
+  log.info(`waiting for QEMU on ${flags.listen}: connections that the packet filter redirects there`);
+  const timer = setInterval(() => {
+    const snapshots = interception.snapshots();
+    for (const snapshot of snapshots) {
+      writeStats?.(statsLine(snapshot, null));
+      metrics?.update(snapshot);
+    }
+    notify(log, `STATUS=${snapshots.length} migrations`);
+  }, EVERY_MS);
+  await interception.done;
+  clearInterval(timer);
+  metrics?.close();
+  return EXIT.ok;
+}
+
+function outcomeOf(ended: Ended): SessionOutcome {
+  if ('failure' in ended) return failedSession(ended.failure);
+  const { cancelled, within } = ended.end;
+  return cancelled ? { state: 'cancelled', within: within ?? null } : { state: 'complete' };
+}
+
+function tellEnd(log: Log, snapshot: SessionSnapshot, ended: Ended): void {
+  if ('failure' in ended) {
+    log.error({ code: ended.failure.code }, plain(ended.failure.message));
+  } else if (ended.end.cancelled) {
+    const { within } = ended.end;
+    const where = within === undefined ? '' : ` (within ${within})`;
+    log.warn(`QEMU ended its stream before the end${where}: the migration was cancelled, or failed there`);
+  } else {
+    log.info(`migrated: ${sessionSummary(snapshot)}`);
   }
 }
 

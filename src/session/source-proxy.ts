@@ -45,7 +45,7 @@ export interface SourceProxySettings extends EncoderSettings {
 }
 
 /** QEMU's connections that may wait at once, and for how long: they are taken at once. */
-const LISTEN = { preamble: false, maxPending: 64, timeoutMs: 10_000 };
+export const LISTEN = { preamble: false, maxPending: 64, timeoutMs: 10_000 };
 
 /** One migration, from QEMU's first connection to the end of all. */
 export class SourceProxy {
@@ -114,7 +114,7 @@ export class SourceProxy {
 }
 
 /** A session that is told what it can do. */
-function sessionOf(settings: SourceProxySettings, log: Log): SourceSession | StockSession {
+export function sessionOf(settings: SourceProxySettings, log: Log): SourceSession | StockSession {
   const { name, port, stock = false, insecure = false, tls = {}, require, replayBytes = 64 << 20 } = settings;
   const { silenceMs = 5000, reconnectMs = 300_000, inDoubt = 'hold', maxBandwidth = 0 } = settings;
   const { delta, codec, level, threads, cacheSize, memoryLimit, frameSize } = settings;

@@ -5,6 +5,7 @@
 #![cfg_attr(test, allow(dead_code))] // in a test build napi-derive registers nothing
 
 mod file;
+mod descriptor;
 mod flow;
 mod net;
 mod session;

@@ -440,6 +440,24 @@ impl NativeListener {
     }
 }
 
+/// From now on every internet connection that this process makes carries this mark; 0: none.
+#[napi]
+pub fn set_mark(mark: u32) -> Result<(), String> {
+    net::set_mark(mark).map_err(|error| coded(&error))
+}
+
+/// Where a connection was going before it was redirected to us.
+#[napi]
+pub fn original_destination(fd: i32) -> Result<Option<NativeAddress>, String> {
+    let socket = owned(fd)?;
+    Ok(net::original_destination(socket.as_fd()).map(|original| {
+        NativeAddress::from(&Address::Tcp {
+            host: original.ip().to_string(),
+            port: original.port(),
+        })
+    }))
+}
+
 /// Gives a descriptor to JavaScript, or closes it if JavaScript is no more.
 fn hand_over(fd: i32, call: impl FnOnce(i32) -> Status) {
     if call(fd) != Status::Ok {

@@ -4,12 +4,15 @@ use super::link::Transport;
 use super::listen::PREAMBLE_LEN;
 use super::tunnel::Tunnel;
 use super::{Address, Link, NetError, Peer, Tls, error, sockets};
+use crate::descriptor::poll_for;
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::{Errno, FdFlags, fcntl_setfd, ioctl_fionbio};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect as system_connect, socket_with,
+    sockopt,
 };
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::mpsc;
@@ -195,12 +198,37 @@ fn reach_first(addresses: &[SocketAddr], until: Instant) -> io::Result<OwnedFd> 
         if share.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        match TcpStream::connect_timeout(address, share) {
-            Ok(stream) => return Ok(stream.into()),
+        match dial(address, share) {
+            Ok(socket) => return Ok(socket),
             Err(error) => failure = error,
         }
     }
     Err(failure)
+}
+
+/// Connects to one address, with the process's mark on the socket from its first packet on.
+fn dial(address: &SocketAddr, timeout: Duration) -> io::Result<OwnedFd> {
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(family, SocketType::STREAM, flags, None)?;
+    sockets::mark(socket.as_fd())?;
+    match system_connect(&socket, address) {
+        Ok(()) => {}
+        Err(Errno::INPROGRESS | Errno::INTR) => {
+            let mut fds = [PollFd::new(&socket, PollFlags::OUT)];
+            poll_for(&mut fds, Some(timeout))?;
+            if fds[0].revents().is_empty() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            sockopt::socket_error(&socket)??;
+        }
+        Err(error) => return Err(error.into()),
+    }
+    ioctl_fionbio(&socket, false)?;
+    Ok(socket)
 }
 
 fn reach_unix(path: &Path, until: Instant) -> io::Result<OwnedFd> {

@@ -31,7 +31,7 @@ pub use error::NetError;
 pub use link::{Link, Peer};
 pub use listen::{Accepted, ListenOptions, Listener, PREAMBLE_LEN};
 pub use pass::{MAX_MESSAGE, Receiver, send_descriptor, socket_pair, stream_pair};
-pub use sockets::{is_listening, peer_of};
+pub use sockets::{is_listening, original_destination, peer_of, set_mark};
 pub use systemd::notify;
 pub use tls::Tls;
 pub use trust::fingerprint;

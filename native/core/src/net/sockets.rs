@@ -1,12 +1,99 @@
 //! What a socket tells of itself, and options that rustix does not know.
 
+use super::NetError;
 use rustix::fs::{FileType, fstat, lstat};
-use rustix::net::{SocketAddrAny, getpeername, sockopt};
+use rustix::net::{
+    AddressFamily, SocketAddrAny, SocketType, getpeername, getsockname, socket, sockopt,
+};
 use std::ffi::c_int;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// What the sockets of this process carry; 0: nothing.
+static MARK: AtomicU32 = AtomicU32::new(0);
+
+/// From now on every internet connection that this process makes carries this mark (SO_MARK), by which the host's
+/// packet filter knows it; 0: none. Fails where it may not: CAP_NET_ADMIN is needed.
+pub fn set_mark(mark: u32) -> Result<(), NetError> {
+    let fail = NetError::system("mark a socket (that takes CAP_NET_ADMIN)");
+    let try_it = || {
+        let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+        put_mark(socket.as_fd(), mark)
+    };
+    if mark != 0 {
+        try_it().map_err(fail)?;
+    }
+    MARK.store(mark, Ordering::Relaxed);
+    Ok(())
+}
+
+/// Puts the process's mark on a socket, if there is one.
+pub(super) fn mark(fd: BorrowedFd<'_>) -> io::Result<()> {
+    match MARK.load(Ordering::Relaxed) {
+        0 => Ok(()),
+        mark => put_mark(fd, mark),
+    }
+}
+
+fn put_mark(fd: BorrowedFd<'_>, mark: u32) -> io::Result<()> {
+    // SAFETY: the pointer and the length are those of a u32 that lives through the call.
+    let result = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MARK,
+            (&raw const mark).cast(),
+            size_of::<u32>() as libc::socklen_t,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Where a connection was going before this host's packet filter redirected it to us; `None` where it came to us by
+/// itself, or the host keeps no such record.
+pub fn original_destination(fd: BorrowedFd<'_>) -> Option<SocketAddr> {
+    /// IP6T_SO_ORIGINAL_DST, from linux/netfilter_ipv6/ip6_tables.h; of the same number as SO_ORIGINAL_DST.
+    const ORIGINAL: c_int = libc::SO_ORIGINAL_DST;
+    let own = canonical(getsockname(fd).ok()?)?;
+    let original = if own.is_ipv4() {
+        // SAFETY: all zeros is a valid sockaddr_in.
+        let mut found: libc::sockaddr_in = unsafe { std::mem::zeroed() };
+        ask(fd, libc::SOL_IP, ORIGINAL, &mut found)?;
+        let ip = Ipv4Addr::from(u32::from_be(found.sin_addr.s_addr));
+        SocketAddr::new(ip.into(), u16::from_be(found.sin_port))
+    } else {
+        // SAFETY: all zeros is a valid sockaddr_in6.
+        let mut found: libc::sockaddr_in6 = unsafe { std::mem::zeroed() };
+        ask(fd, libc::SOL_IPV6, ORIGINAL, &mut found)?;
+        let ip = Ipv6Addr::from(found.sin6_addr.s6_addr);
+        SocketAddr::new(ip.into(), u16::from_be(found.sin6_port))
+    };
+    (original != own).then_some(original)
+}
+
+/// Asks for a socket option of a plain C struct, whole.
+fn ask<T>(fd: BorrowedFd<'_>, level: c_int, option: c_int, value: &mut T) -> Option<()> {
+    let mut length = size_of::<T>() as libc::socklen_t;
+    // SAFETY: the pointer and the length are those of a struct that lives through the call; both callers give structs
+    // of integers, for which any bytes are valid.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            level,
+            option,
+            (&raw mut *value).cast(),
+            &raw mut length,
+        )
+    };
+    (result == 0 && length as usize == size_of::<T>()).then_some(())
+}
 
 /// Whether connections can be accepted from this descriptor.
 pub fn is_listening(fd: BorrowedFd<'_>) -> bool {

@@ -1,0 +1,49 @@
+/**
+ * What contrib/libvirt/filter.sh runs: `filter.js save` or `filter.js restore [N]`, from standard input to standard
+ * output; of a file, N bytes have been read already.
+ *
+ * It loads the pipeline and nothing else, since the guest stands still while it starts. What libvirt expects of a
+ * filter that fails is the shell's to do, also where this cannot start.
+ */
+import { plain, replaceStandardStreams, tell } from '../cli/run.js';
+
+/** What it exits with; the shell knows the last one, where some of a stream that cannot be restored is out. */
+const EXIT = { ok: 0, failed: 1, someIsOut: 32 };
+
+async function save(): Promise<number> {
+  const [{ Encoder }, { SAVE_SETTINGS }] = await Promise.all([
+    import('../pipeline/encoder.js'),
+    import('./settings.js'),
+  ]);
+  await new Encoder({ ...SAVE_SETTINGS, input: 0, output: 1 }).done;
+  return EXIT.ok;
+}
+
+async function restore(alreadyRead: number): Promise<number> {
+  const [{ Decoder }, { native }] = await Promise.all([import('../pipeline/decoder.js'), import('../native.js')]);
+  if (alreadyRead > 0) native.rewind(0, alreadyRead);
+  const decoder = new Decoder({ input: 0, output: 1 });
+  try {
+    await decoder.done;
+    return EXIT.ok;
+  } catch (error) {
+    say(error);
+    return decoder.snapshot().totals.bytesOut > 0 ? EXIT.someIsOut : EXIT.failed;
+  }
+}
+
+/** The line that the shell looks for. */
+function say(error: unknown): void {
+  const message = error instanceof Error ? error.message : String(error);
+  tell(`pagewire: ${plain(message).replaceAll('\n', ' ')}\n`);
+}
+
+// What Node makes of these two would be non-blocking for libvirt and QEMU too.
+replaceStandardStreams('stdout', 'stderr');
+try {
+  const [, , direction, alreadyRead = '0'] = process.argv;
+  process.exit(await (direction === 'restore' ? restore(Number(alreadyRead)) : save()));
+} catch (error) {
+  say(error);
+  process.exit(EXIT.failed);
+}

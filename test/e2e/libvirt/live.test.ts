@@ -1,0 +1,234 @@
+// `virsh migrate` through the proxies, by each recipe of docs/libvirt.md, and what goes wrong on the way.
+import assert from 'node:assert/strict';
+import { after, before, describe, it } from 'node:test';
+import { sleep } from '#src/demo/time.js';
+import { EXIT, says } from '../harness/proxies.js';
+import { Stage } from '../harness/stage.js';
+import type { Running } from '../harness/stage.js';
+import { boot, forget, furnish, isGone, lastTick, printed, runs } from './guest.js';
+import type { GuestPlan } from './guest.js';
+import { Hosts, skipLibvirt } from './host.js';
+import type { Host, HostOptions } from './host.js';
+import { Cook } from './recipes.js';
+
+const skip = skipLibvirt();
+
+/** A pair of hosts for the tests of a `describe`, one after the other. */
+class Kitchen {
+  private stage = new Stage();
+  private made: { hosts: Hosts; cook: Cook } | undefined;
+
+  constructor(options: HostOptions = {}) {
+    before(async () => {
+      const hosts = await Hosts.start(this.stage, options);
+      this.made = { hosts, cook: new Cook(hosts) };
+    });
+    after(() => this.stage.end());
+  }
+
+  get hosts(): Hosts {
+    return this.made?.hosts ?? assert.fail('there are no hosts');
+  }
+  get a(): Host {
+    return this.hosts.a;
+  }
+  get b(): Host {
+    return this.hosts.b;
+  }
+  get cook(): Cook {
+    return this.made?.cook ?? assert.fail('there are no hosts');
+  }
+
+  /** A test that finds vm1 at work on host a. Afterwards no guest is left. */
+  test(name: string, body: () => Promise<void>, plan: GuestPlan = {}): void {
+    void it(name, async () => {
+      furnish(this.a, this.b);
+      forget(this.b);
+      try {
+        await boot(this.a, plan);
+        await body();
+      } catch (error) {
+        if (error instanceof Error) error.message += `\n${this.stage.complaints()}`;
+        throw error;
+      } finally {
+        for (const host of [this.a, this.b]) await host.startVirsh('destroy', 'vm1').exitCode(60);
+        await this.cook.end('source');
+      }
+    });
+  }
+
+  /** vm1 has moved: it runs on at the destination and is gone at the source, and both daemons are well. */
+  async hasMoved(): Promise<void> {
+    await runs(this.b, 'vm1', lastTick(this.a));
+    assert.doesNotMatch(printed(this.b, 'vm1'), /READY/, 'the guest booted instead of running on');
+    await isGone(this.a);
+    for (const host of [this.a, this.b]) await host.daemonLives();
+  }
+
+  /** vm1 has stayed: it runs on at the source and is unknown at the destination, and both daemons are well. */
+  async hasStayed(): Promise<void> {
+    await isGone(this.b);
+    await runs(this.a);
+    for (const host of [this.a, this.b]) await host.daemonLives();
+  }
+
+  /** The source proxy has ended well, and says what went over the wire. */
+  async sourceEndsWell(): Promise<void> {
+    const proxy = this.cook.proxy('source');
+    assert.equal(await proxy.exitCode(20), EXIT.ok, proxy.said());
+    assert.match(proxy.said(), /migrated: .* on the wire/);
+  }
+}
+
+/** A guest that writes more than QEMU may send: its migration does not come to its end by itself. */
+const BUSY: GuestPlan = { rate: 12_000 };
+const ENDLESS = ['--bandwidth', '8'];
+const BY_SOCKET = [
+  ...['migrate', '--live', 'vm1', 'qemu+tcp://dst/system', '--migrateuri', 'unix:///run/pagewire/vm1.sock'],
+  ...ENDLESS,
+];
+
+/** A recipe without its `virsh migrate`, whose proxies lose a silent link after a second. */
+function prepared(words: string): string | undefined {
+  return words.startsWith('virsh migrate') ? undefined : `${words} --silence 1s`;
+}
+
+/** Waits until the guest's memory is on its way. */
+async function onTheWay(source: Running): Promise<void> {
+  await says(source, /guest pc-.* of RAM/, 30);
+  await sleep(500);
+}
+
+/** Packets of the link between the proxies are dropped on this host, until {@link mend}. libvirt's own go on. */
+async function cut(host: Host): Promise<void> {
+  const rules = [
+    'add table inet cut',
+    'add chain inet cut input { type filter hook input priority 0; }',
+    'add rule inet cut input tcp dport 7777 drop',
+  ];
+  await host.run(['nft', rules.join('; ')]);
+}
+const mend = (host: Host): Promise<string> => host.run(['nft', 'delete table inet cut']);
+
+void describe('virsh migrate through the proxies', { skip }, () => {
+  if (skip !== false) return;
+  const kitchen = new Kitchen();
+  before(() => kitchen.cook.run('Once on both hosts'));
+
+  for (const heading of ['Through a unix socket', 'Peer to peer', 'Several connections', 'Through TCP']) {
+    kitchen.test(`the recipe "${heading}"`, async () => {
+      await kitchen.cook.run(heading);
+      await kitchen.sourceEndsWell();
+      await kitchen.hasMoved();
+    });
+  }
+
+  kitchen.test(
+    'the recipe "Postcopy": the guest changes over before all of its memory has',
+    async () => {
+      await kitchen.cook.run('Through a unix socket', (words) =>
+        /^virsh|proxy source/.test(words) ? undefined : words,
+      );
+      const events = kitchen.b.startVirsh('event', '--domain', 'vm1', '--event', 'lifecycle', '--loop');
+      await kitchen.cook.run('Postcopy', (words) => words.replace('--live', `--live ${ENDLESS.join(' ')}`));
+      await kitchen.sourceEndsWell();
+      await kitchen.hasMoved();
+      await events.kill();
+    },
+    BUSY,
+  );
+
+  void describe('a link that breaks', () => {
+    kitchen.test(
+      'and comes back: a pause',
+      async () => {
+        await kitchen.cook.run('Through a unix socket', prepared);
+        const source = kitchen.cook.proxy('source');
+        const migrate = kitchen.a.startVirsh(...BY_SOCKET);
+        await onTheWay(source);
+        await cut(kitchen.b);
+        await says(source, /the link to .* is lost/, 20);
+        await mend(kitchen.b);
+        await says(source, /connected to .* again|after \d/, 20);
+        await kitchen.a.virsh('migrate-setspeed', 'vm1', '10000');
+        await kitchen.a.virsh('migrate-setmaxdowntime', 'vm1', '3000');
+        assert.equal(await migrate.exitCode(60), 0, migrate.said());
+        await kitchen.sourceEndsWell();
+        await kitchen.hasMoved();
+      },
+      BUSY,
+    );
+
+    kitchen.test(
+      'for good: virsh says so, the guest stays',
+      async () => {
+        await kitchen.cook.run('Through a unix socket', (words) => prepared(`${words} --reconnect 1s`));
+        const source = kitchen.cook.proxy('source');
+        const migrate = kitchen.a.startVirsh(...BY_SOCKET);
+        await onTheWay(source);
+        await cut(kitchen.b);
+        assert.equal(await source.exitCode(30), EXIT.link, source.said());
+        assert.notEqual(await migrate.exitCode(60), 0);
+        await mend(kitchen.b);
+        assert.match(migrate.said(), /^error: ./m);
+        assert.match(source.said(), /vm1: .*the link to tls:dst:7777 is lost/);
+        await kitchen.hasStayed();
+      },
+      BUSY,
+    );
+  });
+
+  kitchen.test(
+    'virsh domjobabort: both ends clean, the guest stays',
+    async () => {
+      await kitchen.cook.run('Through a unix socket', prepared);
+      const source = kitchen.cook.proxy('source');
+      const migrate = kitchen.a.startVirsh(...BY_SOCKET);
+      await onTheWay(source);
+      await kitchen.a.virsh('domjobabort', 'vm1');
+      assert.notEqual(await migrate.exitCode(60), 0);
+      assert.match(migrate.said(), /operation aborted/);
+      assert.equal(await source.exitCode(20), EXIT.truncated, source.said());
+      await kitchen.hasStayed();
+    },
+    BUSY,
+  );
+
+  kitchen.test('no proxy at the destination: virsh says so, the guest stays', async () => {
+    await kitchen.cook.run('Through a unix socket', prepared);
+    await kitchen.cook.end('destination');
+    const migrate = kitchen.a.startVirsh(...BY_SOCKET);
+    assert.notEqual(await migrate.exitCode(60), 0);
+    const source = kitchen.cook.proxy('source');
+    assert.equal(await source.exitCode(20), EXIT.link, source.said());
+    assert.match(source.said(), /cannot connect to tls:dst:7777: connection refused/);
+    await kitchen.hasStayed();
+  });
+
+  kitchen.test('no proxy at the source: virsh says so, the guest stays', async () => {
+    const migrate = kitchen.a.startVirsh(...BY_SOCKET);
+    assert.notEqual(await migrate.exitCode(60), 0);
+    assert.match(migrate.said(), /Failed to connect socket to '\/run\/pagewire\/vm1.sock'/);
+    await kitchen.hasStayed();
+  });
+});
+
+void describe('QEMU as a user of its own', { skip }, () => {
+  if (skip !== false) return;
+  const kitchen = new Kitchen({ qemuConf: ['user = "libvirt-qemu"', 'group = "kvm"'] });
+  before(() => kitchen.cook.run('Once on both hosts'));
+
+  kitchen.test('the recipe', async () => {
+    await kitchen.cook.run('QEMU as a user of its own');
+    await kitchen.sourceEndsWell();
+    await kitchen.hasMoved();
+  });
+
+  kitchen.test("a socket that is not QEMU's: virsh says so, the guest stays", async () => {
+    await assert.rejects(
+      kitchen.cook.run('QEMU as a user of its own', (words) => words.replace(/--listen-owner \S+/, '')),
+      /[Pp]ermission denied/,
+    );
+    await kitchen.hasStayed();
+  });
+});
