@@ -1,14 +1,17 @@
+import { randomBytes } from 'node:crypto';
 import { onFault } from '../control/faults.js';
 import { notify } from '../control/notify.js';
 import { onReload, onStop } from '../control/signals.js';
 import { PagewireError } from '../errors.js';
+import { listenable } from '../session/endpoints.js';
 import type { SessionSnapshot } from '../session/snapshot.js';
-import { SourceProxy, type SourceProxySettings } from '../session/source-proxy.js';
+import { checkSource, SourceProxy, type SourceProxySettings } from '../session/source-proxy.js';
 import { Metrics } from '../telemetry/metrics.js';
 import { Progress } from '../telemetry/progress.js';
 import {
   failedSession,
   type SessionOutcome,
+  sessionEnd,
   sessionProgress,
   sessionSummary,
   statsLine,
@@ -16,21 +19,34 @@ import {
 import { EXIT, type Signal } from './exit.js';
 import { exitOf, openLog, openStats, parseOwner, reload, settingsOf, type SourceFlags } from './proxy.js';
 import { plain } from './run.js';
+import { serveTunnels, type TunnelNews } from './tunnels.js';
 
 /** How often `--stats` and `--metrics` get how it stands, in milliseconds. */
 const EVERY_MS = 1000;
 
 /** `pagewire proxy source` */
 export async function proxySource(flags: SourceFlags): Promise<number> {
-  const log = openLog('proxy source', flags).child({ guest: flags.name });
-  const settings = proxySettings(flags);
+  const { libvirt, listen, metrics: at, ofListener } = flags;
+  const name = nameOf(flags);
+  const log = openLog('proxy source', flags).child({ guest: name });
+  const settings = proxySettings(flags, name);
   const writeStats = openStats(flags.stats);
-  const metrics = flags.metrics === undefined ? undefined : await Metrics.serve(flags.metrics);
+  const metrics = at === undefined || ofListener ? undefined : await Metrics.serve(at);
+  if (libvirt && !ofListener) {
+    const target = listenable(listen, flags.insecure);
+    if (target.connected === undefined) {
+      checkSource(settings, log);
+      return serveTunnels(target, settings.socket ?? {}, metrics, log);
+    }
+  }
+  const tell = (news: TunnelNews): void => {
+    if (ofListener && process.connected) process.send?.(news);
+  };
   const proxy = new SourceProxy(settings, log);
   onFault((error) => {
     proxy.fault(error);
   });
-  notify(log, `READY=1\nSTATUS=waiting for QEMU on ${proxy.listening}`);
+  notify(log, `READY=1\nSTATUS=waiting for ${libvirt ? 'libvirt' : 'QEMU'} on ${proxy.listening}`);
 
   let signalled: Signal | undefined;
   onStop((signal) => {
@@ -54,6 +70,7 @@ export async function proxySource(flags: SourceFlags): Promise<number> {
     const snapshot = proxy.snapshot();
     writeStats?.(statsLine(snapshot, null));
     metrics?.update(snapshot);
+    tell({ snapshot });
     notify(log, `STATUS=${status(snapshot)}`);
   }, EVERY_MS);
   const report = (outcome: SessionOutcome): SessionSnapshot => {
@@ -62,15 +79,16 @@ export async function proxySource(flags: SourceFlags): Promise<number> {
     const snapshot = proxy.snapshot();
     writeStats?.(statsLine(snapshot, outcome));
     metrics?.end(snapshot, outcome.state);
+    tell({ snapshot, outcome });
     notify(log, `STOPPING=1\nSTATUS=${outcome.state}`);
     return snapshot;
   };
   try {
     const { cancelled, within } = await proxy.done;
     const snapshot = report(cancelled ? { state: 'cancelled', within: within ?? null } : { state: 'complete' });
-    if (!cancelled) {
-      log.info(`migrated: ${sessionSummary(snapshot)}`);
-      return EXIT.ok;
+    if (!cancelled || libvirt) {
+      log.info(`${sessionEnd(snapshot, cancelled)}: ${sessionSummary(snapshot)}`);
+      return cancelled ? EXIT.truncated : EXIT.ok;
     }
     const where = within === undefined ? '' : ` (within ${within})`;
     log.warn(`QEMU ended its stream before the end${where}: the migration was cancelled, or failed there`);
@@ -89,13 +107,21 @@ function status({ state, streamBytes, wire, peer }: SessionSnapshot): string {
   return `${state}${peer === null ? '' : ` with ${peer}`}: ${streamBytes} bytes of the stream, ${wire.out} on the wire`;
 }
 
+/** A session's name: its guest's; in libvirt's tunnel several may come, so each connection has a name of its own. */
+function nameOf({ name, libvirt }: SourceFlags): string {
+  if (libvirt) return `${name ?? 'libvirt'}-${randomBytes(4).toString('hex')}`;
+  if (name === undefined) throw new PagewireError('BAD_OPTION', "--name GUEST is needed: the guest's name");
+  return name;
+}
+
 /** What the command line says, in the library's words. */
-function proxySettings(flags: SourceFlags): SourceProxySettings {
-  const { name, listen, connect, port, insecure, stock, delta, codec, level, threads, cacheSize, memoryLimit } = flags;
+function proxySettings(flags: SourceFlags, name: string): SourceProxySettings {
+  const { listen, libvirt, connect, port, insecure, stock, delta, codec, level, threads, cacheSize, memoryLimit } =
+    flags;
   const { listenMode: mode, listenOwner: owner, tlsDir: dir, key, peer: peers } = flags;
   const { replay: replayBytes, silence: silenceMs, require } = flags;
   return {
-    ...{ name, listen, connect, port, insecure, stock, delta, codec, level, threads, cacheSize, memoryLimit },
+    ...{ name, libvirt, listen, connect, port, insecure, stock, delta, codec, level, threads, cacheSize, memoryLimit },
     ...{ replayBytes, silenceMs, require, tls: { dir, key, peers } },
     socket: { ...(mode !== undefined && { mode }), ...(owner !== undefined && parseOwner(owner)) },
     ...settingsOf(flags),

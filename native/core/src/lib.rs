@@ -12,6 +12,7 @@ pub mod delta;
 mod descriptor;
 pub mod flow;
 pub mod frame;
+pub mod libvirt;
 mod lock;
 pub mod net;
 pub mod page_cache;
