@@ -38,6 +38,7 @@ const targets = {
     seeds: () => [qemuStream(255), postcopyStream(0), postcopyStream(255), recoveredStream(9)],
   },
   return_path: { maxLength: 4 << 10, seeds: () => [returnPath(0), returnPath(255)] },
+  libvirt_packets: { maxLength: 64 << 10, seeds: () => [conversation(0), conversation(255)] },
   frame_reader: { maxLength: 16 << 10, seeds: () => [frames()] },
 };
 
@@ -123,6 +124,26 @@ function returnPath(cut) {
 }
 
 /** START, DATA and END, without their checksums: the target puts those right. */
+function conversation(cut) {
+  const packet = (procedure, type, serial, status, body = Buffer.alloc(0)) =>
+    Buffer.concat([
+      big(4, 28 + body.length),
+      ...[0x20008086, 1, procedure, type, serial, status].map((word) => big(4, word)),
+      body,
+    ]);
+  const guest = qemuStream(0).subarray(1);
+  const [call, stream, tunnel, finish] = [0, 3, 304, 306];
+  return Buffer.concat([
+    Buffer.of(cut),
+    packet(66, call, 0, 0),
+    packet(tunnel, call, 2, 0, Buffer.alloc(8)),
+    packet(tunnel, stream, 2, 2, guest.subarray(0, 5000)),
+    packet(tunnel, stream, 2, 2, guest.subarray(5000)),
+    packet(tunnel, stream, 2, 0),
+    packet(finish, call, 3, 0, Buffer.alloc(8)),
+  ]);
+}
+
 function frames() {
   const frame = (type, length) => {
     const header = Buffer.alloc(48);

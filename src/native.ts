@@ -18,6 +18,8 @@ export const events = {
   sinkEnded: 4,
   /** What came over a session waits for a socket of QEMU's; see `setOutput`. */
   outputWanted: 5,
+  /** Migrations in libvirt's conversation have begun or ended; see `tunnel`. */
+  tunnel: 6,
 } as const;
 
 /** What a wire tells its listener. */
@@ -36,6 +38,8 @@ export interface NativeEncodeOptions {
   frameSize: number;
   frames: boolean;
   delta?: NativeDeltaOptions;
+  /** The input is the conversation of two libvirt daemons. */
+  libvirt?: boolean;
   inFlight: number;
   packers: number;
 }
@@ -79,6 +83,25 @@ export interface Guest {
   memoryLimit: number;
 }
 
+/** What a libvirt daemon at the destination gets to see: the procedures of a migration, and more. */
+export interface NativeAllow {
+  /** Every procedure of every program. */
+  all: boolean;
+  procedures: number[];
+}
+
+/** The migrations in a conversation of two libvirt daemons. */
+export interface NativeTunnel {
+  /** The one that was prepared last, where its name could be read. */
+  guest?: string;
+  /** Only at the source. */
+  begun: number;
+  complete: number;
+  givenUp: number;
+  /** Only at the destination: packets that were not let through. */
+  refused: number;
+}
+
 /** How one half of a flow ended; `code` and `message` only where it failed. */
 export interface NativeResult {
   code?: string;
@@ -110,6 +133,7 @@ export interface NativeFlow {
   totals(): NativeTotals;
   delta(): NativeDelta;
   guest(): Guest | null;
+  tunnel(): NativeTunnel;
   sourceResult(): NativeResult | null;
   sinkResult(): NativeResult | null;
 }
@@ -246,6 +270,8 @@ export interface NativeWireOptions {
   replayBytes: number;
   silenceMs: number;
   heartbeatMs: number;
+  /** What is carried is the conversation of two libvirt daemons. */
+  libvirt?: boolean;
 }
 
 /** How a wire stands. */
@@ -309,6 +335,8 @@ export interface NativeWire {
   bye(): void;
   /** Tells the peer, if it can be told. */
   abort(reason: string): void;
+  /** Tells the source's libvirt daemon why what it waits for has failed; `false` where it waits for nothing, or is none. */
+  failCalls(reason: string): boolean;
   /** Ends all that waits, at once; a flow over it must be closed too. */
   close(): void;
   status(): WireStatus;
@@ -339,7 +367,14 @@ export interface Native {
     ): NativeFlow;
     encodeToWire(input: number, wire: NativeWire, options: NativeEncodeOptions, listener: Listener): NativeFlow;
     decode(input: number, output: number, inFlight: number, unpackers: number, listener: Listener): NativeFlow;
-    decodeFromWire(wire: NativeWire, inFlight: number, unpackers: number, listener: Listener): NativeFlow;
+    decodeFromWire(
+      wire: NativeWire,
+      /** Where the output is a libvirt daemon. */
+      allow: NativeAllow | null,
+      inFlight: number,
+      unpackers: number,
+      listener: Listener,
+    ): NativeFlow;
   };
   NativeWire: {
     create(options: NativeWireOptions, bandwidth: NativeBandwidth, listener: (event: number) => void): NativeWire;

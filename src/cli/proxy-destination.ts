@@ -11,12 +11,13 @@ import { Host, type HostSettings } from '../session/host.js';
 import { Listener } from '../session/listener.js';
 import { parsePeer, parsePorts } from '../session/peers.js';
 import { readPreamble } from '../session/preamble.js';
+import type { NativeAllow } from '../native.js';
 import type { SessionSnapshot } from '../session/snapshot.js';
 import { bytes } from '../telemetry/amounts.js';
 import type { Log } from '../telemetry/log.js';
 import { Metrics } from '../telemetry/metrics.js';
 import { Progress } from '../telemetry/progress.js';
-import { failedSession, sessionProgress, sessionSummary, statsLine } from '../telemetry/session.js';
+import { failedSession, sessionEnd, sessionProgress, sessionSummary, statsLine } from '../telemetry/session.js';
 import { openLink } from '../transport/connect.js';
 import { checkPlain, type Endpoint, endpointText, parseEndpoint } from '../transport/endpoint.js';
 import { EXIT, type Signal } from './exit.js';
@@ -51,10 +52,14 @@ function hostSettings(flags: DestinationFlags, { endpoint: listen, tls }: Listen
   checkPlain(far, flags.insecure);
   const { kind } = far;
   if (kind !== 'unix' && kind !== 'tcp' && kind !== 'fd') {
-    throw new PagewireError('BAD_OPTION', `--connect ${connect}: QEMU is at unix:PATH, tcp:HOST:PORT or fd:N`);
+    throw new PagewireError(
+      'BAD_OPTION',
+      `--connect ${connect}: ${flags.libvirt ? 'libvirt' : 'QEMU'} is at unix:PATH, tcp:HOST:PORT or fd:N`,
+    );
   }
   const { inDoubt, reconnectMs } = settingsOf(flags);
   const threads = checkThreads(flags.threads);
+  const allow = allowed(flags);
   const end = endOf({ ...flags, silenceMs: flags.silence }, frameSizeFor(threads, memoryLimit));
   return {
     ...{ connect, ports, peers, inDoubt, handshakeMs, end, threads },
@@ -63,7 +68,21 @@ function hostSettings(flags: DestinationFlags, { endpoint: listen, tls }: Listen
     // A link that nobody can make a second time is not waited for.
     reconnectMs: listen.kind === 'stdio' ? Math.min(reconnect, 0) : reconnectMs,
     ...(memoryLimit !== undefined && { memoryLimit }),
+    ...(allow && { allow }),
   };
+}
+
+/** What a libvirt daemon gets to see, where one is at `--connect`. */
+function allowed({ libvirt, libvirtAllow = [] }: DestinationFlags): NativeAllow | undefined {
+  if (!libvirt && libvirtAllow.length > 0) {
+    throw new PagewireError('BAD_OPTION', '--libvirt-allow is for a libvirt daemon: give --libvirt too');
+  }
+  const wrong = libvirtAllow.find((name) => name !== 'all' && !/^\d{1,9}$/.test(name));
+  if (wrong !== undefined) {
+    throw new PagewireError('BAD_OPTION', `--libvirt-allow ${wrong}: numbers of procedures, or all`);
+  }
+  if (!libvirt) return undefined;
+  return { all: libvirtAllow.includes('all'), procedures: libvirtAllow.filter((name) => name !== 'all').map(Number) };
 }
 
 /** The largest frames that a session within the memory limit can take; the source makes none that are larger. */
@@ -105,7 +124,7 @@ async function serveMany(
   // Of a socket that was passed on, where it listens is known only now.
   if (!tls) checkPlain(listener.address, flags.insecure);
   notify(log, `READY=1\nSTATUS=listening on ${shown}`);
-  log.info(`listening on ${shown}, for QEMU at ${settings.connect}`);
+  log.info(`listening on ${shown}, for ${flags.libvirt ? 'libvirt' : 'QEMU'} at ${settings.connect}`);
   onStop(() => {
     notify(log, 'STOPPING=1');
     listener.stop();
@@ -169,7 +188,7 @@ async function serveOne(flags: DestinationFlags, settings: HostSettings, listen:
     const { cancelled } = await of.done;
     const snapshot = over();
     writeStats?.(statsLine(snapshot, cancelled ? { state: 'cancelled', within: null } : { state: 'complete' }));
-    log.info({ guest: of.name }, `${cancelled ? 'cancelled' : 'arrived'}: ${sessionSummary(snapshot)}`);
+    log.info({ guest: of.name }, `${sessionEnd(snapshot, cancelled)}: ${sessionSummary(snapshot)}`);
     return cancelled ? EXIT.truncated : EXIT.ok;
   } catch (error) {
     const failure = PagewireError.from(error);

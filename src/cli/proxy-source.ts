@@ -1,16 +1,19 @@
+import { randomBytes } from 'node:crypto';
 import { faultText, onFault } from '../control/faults.js';
 import { notify } from '../control/notify.js';
 import { onReload, onStop } from '../control/signals.js';
 import { PagewireError } from '../errors.js';
+import { listenable } from '../session/endpoints.js';
 import type { SessionSnapshot } from '../session/snapshot.js';
 import { type Ended, Interception, interceptionPort } from '../session/interception.js';
-import { SourceProxy, type SourceProxySettings } from '../session/source-proxy.js';
+import { checkSource, SourceProxy, type SourceProxySettings } from '../session/source-proxy.js';
 import type { Log } from '../telemetry/log.js';
 import { Metrics } from '../telemetry/metrics.js';
 import { Progress } from '../telemetry/progress.js';
 import {
   failedSession,
   type SessionOutcome,
+  sessionEnd,
   sessionProgress,
   sessionSummary,
   statsLine,
@@ -18,6 +21,7 @@ import {
 import { EXIT, type Signal } from './exit.js';
 import { exitOf, openLog, openStats, parseOwner, reload, settingsOf, type SourceFlags } from './proxy.js';
 import { plain } from './run.js';
+import { serveTunnels, type TunnelNews } from './tunnels.js';
 
 /** How often `--stats` and `--metrics` get how it stands, in milliseconds. */
 const EVERY_MS = 1000;
@@ -28,17 +32,29 @@ export async function proxySource(flags: SourceFlags): Promise<number> {
   return listenPort === undefined ? carryOne(flags) : intercept(flags, listenPort);
 }
 
-/** One migration, that of the guest that connects. */
+/** What comes over one connection of QEMU's and those that belong to it, or over each of libvirt's. */
 async function carryOne(flags: SourceFlags): Promise<number> {
-  const log = openLog('proxy source', flags).child({ guest: flags.name });
-  const settings = proxySettings(flags);
+  const { libvirt, listen, metrics: at, ofListener } = flags;
+  const name = nameOf(flags);
+  const log = openLog('proxy source', flags).child({ guest: name });
+  const settings = proxySettings(flags, name);
   const writeStats = openStats(flags.stats);
-  const metrics = flags.metrics === undefined ? undefined : await Metrics.serve(flags.metrics);
+  const metrics = at === undefined || ofListener ? undefined : await Metrics.serve(at);
+  if (libvirt && !ofListener) {
+    const target = listenable(listen, flags.insecure);
+    if (target.connected === undefined) {
+      checkSource(settings, log);
+      return serveTunnels(target, settings.socket ?? {}, metrics, log);
+    }
+  }
+  const tell = (news: TunnelNews): void => {
+    if (ofListener && process.connected) process.send?.(news);
+  };
   const proxy = new SourceProxy(settings, log);
   onFault((error) => {
     proxy.fault(error);
   });
-  notify(log, `READY=1\nSTATUS=waiting for QEMU on ${proxy.listening}`);
+  notify(log, `READY=1\nSTATUS=waiting for ${libvirt ? 'libvirt' : 'QEMU'} on ${proxy.listening}`);
 
   let signalled: Signal | undefined;
   onStop((signal) => {
@@ -62,6 +78,7 @@ async function carryOne(flags: SourceFlags): Promise<number> {
     const snapshot = proxy.snapshot();
     writeStats?.(statsLine(snapshot, null));
     metrics?.update(snapshot);
+    tell({ snapshot });
     notify(log, `STATUS=${status(snapshot)}`);
   }, EVERY_MS);
   try {
@@ -74,6 +91,7 @@ async function carryOne(flags: SourceFlags): Promise<number> {
     const [snapshot, outcome] = [proxy.snapshot(), outcomeOf(ended)];
     writeStats?.(statsLine(snapshot, outcome));
     metrics?.end(snapshot, outcome.state);
+    tell({ snapshot, outcome });
     notify(log, `STOPPING=1\nSTATUS=${outcome.state}`);
     tellEnd(log, snapshot, ended);
     if ('failure' in ended) return exitOf(ended.failure, signalled);
@@ -96,12 +114,16 @@ async function intercept(flags: SourceFlags, listenPort: number): Promise<number
   const log = openLog('proxy source', flags);
   const writeStats = openStats(flags.stats);
   const metrics = flags.metrics === undefined ? undefined : await Metrics.serve(flags.metrics);
-  const interception = new Interception({ ...proxySettings(flags), listenPort }, log, (snapshot, ended) => {
-    const outcome = outcomeOf(ended);
-    writeStats?.(statsLine(snapshot, outcome));
-    metrics?.end(snapshot, outcome.state);
-    tellEnd(log.child({ guest: snapshot.name }), snapshot, ended);
-  });
+  const interception = new Interception(
+    { ...proxySettings(flags, nameOf(flags)), listenPort },
+    log,
+    (snapshot, ended) => {
+      const outcome = outcomeOf(ended);
+      writeStats?.(statsLine(snapshot, outcome));
+      metrics?.end(snapshot, outcome.state);
+      tellEnd(log.child({ guest: snapshot.name }), snapshot, ended);
+    },
+  );
   onFault((error) => {
     log.error(faultText(error));
     interception.fault(error);
@@ -140,12 +162,12 @@ function outcomeOf(ended: Ended): SessionOutcome {
 function tellEnd(log: Log, snapshot: SessionSnapshot, ended: Ended): void {
   if ('failure' in ended) {
     log.error({ code: ended.failure.code }, plain(ended.failure.message));
-  } else if (ended.end.cancelled) {
+  } else if (ended.end.cancelled && !snapshot.tunnel) {
     const { within } = ended.end;
     const where = within === undefined ? '' : ` (within ${within})`;
     log.warn(`QEMU ended its stream before the end${where}: the migration was cancelled, or failed there`);
   } else {
-    log.info(`migrated: ${sessionSummary(snapshot)}`);
+    log.info(`${sessionEnd(snapshot, ended.end.cancelled)}: ${sessionSummary(snapshot)}`);
   }
 }
 
@@ -153,13 +175,21 @@ function status({ state, streamBytes, wire, peer }: SessionSnapshot): string {
   return `${state}${peer === null ? '' : ` with ${peer}`}: ${streamBytes} bytes of the stream, ${wire.out} on the wire`;
 }
 
+/** A session's name: its guest's; in libvirt's tunnel several may come, so each connection has a name of its own. */
+function nameOf({ name, libvirt }: SourceFlags): string {
+  if (libvirt) return `${name ?? 'libvirt'}-${randomBytes(4).toString('hex')}`;
+  if (name === undefined) throw new PagewireError('BAD_OPTION', "--name GUEST is needed: the guest's name");
+  return name;
+}
+
 /** What the command line says, in the library's words. */
-function proxySettings(flags: SourceFlags): SourceProxySettings {
-  const { name, listen, connect, port, insecure, stock, delta, codec, level, threads, cacheSize, memoryLimit } = flags;
+function proxySettings(flags: SourceFlags, name: string): SourceProxySettings {
+  const { listen, libvirt, connect, port, insecure, stock, delta, codec, level, threads, cacheSize, memoryLimit } =
+    flags;
   const { listenMode: mode, listenOwner: owner, tlsDir: dir, key, peer: peers } = flags;
   const { replay: replayBytes, silence: silenceMs, require } = flags;
   return {
-    ...{ name, listen, connect, port, insecure, stock, delta, codec, level, threads, cacheSize, memoryLimit },
+    ...{ name, libvirt, listen, connect, port, insecure, stock, delta, codec, level, threads, cacheSize, memoryLimit },
     ...{ replayBytes, silenceMs, require, tls: { dir, key, peers } },
     socket: { ...(mode !== undefined && { mode }), ...(owner !== undefined && parseOwner(owner)) },
     ...settingsOf(flags),

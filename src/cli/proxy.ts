@@ -36,7 +36,10 @@ export interface ProxyFlags {
 }
 
 export interface SourceFlags extends ProxyFlags {
-  name: string;
+  name?: string;
+  libvirt: boolean;
+  /** It has one of the connections of a proxy that listens. */
+  ofListener: boolean;
   connect: string[];
   port?: number;
   stock: boolean;
@@ -49,6 +52,8 @@ export interface SourceFlags extends ProxyFlags {
 
 export interface DestinationFlags extends ProxyFlags {
   connect: string;
+  libvirt: boolean;
+  libvirtAllow?: string[];
   delta?: boolean;
   ports: string;
   maxSessions: number;

@@ -10,12 +10,14 @@ import {
   events,
   type Listener,
   native,
+  type NativeAllow,
   type NativeBandwidth,
   type NativeDelta,
   type NativeEncodeOptions,
   type NativeFlow,
   type NativeLink,
   type NativeTotals,
+  type NativeTunnel,
   type NativeWire,
   type NativeWireOptions,
   wireEvents,
@@ -38,6 +40,8 @@ export interface ChannelEvents {
    * is a cancelled migration.
    */
   read(channel: Channel, cutOff: StreamEnd | undefined): void;
+  /** libvirt's conversation, where it is one, has news: see {@link Channel.tunnel}. */
+  tunnel(channel: Channel): void;
   /** QEMU's stream has ended at this end, well or not. */
   flowed(channel: Channel, end: StreamEnd | PagewireError): void;
 }
@@ -45,6 +49,9 @@ export interface ChannelEvents {
 /** How long a peer may take to hear that we give up, and how often it is told, in milliseconds. */
 const ABORT_MS = 700;
 const ABORT_AGAIN_MS = 10;
+
+/** How long a libvirt daemon gets to take in why its calls have failed, in milliseconds. */
+const LAST_WORD_MS = 300;
 
 /** Frames on their way in a channel beside QEMU's main one, which carries little or is one of many. */
 export const FURTHER_IN_FLIGHT = 4;
@@ -55,6 +62,7 @@ interface Counters {
   status: WireStatus;
   totals: NativeTotals;
   delta: NativeDelta | undefined;
+  tunnel: NativeTunnel | undefined;
 }
 
 export class Channel {
@@ -68,6 +76,8 @@ export class Channel {
   readonly outputWanted: Promise<void>;
   readonly #wire: NativeWire;
   readonly #delta: boolean;
+  /** What is carried is libvirt's conversation. */
+  readonly #libvirt: boolean;
   readonly #ended: Promise<void>;
   /** From then on the peer may go. */
   #saidBye = false;
@@ -86,6 +96,7 @@ export class Channel {
   ) {
     this.number = options.channel;
     this.#delta = delta;
+    this.#libvirt = options.libvirt === true;
     this.#wire = native.NativeWire.create(options, bandwidth, (event) => {
       if (this.#last) return;
       if (event === wireEvents.lost) {
@@ -99,7 +110,9 @@ export class Channel {
     try {
       this.flow = start(this.#wire, (event, slot, bytes) => {
         if (event === events.outputWanted) wanted();
-        else lane.listen(event, slot, bytes);
+        else if (event === events.tunnel) {
+          if (!this.#last) tell.tunnel(this);
+        } else lane.listen(event, slot, bytes);
         if (event === events.sourceEnded && lane.inputEnded) {
           this.isRead = true;
           if (!this.#last) tell.read(this, lane.cutOff);
@@ -146,14 +159,21 @@ export class Channel {
   }
 
   /** The destination's end; its QEMU comes by {@link connect}. */
-  static destination(options: WireOptions, threads: number, workers: Workers, tell: ChannelEvents): Channel {
+  static destination(
+    options: WireOptions,
+    allow: NativeAllow | undefined,
+    threads: number,
+    workers: Workers,
+    tell: ChannelEvents,
+  ): Channel {
     const inFlight = options.channel === 0 ? framesInFlight(threads) : FURTHER_IN_FLIGHT;
     const channel: Channel = new Channel(
-      { ...options, source: false },
+      { ...options, source: false, libvirt: allow !== undefined },
       new native.NativeBandwidth(),
       false,
       tell,
-      (wire, listener) => native.NativeFlow.decodeFromWire(wire, inFlight, Math.min(threads + 1, inFlight), listener),
+      (wire, listener) =>
+        native.NativeFlow.decodeFromWire(wire, allow ?? null, inFlight, Math.min(threads + 1, inFlight), listener),
       (slot, bytes) => {
         const task = { handle: channel.flow.handle, slot };
         return bytes > INLINE_BYTES ? workers.unpack(task) : slotOf(native.unpack(task.handle, slot));
@@ -211,6 +231,12 @@ export class Channel {
     if (!this.#last) this.#wire.bye();
   }
 
+  /** The migrations in libvirt's conversation, where it is one. */
+  get tunnel(): NativeTunnel | undefined {
+    if (this.#last) return this.#last.tunnel;
+    return this.#libvirt ? this.flow.tunnel() : undefined;
+  }
+
   get status(): WireStatus {
     return this.#last?.status ?? this.#wire.status();
   }
@@ -218,15 +244,18 @@ export class Channel {
   counters(): Counters {
     if (this.#last) return this.#last;
     const delta = this.#delta ? this.flow.delta() : undefined;
-    return { status: this.status, totals: this.flow.totals(), delta };
+    return { status: this.status, totals: this.flow.totals(), delta, tunnel: this.tunnel };
   }
 
   /** Ends all of it and closes QEMU's socket. The peer is told why, if it can be told and `reason` is one. */
   async close(reason?: string): Promise<void> {
     if (this.#last) return;
     this.#last = this.counters();
+    const hears = reason !== undefined && this.#libvirt && this.#wire.failCalls(`pagewire: ${reason}`);
     this.flow.stop();
     if (reason !== undefined) await this.#abort(reason);
+    // libvirt takes in what it was told before it sees the end.
+    if (hears) await sleep(LAST_WORD_MS);
     this.#wire.close();
     await this.#ended;
     this.flow.close();

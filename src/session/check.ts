@@ -98,7 +98,7 @@ export async function serveCheck(link: NativeLink, { silenceMs }: Agreement): Pr
   let over!: () => void;
   const done = new Promise<void>((resolve) => (over = resolve));
   const options = { channel: 0, replayBytes: 1 << 20, silenceMs, heartbeatMs: HEARTBEAT_MS };
-  const channel: Channel = Channel.destination(options, 1, workers, {
+  const channel: Channel = Channel.destination(options, undefined, 1, workers, {
     ...silent,
     lost: over,
     changed: () => {
@@ -118,4 +118,4 @@ export async function serveCheck(link: NativeLink, { silenceMs }: Agreement): Pr
 }
 
 const nothing = (): void => undefined;
-const silent: ChannelEvents = { lost: nothing, changed: nothing, read: nothing, flowed: nothing };
+const silent: ChannelEvents = { lost: nothing, changed: nothing, read: nothing, tunnel: nothing, flowed: nothing };

@@ -5,7 +5,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { duration } from '../control/quantities.js';
 import { PagewireError } from '../errors.js';
-import type { NativeLink, NativePeer } from '../native.js';
+import type { NativeAllow, NativeLink, NativePeer } from '../native.js';
 import type { StreamEnd } from '../pipeline/lane.js';
 import { Workers } from '../pipeline/workers.js';
 import type { Log } from '../telemetry/log.js';
@@ -32,6 +32,8 @@ export interface DestinationOptions {
   readonly replayBytes: number;
   readonly reconnectMs: number;
   readonly inDoubt: InDoubt;
+  /** What listens there is a libvirt daemon, and gets no more than this. */
+  readonly allow?: NativeAllow | undefined;
   readonly log: Log;
 }
 
@@ -86,6 +88,9 @@ export class DestinationSession {
   /** Where each channel's link comes from. */
   readonly #from = new Map<Channel, string>();
   #stopRequests = 0;
+  /** The guest that libvirt prepared for last, and whether something was refused. */
+  #guest: string | undefined;
+  #hasRefused = false;
   /** Why it will fail, once what QEMU said is with the source. */
   #failing: PagewireError | undefined;
 
@@ -225,10 +230,11 @@ export class DestinationSession {
   }
 
   #add(number: number): Channel {
-    const { agreement, threads, replayBytes } = this.#options;
+    const { agreement, allow, threads, replayBytes } = this.#options;
     const { silenceMs, heartbeatMs } = agreement;
     const channel = Channel.destination(
       { channel: number, replayBytes, silenceMs, heartbeatMs },
+      allow,
       threads,
       this.#workers,
       this.#events,
@@ -263,6 +269,13 @@ export class DestinationSession {
     },
     changed: (): void => {
       this.#look();
+    },
+    tunnel: (channel: Channel): void => {
+      const { guest, refused = 0 } = channel.tunnel ?? {};
+      if (guest !== undefined && guest !== this.#guest) this.#log.info(`guest ${guest}: libvirt prepares for it`);
+      if (refused > 0 && !this.#hasRefused) this.#log.warn('libvirt was asked for more than migrations need: refused');
+      this.#guest = guest;
+      this.#hasRefused = refused > 0;
     },
     read: (): void => undefined,
     flowed: (channel: Channel, end: StreamEnd | PagewireError): void => {
@@ -310,13 +323,18 @@ export class DestinationSession {
     return isInDoubt(this.#present.map(({ status }) => status));
   }
 
+  /** What listens there, for people. */
+  get #far(): string {
+    return this.#options.allow ? 'libvirt daemon' : 'QEMU';
+  }
+
   /** QEMU has gone before its time. What it said last may decide which guest runs: first that, then the end. */
   #lastWords(channel: Channel, cause: PagewireError): void {
     if (this.#failing) return;
     const where = endpointText(this.#options.connect);
     const failing = new PagewireError(
       'OUTPUT_CLOSED',
-      `QEMU at the destination closed ${where} (channel ${channel.number}) before the end of the stream: ${cause.message}`,
+      `${this.#far} at the destination closed ${where} (channel ${channel.number}) before the end of the stream: ${cause.message}`,
       { cause },
     );
     this.#failing = failing;
@@ -413,7 +431,9 @@ export class DestinationSession {
       } catch (error) {
         if (performance.now() > until || signal.aborted) {
           const { message } = PagewireError.from(error);
-          throw new PagewireError('CONNECT_FAILED', `no QEMU for channel ${number}: ${message}`, { cause: error });
+          throw new PagewireError('CONNECT_FAILED', `no ${this.#far} for channel ${number}: ${message}`, {
+            cause: error,
+          });
         }
         await sleep(QEMU_RETRY_MS, undefined, { signal });
       }

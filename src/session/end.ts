@@ -12,6 +12,8 @@ export interface EndOptions {
   /** Whether pages may go as differences; default: true. */
   readonly delta?: boolean | undefined;
   readonly silenceMs: number;
+  /** What is carried is libvirt's tunnel. */
+  readonly libvirt?: boolean | undefined;
   /** What the session may not be without: `delta`, or a codec. */
   readonly require?: readonly string[] | undefined;
 }
@@ -21,7 +23,10 @@ export function version(): string {
   return (JSON.parse(manifest) as { version: string }).version;
 }
 
-export function endOf({ delta = true, silenceMs, require = [] }: EndOptions, frameSize = FRAME_SIZE): End {
+export function endOf(
+  { delta = true, silenceMs, libvirt = false, require = [] }: EndOptions,
+  frameSize = FRAME_SIZE,
+): End {
   for (const name of require) {
     if (name !== 'delta' && !(CODECS as readonly string[]).includes(name)) {
       throw new PagewireError('BAD_OPTION', `--require ${name}: delta, or one of ${CODECS.join(', ')}`);
@@ -30,6 +35,6 @@ export function endOf({ delta = true, silenceMs, require = [] }: EndOptions, fra
       throw new PagewireError('BAD_OPTION', '--require delta and --no-delta exclude each other');
     }
   }
-  const capabilities: Capabilities = { codecs: [...CODECS], delta, formats: [1] };
+  const capabilities: Capabilities = { codecs: [...CODECS], delta, formats: [1], libvirt };
   return { program: version(), capabilities, parameters: { silenceMs, frameSize }, require };
 }

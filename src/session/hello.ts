@@ -41,6 +41,8 @@ const capabilities = z.object({
   codecs: z.array(shown(32)).max(64),
   /** Whether pages may come as differences to what was sent before. */
   delta: z.boolean(),
+  /** What is carried is libvirt's tunnel, not a QEMU's stream; without it, it is not. */
+  libvirt: z.boolean().optional(),
   /** The major versions of the frame format. */
   formats: z.array(count(65535)).max(64),
 });

@@ -4,7 +4,7 @@
  */
 import type { InDoubt } from './outcome.js';
 import { PagewireError } from '../errors.js';
-import { native, type NativeLink, type NativeTls } from '../native.js';
+import { native, type NativeAllow, type NativeLink, type NativeTls } from '../native.js';
 import { defaultMemoryLimit } from '../policy/memory.js';
 import type { Log } from '../telemetry/log.js';
 import { type Endpoint, fillTemplate, parseEndpoint } from '../transport/endpoint.js';
@@ -30,6 +30,8 @@ export interface HostSettings {
   readonly handshakeMs: number;
   readonly inDoubt: InDoubt;
   readonly memoryLimit?: number;
+  /** What listens at `connect` is a libvirt daemon, and gets no more than this. */
+  readonly allow?: NativeAllow;
 }
 
 /** Whoever knows of the other sessions. */
@@ -86,7 +88,8 @@ export class Host {
   }
 
   async #open(link: NativeLink, hello: OpenHello): Promise<void> {
-    const { connect, end, handshakeMs, peers, ports, inDoubt, reconnectMs, replayBytes, threads } = this.settings;
+    const { connect, end, handshakeMs, peers, ports, inDoubt, reconnectMs, replayBytes, threads, allow } =
+      this.settings;
     const { name, port, token } = hello;
     const peer = link.peer();
     const denied = mayReach(peers, peer, name)
@@ -106,7 +109,7 @@ export class Host {
     await welcome(link, { protocol: PROTOCOL, program, capabilities, parameters }, handshakeMs);
     const session = new DestinationSession({
       ...{ name, token, peer, connect: target, agreement: agree(hello, end) },
-      ...{ threads, replayBytes, reconnectMs, inDoubt },
+      ...{ threads, replayBytes, reconnectMs, inDoubt, allow },
       log: this.#log.child({ guest: name }),
     });
     this.session = session;

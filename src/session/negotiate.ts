@@ -49,6 +49,12 @@ export function refusal(hello: Pick<OpenHello, 'capabilities' | 'program' | 'req
         `destination reads ${ours ?? ''}: update the older one`,
     };
   }
+  const isLibvirts = ({ capabilities: { libvirt = false } }: Pick<End, 'capabilities'>): boolean => libvirt;
+  if (isLibvirts(hello) !== isLibvirts(mine)) {
+    const message =
+      "one end carries libvirt's tunnel and the other QEMU's streams: give --libvirt to both proxies or none";
+    return { code: 'REQUIRED', message };
+  }
   const lacking = (required: readonly string[], by: Capabilities): string =>
     required.filter((name) => !has(by, name)).join(', ');
   const here = lacking(hello.require, mine.capabilities);

@@ -6,7 +6,7 @@ import { EXIT, exitCode } from '../cli/exit.js';
 import { plain, replaceStandardStreams, tell } from '../cli/run.js';
 import { faultText, onFault } from '../control/faults.js';
 import { onStop } from '../control/signals.js';
-import { failedSession, type SessionOutcome, sessionSummary } from '../telemetry/session.js';
+import { failedSession, sessionEnd, type SessionOutcome, sessionSummary } from '../telemetry/session.js';
 import type { DestinationSession } from './destination.js';
 import type { Refuse } from './hello.js';
 import { Host, type Registry } from './host.js';
@@ -130,7 +130,8 @@ async function carry(session: DestinationSession, log: Log): Promise<void> {
     const { cancelled, within } = await session.done;
     outcome = cancelled ? { state: 'cancelled', within: within ?? null } : { state: 'complete' };
     code = cancelled ? EXIT.truncated : EXIT.ok;
-    log.info({ guest: name }, `${cancelled ? 'cancelled' : 'arrived'}: ${sessionSummary(session.snapshot())}`);
+    const snapshot = session.snapshot();
+    log.info({ guest: name }, `${sessionEnd(snapshot, cancelled)}: ${sessionSummary(snapshot)}`);
   } catch (error) {
     const failure = PagewireError.from(error);
     outcome = failedSession(failure);

@@ -1,5 +1,14 @@
 /** How a session stands: plain data, so that it can go to the listener, to metrics, to a file and to a terminal. */
-import type { Guest, NativeCopy, NativeDelta, NativeFlow, NativeTotals, PageCounts, WireStatus } from '../native.js';
+import type {
+  Guest,
+  NativeCopy,
+  NativeDelta,
+  NativeFlow,
+  NativeTotals,
+  NativeTunnel,
+  PageCounts,
+  WireStatus,
+} from '../native.js';
 
 export interface SessionSnapshot {
   role: 'source' | 'destination';
@@ -29,6 +38,8 @@ export interface SessionSnapshot {
   passes: number;
   cache: NativeDelta['cache'] | null;
   cpuSeconds: { source: number; codec: number; sink: number };
+  /** The migrations in libvirt's tunnel, where that is what is carried. */
+  tunnel: (Omit<NativeTunnel, 'guest'> & { guest: string | null }) | null;
 }
 
 type Carried = Omit<
@@ -40,6 +51,7 @@ export interface ChannelCounters {
   status: WireStatus;
   totals: NativeTotals;
   delta: NativeDelta | undefined;
+  tunnel: NativeTunnel | undefined;
   losses: number;
 }
 
@@ -51,6 +63,7 @@ export function carried(channels: readonly ChannelCounters[]): Carried {
   // Only QEMU's main connection goes through delta.
   const delta = channels[0]?.delta;
   const isQemu = delta?.qemu === true;
+  const tunnel = channels[0]?.tunnel;
   return {
     channels: channels.length,
     linked: channels.filter(({ status }) => status.linked).length,
@@ -73,6 +86,7 @@ export function carried(channels: readonly ChannelCounters[]): Carried {
       codec: sum(({ totals }) => totals.codecCpuSeconds),
       sink: sum(({ totals }) => totals.sinkCpuSeconds),
     },
+    tunnel: tunnel ? { ...tunnel, guest: tunnel.guest ?? null } : null,
   };
 }
 
@@ -105,5 +119,6 @@ export function carriedByStock(
       codec: totals?.codecCpuSeconds ?? 0,
       sink: totals?.sinkCpuSeconds ?? 0,
     },
+    tunnel: null,
   };
 }

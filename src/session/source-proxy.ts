@@ -16,8 +16,10 @@ import { StockSession } from './stock.js';
 
 /** What a proxy at the source may be told: as on its command line, see docs/proxy.md. */
 export interface SourceProxySettings extends EncoderSettings {
-  /** The guest's name, as the destination is to know it. */
+  /** The guest's name, as the destination is to know it; with `libvirt` any name, since several guests may come. */
   name: string;
+  /** One connection of a libvirt daemon's to another, with tunnelled migrations in it, instead of a QEMU's. */
+  libvirt?: boolean | undefined;
   /** Where QEMU connects: `unix:PATH`, `tcp:HOST:PORT`, `fd:N` or `systemd`. */
   listen: string;
   /** A unix socket's mode (default: 0600) and owner. */
@@ -56,9 +58,10 @@ export class SourceProxy {
   readonly #session: SourceSession | StockSession;
 
   constructor(settings: SourceProxySettings, log: Log) {
-    const { listen, insecure = false, socket } = settings;
+    const { listen, insecure = false, libvirt = false, socket } = settings;
     const { address, endpoint, shown, connected, tls } = listenable(listen, insecure);
-    if (tls) throw badOption(`--listen ${listen}: QEMU is taken from this host, without TLS`);
+    const who = libvirt ? 'libvirt' : 'QEMU';
+    if (tls) throw badOption(`--listen ${listen}: ${who} is taken from this host, without TLS`);
     const session = sessionOf(settings, log);
     this.#session = session;
     this.done = session.done.finally(() => listener?.close());
@@ -75,7 +78,7 @@ export class SourceProxy {
       throw PagewireError.from(error);
     }
     this.listening = listener ? chosen(endpoint, listener, shown) : shown;
-    log.info(listener ? `waiting for QEMU on ${this.listening}` : `QEMU is on ${shown}`);
+    log.info(listener ? `waiting for ${who} on ${this.listening}` : `${who} is on ${shown}`);
     if (connected !== undefined) session.accept(connected);
   }
 
@@ -113,9 +116,17 @@ export class SourceProxy {
   }
 }
 
+/** Throws where no proxy could be made of these. */
+export function checkSource(settings: SourceProxySettings, log: Log): void {
+  const session = sessionOf(settings, log);
+  session.done.catch(() => undefined);
+  session.stop();
+}
+
 /** A session that is told what it can do. */
 export function sessionOf(settings: SourceProxySettings, log: Log): SourceSession | StockSession {
-  const { name, port, stock = false, insecure = false, tls = {}, require, replayBytes = 64 << 20 } = settings;
+  const { name, port, stock = false, insecure = false, libvirt = false, tls = {}, require } = settings;
+  const { replayBytes = 64 << 20 } = settings;
   const { silenceMs = 5000, reconnectMs = 300_000, inDoubt = 'hold', maxBandwidth = 0 } = settings;
   const { delta, codec, level, threads, cacheSize, memoryLimit, frameSize } = settings;
   if (!isGuestName(name)) throw badOption(`--name ${name}: 1 to 64 of A-Z a-z 0-9 . _ - (and not only dots)`);
@@ -129,8 +140,9 @@ export function sessionOf(settings: SourceProxySettings, log: Log): SourceSessio
   checkBandwidth(maxBandwidth, stock);
   checkInDoubt(inDoubt);
   const connect = settings.connect.map((text) => connectable(text, insecure));
-  const end = endOf({ delta, silenceMs, require });
+  const end = endOf({ delta, silenceMs, libvirt, require });
   if (stock) checkStock(connect, require);
+  if (stock && libvirt) throw badOption('--stock is for a QEMU, and --libvirt for a libvirt daemon: leave one out');
   const isTls = connect.some(({ kind }) => kind === 'tls');
   const identity = tlsFor('source', isTls, (tls.peers ?? []).map(parsePeer), tls);
   if (identity) log.debug(`TLS by ${identity.files.join(', ')}`);
@@ -138,7 +150,7 @@ export function sessionOf(settings: SourceProxySettings, log: Log): SourceSessio
   if (stock) return new StockSession({ name, connect, encoder, inDoubt, log });
   const dialler = new Dialler(connect, identity?.tls ?? null);
   const policy = { replayBytes, reconnectMs, inDoubt, maxBandwidth };
-  return new SourceSession({ name, port, dialler, encoder, end, ...policy, log });
+  return new SourceSession({ name, port, dialler, encoder, end, libvirt, ...policy, log });
 }
 
 function checkStock(connect: readonly Endpoint[], require: readonly string[] | undefined): void {

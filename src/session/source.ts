@@ -11,7 +11,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { type Codec, CODECS } from '../codecs.js';
 import { duration } from '../control/quantities.js';
 import { PagewireError } from '../errors.js';
-import { type Guest, native } from '../native.js';
+import { type Guest, native, type NativeTunnel } from '../native.js';
 import type { StreamEnd } from '../pipeline/lane.js';
 import { type CheckedSettings, checkEncoder, DEFAULT_LEVEL, type EncoderSettings } from '../pipeline/settings.js';
 import { Workers } from '../pipeline/workers.js';
@@ -53,6 +53,8 @@ export interface SourceOptions {
   readonly inDoubt: InDoubt;
   /** Bytes a second; 0: no limit. */
   readonly maxBandwidth: number;
+  /** The connection is a libvirt daemon's, and the only one. */
+  readonly libvirt?: boolean | undefined;
   readonly log: Log;
 }
 
@@ -106,6 +108,7 @@ export class SourceSession {
   #agreement: Agreement | undefined;
   #peer: string | null = null;
   #guest: Guest | undefined;
+  #tunnel: NativeTunnel | undefined;
   #state: SessionSnapshot['state'] = 'waiting';
   #inDoubt: InDoubt;
   #reconnectMs: number;
@@ -293,6 +296,7 @@ export class SourceSession {
   #add(fd: number, first?: Dialled): void {
     const { native: main, threads } = this.#settings;
     const { frameSize, frames } = main;
+    const { libvirt = false } = this.#options;
     const { silenceMs, heartbeatMs } = this.#agreement!;
     const number = this.#channels.length;
     if (number > 0 && (this.#hopeless || this.#isInDoubt || number >= MOST_CHANNELS)) {
@@ -309,9 +313,9 @@ export class SourceSession {
       if (number > 0) this.#charge(native.arenaBytes(frameSize, FURTHER_IN_FLIGHT, packers) + FURTHER_REPLAY);
       channel = Channel.source(
         fd,
-        { channel: number, replayBytes, silenceMs, heartbeatMs },
+        { channel: number, replayBytes, silenceMs, heartbeatMs, libvirt },
         this.#bandwidth,
-        number === 0 ? main : further,
+        number === 0 ? { ...main, libvirt } : further,
         this.#packer,
         this.#events,
       );
@@ -376,6 +380,9 @@ export class SourceSession {
     changed: (): void => {
       this.#look();
     },
+    tunnel: (channel: Channel): void => {
+      this.#tell(channel.tunnel);
+    },
     read: (channel: Channel, cutOff: StreamEnd | undefined): void => {
       if (channel.number > 0 || this.#isOver) return;
       // No guest can be made of what went over: nothing of it is worth waiting for.
@@ -398,6 +405,18 @@ export class SourceSession {
       if (main.isGivenUp) this.#finish({ truncated: true, within: undefined });
       else this.#watch(main);
     });
+  }
+
+  /** Tells of migrations in libvirt's tunnel that have begun or ended. */
+  #tell(tunnel: NativeTunnel | undefined): void {
+    if (!tunnel || this.#isOver) return;
+    const { begun, complete, givenUp } = tunnel;
+    const before = this.#tunnel;
+    this.#tunnel = tunnel;
+    const guest = `guest ${tunnel.guest ?? before?.guest ?? 'of unknown name'}`;
+    if (begun > (before?.begun ?? 0)) this.#log.info(`${guest}: libvirt sends its stream`);
+    if (complete > (before?.complete ?? 0)) this.#log.info(`${guest}: its stream is complete`);
+    if (givenUp > (before?.givenUp ?? 0)) this.#log.warn(`${guest}: its stream was given up (libvirt's log says why)`);
   }
 
   /** Takes a lost link back, or makes the first one of a further channel. */

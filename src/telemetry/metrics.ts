@@ -27,6 +27,9 @@ const GAUGES: Record<string, [help: string, read: Reading]> = {
   session_cache_misses: ['Pages that were not.', (s) => s.cache?.misses],
 };
 
+/** In libvirt's tunnel, the guest of the moment. */
+const guestOf = ({ name, tunnel }: SessionSnapshot): string => tunnel?.guest ?? name;
+
 const PAGES = ['raw', 'delta', 'skipped', 'fill', 'xbzrle', 'compressed'] as const;
 
 export class Metrics {
@@ -64,7 +67,7 @@ export class Metrics {
           this.reset();
           for (const s of metrics.#sessions.values()) {
             const value = read(s);
-            if (value !== undefined) this.set({ role: s.role, guest: s.name }, value);
+            if (value !== undefined) this.set({ role: s.role, guest: guestOf(s) }, value);
           }
         },
       });
@@ -76,7 +79,7 @@ export class Metrics {
         this.reset();
         for (const s of metrics.#sessions.values()) {
           for (const kind of s.pages ? PAGES : []) {
-            this.set({ role: s.role, guest: s.name, kind }, s.pages?.[kind] ?? 0);
+            this.set({ role: s.role, guest: guestOf(s), kind }, s.pages?.[kind] ?? 0);
           }
         }
       },

@@ -33,6 +33,22 @@ export function sessionLine(s: SessionSnapshot, perSecond: number, wirePerSecond
   return parts.join(' · ');
 }
 
+/** How a session ended that did not fail. */
+export function sessionEnd({ role, tunnel }: SessionSnapshot, cancelled: boolean): string {
+  if (tunnel) return `libvirt's connection has ended${cancelled ? ' in the middle' : ''}${migrations(tunnel)}`;
+  if (cancelled) return 'cancelled';
+  return role === 'source' ? 'migrated' : 'arrived';
+}
+
+function migrations({ complete, givenUp, refused }: NonNullable<SessionSnapshot['tunnel']>): string {
+  const parts = [
+    complete > 0 ? `${complete} ${complete === 1 ? 'stream' : 'streams'} complete` : '',
+    givenUp > 0 ? `${givenUp} given up` : '',
+    refused > 0 ? `${refused} calls refused` : '',
+  ].filter((part) => part !== '');
+  return parts.length > 0 ? ` (${parts.join(', ')})` : '';
+}
+
 /** What a session has done, at its end. */
 export function sessionSummary(s: SessionSnapshot): string {
   const losses = s.linkLosses > 0 ? `, ${s.linkLosses} lost ${s.linkLosses === 1 ? 'link' : 'links'}` : '';

@@ -123,4 +123,5 @@ const SNAPSHOT: SessionSnapshot = {
   passes: 1,
   cache: { bytes: 1, budget: 1, pages: 1, hits: 1, misses: 1, evictions: 1 },
   cpuSeconds: { source: 1, codec: 1, sink: 1 },
+  tunnel: { guest: 'vm1', begun: 1, complete: 1, givenUp: 1, refused: 1 },
 };

@@ -14,6 +14,7 @@ mod fault;
 pub mod file;
 pub mod flow;
 pub mod frame;
+pub mod libvirt;
 mod lock;
 pub mod net;
 pub mod page_cache;

@@ -136,6 +136,7 @@ fn options(frame_size: usize) -> EncodeOptions {
         frame_size,
         frames: true,
         delta: None,
+        libvirt: false,
     }
 }
 

@@ -30,6 +30,7 @@ fn wire(
         replay_bytes,
         silence,
         heartbeat: silence / 5,
+        libvirt: false,
     };
     let wire = Wire::new(
         options,
@@ -129,6 +130,7 @@ fn session(replay_bytes: usize, frame_size: usize) -> Session {
         frame_size,
         frames: true,
         delta: None,
+        libvirt: false,
     };
     let to = Arc::clone(&source);
     let (encoder, encoder_events) = flow(
@@ -139,7 +141,7 @@ fn session(replay_bytes: usize, frame_size: usize) -> Session {
     );
     let from = Arc::clone(&destination);
     let (decoder, decoder_events) = flow(
-        |listener| Flow::decode_from_wire(from, 4, 2, listener).expect("a flow"),
+        |listener| Flow::decode_from_wire(from, None, 4, 2, listener).expect("a flow"),
         None,
     );
     let session = Session {
@@ -392,7 +394,7 @@ fn silence_is_a_lost_link_and_heartbeats_are_none() {
     source.start_return(of_source.into()).expect("a thread");
     let from = Arc::clone(&destination);
     let (_decoder, _) = flow(
-        |listener| Flow::decode_from_wire(from, 4, 2, listener).expect("a flow"),
+        |listener| Flow::decode_from_wire(from, None, 4, 2, listener).expect("a flow"),
         None,
     );
     let (a, b) = UnixStream::pair().expect("sockets");
@@ -525,7 +527,7 @@ fn a_stream_that_is_wrong_before_qemu_has_a_socket_is_told() {
     let (destination, _events) = wire(Side::Destination, 1 << 20, SILENCE, &Arc::default());
     let from = Arc::clone(&destination);
     let (decoder, events) = flow(
-        |listener| Flow::decode_from_wire(from, 4, 2, listener).expect("a flow"),
+        |listener| Flow::decode_from_wire(from, None, 4, 2, listener).expect("a flow"),
         None,
     );
     let (mut theirs, mine) = UnixStream::pair().expect("sockets");

@@ -11,6 +11,7 @@ use pagewire_core::flow::{
     CacheSize, DeltaOptions, EncodeOptions, Event, Flow, FlowError, StreamEnd,
 };
 use pagewire_core::frame::Ending;
+use pagewire_core::libvirt::Allow;
 use pagewire_core::qemu::Reason;
 use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd};
@@ -50,6 +51,7 @@ fn listener(function: Listener) -> Box<dyn Fn(Event) + Send + Sync> {
             Event::SourceEnded => (3, 0, 0),
             Event::SinkEnded => (4, 0, 0),
             Event::OutputWanted => (5, 0, 0),
+            Event::Tunnel => (6, 0, 0),
         };
         // The queue needs no bound: there are no more events under way than slots, and a few.
         function.call(args.into(), ThreadsafeFunctionCallMode::NonBlocking);
@@ -62,6 +64,7 @@ pub struct NativeEncodeOptions {
     pub frame_size: u32,
     pub frames: bool,
     pub delta: Option<NativeDeltaOptions>,
+    pub libvirt: Option<bool>,
     pub in_flight: u32,
     pub packers: u32,
 }
@@ -81,6 +84,7 @@ impl From<NativeEncodeOptions> for EncodeOptions {
             frame_size: options.frame_size as usize,
             frames: options.frames,
             delta,
+            libvirt: options.libvirt.unwrap_or(false),
         }
     }
 }
@@ -116,6 +120,34 @@ pub struct NativeTotals {
 pub struct NativeWireLoad {
     pub is_dry: bool,
     pub is_full: bool,
+}
+
+/// What a libvirt daemon at the destination lets through; see `pagewire_core::libvirt::Allow`.
+#[napi(object)]
+pub struct NativeAllow {
+    pub all: bool,
+    /// Procedures beside those of a migration.
+    pub procedures: Vec<u32>,
+}
+
+impl From<NativeAllow> for Allow {
+    fn from(allow: NativeAllow) -> Self {
+        if allow.all {
+            Allow::All
+        } else {
+            Allow::Migration(allow.procedures)
+        }
+    }
+}
+
+/// See `pagewire_core::libvirt::Report`.
+#[napi(object)]
+pub struct NativeTunnel {
+    pub guest: Option<String>,
+    pub begun: f64,
+    pub complete: f64,
+    pub given_up: f64,
+    pub refused: f64,
 }
 
 /// See `pagewire_core::flow::GuestReport`.
@@ -363,14 +395,21 @@ impl NativeFlow {
     #[napi(factory)]
     pub fn decode_from_wire(
         wire: &NativeWire,
+        allow: Option<NativeAllow>,
         in_flight: u32,
         unpackers: u32,
         events: Listener,
     ) -> Result<Self, String> {
         let wire = Arc::clone(wire.wire()?);
-        Flow::decode_from_wire(wire, in_flight, unpackers, listener(events))
-            .map(Self::register)
-            .map_err(|e| coded(&e))
+        Flow::decode_from_wire(
+            wire,
+            allow.map(Into::into),
+            in_flight,
+            unpackers,
+            listener(events),
+        )
+        .map(Self::register)
+        .map_err(|e| coded(&e))
     }
 
     /// Gives what comes over a session its output. The descriptor is duplicated and stays the caller's.
@@ -507,6 +546,19 @@ impl NativeFlow {
             fixed_memory: g.fixed_memory as f64,
             memory_limit: g.memory_limit as f64,
         }))
+    }
+
+    #[napi]
+    pub fn tunnel(&self) -> Result<NativeTunnel, String> {
+        let flow = self.flow()?;
+        let report = flow.tunnel();
+        Ok(NativeTunnel {
+            guest: report.guest,
+            begun: report.begun as f64,
+            complete: report.complete as f64,
+            given_up: report.given_up as f64,
+            refused: flow.refused() as f64,
+        })
     }
 
     #[napi]

@@ -4,8 +4,8 @@
 #![allow(missing_docs)] // napi-derive's generated items
 #![cfg_attr(test, allow(dead_code))] // in a test build napi-derive registers nothing
 
-mod file;
 mod descriptor;
+mod file;
 mod flow;
 mod net;
 mod session;

@@ -25,6 +25,7 @@ pub struct NativeWireOptions {
     pub replay_bytes: f64,
     pub silence_ms: u32,
     pub heartbeat_ms: u32,
+    pub libvirt: Option<bool>,
 }
 
 /// See `WireStatus` in src/native.ts.
@@ -117,6 +118,7 @@ impl NativeWire {
             replay_bytes: options.replay_bytes as usize,
             silence: Duration::from_millis(options.silence_ms.into()),
             heartbeat: Duration::from_millis(options.heartbeat_ms.into()),
+            libvirt: options.libvirt.unwrap_or(false),
         };
         let listener = Box::new(move |event| {
             let number = match event {
@@ -190,6 +192,12 @@ impl NativeWire {
     pub fn abort(&self, reason: String) -> Result<(), String> {
         self.wire()?.abort(&reason);
         Ok(())
+    }
+
+    /// Tells the source's libvirt daemon, where it is one, why what it waits for has failed.
+    #[napi]
+    pub fn fail_calls(&self, reason: String) -> Result<bool, String> {
+        Ok(self.wire()?.fail_calls(&reason))
     }
 
     /// Ends all that waits, at once. The threads are waited for when nothing holds the wire any more.

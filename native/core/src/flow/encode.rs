@@ -1,5 +1,7 @@
 //! The source of an encoder: reads any stream, puts it through delta where it is QEMU's, and fills slots.
 
+mod tunnel;
+
 use super::arena::Slot;
 use super::{Event, FlowError, Shared, StreamEnd, lock};
 use crate::checksum::ContentHash;
@@ -31,6 +33,8 @@ pub struct EncodeOptions {
     pub frames: bool,
     /// Delta, where the input is a QEMU stream; `None`: byte-exact.
     pub delta: Option<DeltaOptions>,
+    /// Whether the input is the conversation of two libvirt daemons, with QEMU streams in it.
+    pub libvirt: bool,
 }
 
 /// How delta is to work.
@@ -122,6 +126,7 @@ pub(super) fn run(
             offset: 0,
             content: options.frames.then(ContentHash::new),
             delta: options.delta.clone(),
+            granted: 0,
             refused: None,
         },
         bytes_in: 0,
@@ -185,6 +190,9 @@ enum Wait {
 
 impl Source<'_> {
     fn read_all(&mut self, options: &EncodeOptions) -> Result<StreamEnd, FlowError> {
+        if options.libvirt {
+            return self.tunnelled(options);
+        }
         if let Some(delta) = &options.delta {
             let filter = Filter::new(delta::Options {
                 max_delta: delta.max_delta,
@@ -374,6 +382,8 @@ struct Filler<'a> {
     /// Of those bytes; not kept where no frames are written.
     content: Option<ContentHash>,
     delta: Option<DeltaOptions>,
+    /// Bytes that the page caches of guests before may still take.
+    granted: u64,
     /// Why the filter was told to stop.
     refused: Option<FlowError>,
 }
@@ -479,12 +489,16 @@ impl Filler<'_> {
     }
 
     fn publish_delta(&self, filter: &Filter, when: Publish) {
+        self.publish_counters(filter.counters(), when);
+    }
+
+    fn publish_counters(&self, counters: &delta::Counters, when: Publish) {
         match when {
-            Publish::Last => lock(&self.shared.delta).clone_from(filter.counters()),
+            Publish::Last => lock(&self.shared.delta).clone_from(counters),
             // A reader that holds the lock just now gets the next ones.
             Publish::IfFree => {
-                if let Ok(mut counters) = self.shared.delta.try_lock() {
-                    counters.clone_from(filter.counters());
+                if let Ok(mut published) = self.shared.delta.try_lock() {
+                    published.clone_from(counters);
                 }
             }
         }
@@ -522,8 +536,13 @@ impl Host for Filler<'_> {
         let Some(delta) = &self.delta else {
             return Ok(0);
         };
-        let report = grant(guest, delta);
+        let delta = DeltaOptions {
+            fixed_memory: delta.fixed_memory.saturating_add(self.granted),
+            ..delta.clone()
+        };
+        let report = grant(guest, &delta);
         let granted = report.cache_granted;
+        self.granted += granted;
         if let (CacheSize::Bytes(_), true) = (delta.cache, granted < report.cache_wanted) {
             self.refused = Some(FlowError::CacheRefused {
                 cache: report.cache_wanted,

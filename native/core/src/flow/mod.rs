@@ -18,6 +18,7 @@ mod copy;
 mod decode;
 
 mod encode;
+mod gate;
 mod pack;
 mod pressure;
 mod receive;
@@ -31,6 +32,7 @@ use crate::delta;
 use crate::descriptor::{Input, Output, Wake, thread_cpu_ns};
 use crate::fault::caught;
 use crate::frame::{Ending, FrameError, FrameType};
+use crate::libvirt::{self, Allow, Gate};
 use crate::lock::lock;
 use crate::qemu::Doubt;
 use crate::session::{Wire, WireError};
@@ -66,6 +68,8 @@ pub enum Event {
     Guest,
     /// The source has read all, or failed ([`Flow::source_result`]); no frame comes after it.
     SourceEnded,
+    /// Migrations in a conversation of libvirt's have begun or ended ([`Flow::tunnel`]).
+    Tunnel,
     /// What came over a session waits for a socket of QEMU's ([`Flow::set_output`]).
     OutputWanted,
     /// The sink has written all that it was given, or failed ([`Flow::sink_result`]).
@@ -153,6 +157,9 @@ pub enum FlowError {
         /// `reading` or `writing`.
         access: &'static str,
     },
+    /// What was to be libvirt's conversation is none.
+    #[error("{0}")]
+    Packet(libvirt::PacketError),
     /// The session that carries the frames cannot go on.
     #[error("{0}")]
     Session(WireError),
@@ -194,6 +201,7 @@ impl FlowError {
             FlowError::Memory { .. } => "OUT_OF_MEMORY",
             FlowError::Slot { .. } | FlowError::Panicked { .. } => "INTERNAL",
             FlowError::Access { .. } => "BAD_DESCRIPTOR",
+            FlowError::Packet(_) => "PROTOCOL_ERROR",
             FlowError::Session(_) => "SESSION_FAILED",
             FlowError::Stopped => "STOPPED",
         }
@@ -279,6 +287,9 @@ struct Shared {
     settings: Mutex<Settings>,
     delta: Mutex<delta::Counters>,
     guest: Mutex<Option<GuestReport>>,
+    tunnel: Mutex<libvirt::Report>,
+    /// Packets of libvirt's that were not let through.
+    refused: AtomicU64,
     source_result: Mutex<SourceResult>,
     sink_result: Mutex<Option<Result<Option<Ending>, FlowError>>>,
     listener: Box<dyn Fn(Event) + Send + Sync>,
@@ -509,15 +520,17 @@ impl Flow {
         )
     }
 
-    /// The same, of frames that the peer of a session sends. The output comes later: [`Event::OutputWanted`].
+    /// The same, of frames that the peer of a session sends. The output comes later: [`Event::OutputWanted`]. With `allow`
+    /// it is a libvirt daemon, which gets only what that lets through.
     pub fn decode_from_wire(
         wire: Arc<Wire>,
+        allow: Option<Allow>,
         in_flight: u32,
         unpackers: u32,
         listener: Box<dyn Fn(Event) + Send + Sync>,
     ) -> Result<Flow, FlowError> {
         let origin = Origin::FromWire(Arc::clone(&wire));
-        let target = Target::FromWire(wire);
+        let target = Target::FromWire(wire, allow.map(Gate::new).map(Box::new));
         Self::start(
             origin,
             target,
@@ -562,6 +575,8 @@ impl Flow {
             settings: Mutex::default(),
             delta: Mutex::default(),
             guest: Mutex::default(),
+            tunnel: Mutex::default(),
+            refused: AtomicU64::new(0),
             source_result: Mutex::default(),
             sink_result: Mutex::default(),
             listener,
@@ -734,6 +749,16 @@ impl Flow {
     /// The guest's RAM and what the cache may take, once the stream has named it.
     pub fn guest(&self) -> Option<GuestReport> {
         lock(&self.shared.guest).clone()
+    }
+
+    /// The migrations in a conversation of libvirt's, as of the source's last news.
+    pub fn tunnel(&self) -> libvirt::Report {
+        lock(&self.shared.tunnel).clone()
+    }
+
+    /// Packets of libvirt's that were not let through.
+    pub fn refused(&self) -> u64 {
+        self.shared.refused.load(Ordering::Relaxed)
     }
 
     /// How the source ended, once it has; taken by the first call.

@@ -1,10 +1,11 @@
 //! The sink thread: takes slots in the order of their frames and writes them.
 
 use super::arena::Slot;
-use super::{Event, FlowError, Shared, SharedDoubt, lock};
+use super::{Event, FlowError, Shared, SharedDoubt, gate, lock};
 use crate::checksum::ContentHash;
 use crate::descriptor::{Output, thread_cpu_ns};
 use crate::frame::{End, Ending, FrameError, FrameType};
+use crate::libvirt::Gate;
 use crate::session::Wire;
 use rustix::net::{Shutdown, shutdown};
 use std::collections::VecDeque;
@@ -24,16 +25,17 @@ pub(super) enum Target {
     /// Frames, to the peer of a session.
     ToWire(Arc<Wire>),
     /// Verified content that came over a session, to a socket of QEMU's that is opened when there is something for it.
-    FromWire(Arc<Wire>),
+    /// A gate stands before a libvirt daemon's.
+    FromWire(Arc<Wire>, Option<Box<Gate>>),
 }
 
 impl Target {
     fn output(&self) -> Option<&Output> {
         match self {
-            Target::Frames(output) | Target::Content(output) | Target::VerifiedContent(output) => {
-                Some(output)
-            }
-            Target::ToWire(_) | Target::FromWire(_) => None,
+            Target::Frames(output)
+            | Target::Content(output, _)
+            | Target::VerifiedContent(output) => Some(output),
+            Target::ToWire(_) | Target::FromWire(..) => None,
         }
     }
 }
@@ -128,7 +130,7 @@ impl Queue {
 }
 
 /// Runs until the queue is finished. Where content is verified, returns what the last END said of the original stream.
-pub(super) fn run(shared: &Shared, target: Target) -> Result<Option<Ending>, FlowError> {
+pub(super) fn run(shared: &Shared, mut target: Target) -> Result<Option<Ending>, FlowError> {
     let mut content = ContentHash::new();
     let mut ending = None;
     let mut frames = 0;
@@ -149,7 +151,7 @@ pub(super) fn run(shared: &Shared, target: Target) -> Result<Option<Ending>, Flo
             Next::Finished => shared.sink.until_poked(),
             Next::Closed => return Err(FlowError::Stopped),
         }
-        if matches!(target, Target::FromWire(_)) && late.is_none() {
+        if matches!(target, Target::FromWire(..)) && late.is_none() {
             late = lock(&shared.late_output).take();
             if late.is_none() {
                 if !wanted && wants_output(&waiting) {
@@ -163,7 +165,7 @@ pub(super) fn run(shared: &Shared, target: Target) -> Result<Option<Ending>, Flo
             let started = Instant::now();
             let (kind, raw_len) = (slot.header.kind, slot.header.raw_len);
             let mut waited = Duration::ZERO;
-            match (&target, kind) {
+            match (&mut target, kind) {
                 (Target::Frames(output), _) => {
                     write_all(shared, output, slot.wire())?;
                 }
@@ -188,10 +190,16 @@ pub(super) fn run(shared: &Shared, target: Target) -> Result<Option<Ending>, Flo
                     content.update(slot.payload());
                     write_all(shared, output, slot.payload())?;
                 }
-                (Target::FromWire(_), FrameType::Data) => {
+                (Target::FromWire(wire, gate), FrameType::Data) => {
                     content.update(slot.payload());
-                    if let Some(output) = &late {
-                        waited = write_all(shared, output, slot.payload())?;
+                    match (&late, gate) {
+                        (Some(output), Some(gate)) => {
+                            gate::pass(shared, gate, output, wire, slot.payload())?;
+                        }
+                        (Some(output), None) => {
+                            waited = write_all(shared, output, slot.payload())?;
+                        }
+                        (None, _) => {}
                     }
                 }
                 (Target::VerifiedContent(_), FrameType::End) => {
@@ -202,7 +210,7 @@ pub(super) fn run(shared: &Shared, target: Target) -> Result<Option<Ending>, Flo
                         ending = Some(ended);
                     }
                 }
-                (Target::FromWire(wire), FrameType::End) => {
+                (Target::FromWire(wire, _), FrameType::End) => {
                     ending = Some(verify(&slot, content.digest())?);
                     // The other half stays open: QEMU may still have something to say.
                     if let Some(socket) = late.as_ref().and_then(Output::as_socket) {
@@ -213,7 +221,7 @@ pub(super) fn run(shared: &Shared, target: Target) -> Result<Option<Ending>, Flo
                 _ => {}
             }
             frames += 1;
-            if let Target::FromWire(wire) = &target {
+            if let Target::FromWire(wire, _) = &target {
                 wire.delivered(frames, waited, kind == FrameType::End);
             }
             shared.pressure.drained(raw_len, started.elapsed());
@@ -265,7 +273,11 @@ fn write_failed(shared: &Shared, source: io::Error) -> FlowError {
 }
 
 /// Returns how long the output had no room.
-fn write_all(shared: &Shared, output: &Output, mut bytes: &[u8]) -> Result<Duration, FlowError> {
+pub(super) fn write_all(
+    shared: &Shared,
+    output: &Output,
+    mut bytes: &[u8],
+) -> Result<Duration, FlowError> {
     let mut waited = Duration::ZERO;
     let counter = &shared.counters.bytes_out;
     let failed = |source: io::Error| write_failed(shared, source);

@@ -106,6 +106,7 @@ pub(super) fn run(shared: &Shared) {
         }
         if shared.link().is_none() {
             // All of it is owed to the next link, which tells us of itself.
+            shared.daemon.sign_of_life();
             continue;
         }
         if due.attached {

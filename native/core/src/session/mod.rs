@@ -11,11 +11,13 @@
 //! ACK means written to the QEMU behind the peer: what is not acknowledged is what the guest would miss, so it is kept
 //! until then, and sent again over the next link from the first frame that the peer does not have whole.
 
+mod daemon;
 mod keeper;
 mod outgoing;
 mod pace;
 mod receiver;
 mod returning;
+mod watch;
 
 pub use pace::Bandwidth;
 use pace::FarQemu;
@@ -24,9 +26,10 @@ pub(crate) use receiver::{Broken, Receiver};
 use crate::descriptor::{Wake, has_hung_up};
 use crate::fault::caught;
 use crate::frame::{FrameType, Header, SessionFrame};
+use crate::libvirt;
 use crate::lock::lock;
 use crate::net::Link;
-use crate::qemu::Doubt;
+use daemon::Daemon;
 use outgoing::Outgoing;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -35,6 +38,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use thiserror::Error;
+use watch::Watch;
 
 /// Which end of a migration this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +62,8 @@ pub struct Options {
     pub silence: Duration,
     /// A link on which nothing was sent for this long gets a PING.
     pub heartbeat: Duration,
+    /// What is carried is the conversation of two libvirt daemons, not a QEMU's stream.
+    pub libvirt: bool,
 }
 
 /// What a wire tells its listener.
@@ -181,7 +187,8 @@ struct Shared {
     far_qemu: FarQemu,
     flags: Mutex<Flags>,
     /// The source follows both directions to know whether the destination's guest may run.
-    doubt: Mutex<Doubt>,
+    doubt: Mutex<Watch>,
+    daemon: Daemon,
     /// Wakes the thread that reads from the link, and the one that writes to QEMU.
     reader_wake: Wake,
     /// Wakes the thread that copies the return path.
@@ -338,7 +345,7 @@ impl Shared {
         }
         let doubt = lock(&self.doubt);
         let mut flags = lock(&self.flags);
-        if flags.doubt || !(doubt.in_doubt(upto) || doubt.guest_in_transit()) {
+        if flags.doubt || !doubt.in_doubt(upto) {
             return None;
         }
         flags.doubt = true;
@@ -348,12 +355,12 @@ impl Shared {
     }
 
     /// QEMU has what came back: ends the doubt, if that was the answer.
-    fn settle_doubt(&self, answer: impl FnOnce(&mut Doubt)) {
+    fn settle_doubt(&self, answer: impl FnOnce(&mut Watch)) {
         {
             let mut doubt = lock(&self.doubt);
             answer(&mut doubt);
             let mut flags = lock(&self.flags);
-            if !flags.doubt || doubt.in_doubt(u64::MAX) || doubt.guest_in_transit() {
+            if !flags.doubt || doubt.in_doubt(u64::MAX) {
                 return;
             }
             flags.doubt = false;
@@ -387,7 +394,8 @@ impl Wire {
             outgoing: Outgoing::new(options.replay_bytes, bandwidth).map_err(WireError::Thread)?,
             far_qemu: FarQemu::default(),
             flags: Mutex::default(),
-            doubt: Mutex::default(),
+            doubt: Mutex::new(Watch::new(options.libvirt)),
+            daemon: Daemon::default(),
             reader_wake: wake()?,
             return_wake: wake()?,
             keeper: keeper::Duties::default(),
@@ -475,6 +483,10 @@ impl Wire {
     /// If the descriptor cannot be used for it.
     pub fn start_return(&self, fd: OwnedFd) -> Result<(), WireError> {
         let shared = Arc::clone(&self.shared);
+        if shared.options.libvirt {
+            let socket = fd.try_clone().map_err(WireError::Thread)?;
+            shared.daemon.connect(socket);
+        }
         match shared.options.side {
             Side::Source => self.spawn("pagewire-return", move || {
                 returning::to_qemu(&shared, fd);
@@ -513,6 +525,19 @@ impl Wire {
         let bytes = self.shared.frame(FrameType::Abort, reason);
         // Behind a frame that the link does not take it would wait for as long as that does.
         self.shared.outgoing.try_write_now(&self.shared, &bytes);
+    }
+
+    /// Tells the source's daemon, where it is one, why what it waits for has failed. The connection is of no use to it after
+    /// that. Returns whether it waits for anything.
+    pub fn fail_calls(&self, reason: &str) -> bool {
+        let waiting = lock(&self.shared.doubt)
+            .libvirt()
+            .map(|doubt| doubt.unanswered())
+            .unwrap_or_default();
+        if self.shared.options.side == Side::Source {
+            self.shared.daemon.fail(&waiting, reason);
+        }
+        !waiting.is_empty()
     }
 
     /// Ends every wait in a thread of this wire, now and later; [`Drop`] waits for them.
@@ -601,6 +626,25 @@ impl Wire {
         lock(&self.shared.doubt).sent(bytes);
     }
 
+    /// The daemon at this end.
+    pub(crate) fn daemon(&self) -> &Daemon {
+        &self.shared.daemon
+    }
+
+    /// A packet for the peer's daemon, to go between two of those that ours sends.
+    pub(crate) fn answer(&self, packet: &[u8]) -> Result<(), WireError> {
+        self.shared.daemon.answer(packet)?;
+        self.shared.return_wake.signal();
+        Ok(())
+    }
+
+    /// Takes the calls whose streams the destination's daemon has given up.
+    pub(crate) fn take_given_up(&self) -> Vec<libvirt::Key> {
+        let mut doubt = lock(&self.shared.doubt);
+        let given_up = doubt.libvirt().map(libvirt::Doubt::take_given_up);
+        given_up.unwrap_or_default()
+    }
+
     /// Whether the link takes more than it gets: it has made nobody wait lately, or only because the peer's QEMU has made
     /// the peer wait.
     pub(crate) fn is_hungry(&self) -> bool {
@@ -610,11 +654,7 @@ impl Wire {
     /// Where a QEMU stream was cut off that has been followed so far, for people; `None` where it has its end, or that
     /// cannot be known.
     pub(crate) fn cut_off(&self) -> Option<String> {
-        let doubt = lock(&self.shared.doubt);
-        let stream = doubt.switchover();
-        stream
-            .is_truncated()
-            .then(|| stream.phase().as_str().to_owned())
+        lock(&self.shared.doubt).cut_off()
     }
 }
 

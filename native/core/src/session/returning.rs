@@ -1,12 +1,13 @@
 //! The return path: what the destination's QEMU says to the source's. A few bytes at a time, and each of them may decide
 //! which of two guests runs: they go on at once, by threads of their own.
 
+use super::daemon::Replies;
 use super::receiver::{Broken, Receiver};
+use super::watch::Watch;
 use super::{Shared, WireError};
 use crate::checksum::ContentHash;
 use crate::descriptor::{Input, Output};
 use crate::frame::{End, Ending, FrameType, HEADER_LEN, Header, Start};
-use crate::qemu::Doubt;
 use rustix::net::{Shutdown, shutdown};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -36,6 +37,7 @@ fn copy_from_qemu(shared: &Shared, fd: OwnedFd) -> Result<(), WireError> {
         frame_size: FRAME_BYTES as u32,
     };
     stream.send(FrameType::Start, &start.to_bytes())?;
+    let mut replies = shared.options.libvirt.then(Replies::default);
     let mut buffer = vec![0; FRAME_BYTES];
     loop {
         if shared.closed() {
@@ -43,14 +45,17 @@ fn copy_from_qemu(shared: &Shared, fd: OwnedFd) -> Result<(), WireError> {
         }
         match input.wait(&shared.return_wake, true) {
             Ok(true) => {}
-            Ok(false) => continue,
+            Ok(false) => {
+                stream.say(&[], &mut replies)?;
+                continue;
+            }
             Err(_) => break,
         }
         match input.read(&mut buffer) {
             Ok(0) => break,
             Ok(n) => {
                 shared.return_bytes.fetch_add(n as u64, Ordering::Relaxed);
-                stream.send(FrameType::Data, &buffer[..n])?;
+                stream.say(&buffer[..n], &mut replies)?;
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             // QEMU is gone, and whatever it said before has been read.
@@ -75,6 +80,20 @@ struct Stream<'a> {
 }
 
 impl Stream<'_> {
+    /// What was said here, and among a libvirt daemon's packets the answers to calls that were refused.
+    fn say(&mut self, said: &[u8], replies: &mut Option<Replies>) -> Result<(), WireError> {
+        let (before, answers, behind) = match replies {
+            Some(replies) => replies.pieces(said, &self.shared.daemon)?,
+            None => (said, Vec::new(), &[][..]),
+        };
+        for piece in [before, &answers, behind] {
+            for bytes in piece.chunks(FRAME_BYTES) {
+                self.send(FrameType::Data, bytes)?;
+            }
+        }
+        Ok(())
+    }
+
     fn send(&mut self, kind: FrameType, payload: &[u8]) -> Result<(), WireError> {
         let mut header = Header::stored(kind, self.sequence, self.offset, payload);
         header.channel = self.shared.options.channel;
@@ -136,6 +155,8 @@ fn copy_to_qemu(shared: &Shared, fd: OwnedFd) -> Result<(), WireError> {
             (FrameType::Data, 1..) if header.codec == crate::codec::Codec::None => {
                 offset += bytes.len() as u64;
                 content.update(bytes);
+                // Nobody else writes to it meanwhile.
+                let mut socket = shared.daemon.socket();
                 if !deaf {
                     deaf = match deliver(shared, &output, bytes) {
                         Ok(()) => false,
@@ -149,7 +170,12 @@ fn copy_to_qemu(shared: &Shared, fd: OwnedFd) -> Result<(), WireError> {
                     .fetch_add(bytes.len() as u64, Ordering::Relaxed);
                 // QEMU has them: they may be the answer to what let the destination's guest run.
                 if !deaf {
-                    shared.settle_doubt(|doubt| doubt.returned(bytes));
+                    shared.settle_doubt(|doubt| {
+                        doubt.returned(bytes);
+                        if let Some(doubt) = doubt.libvirt() {
+                            socket.stands(doubt.at_border(), doubt.has_keepalive());
+                        }
+                    });
                 }
             }
             (FrameType::End, 1..) => {
@@ -159,7 +185,7 @@ fn copy_to_qemu(shared: &Shared, fd: OwnedFd) -> Result<(), WireError> {
                 }
                 // A half-close. Something that is no socket has no other half to keep open.
                 let _ = output.as_socket().map(|fd| shutdown(fd, Shutdown::Write));
-                shared.settle_doubt(Doubt::return_ended);
+                shared.settle_doubt(Watch::return_ended);
                 shared.flag(|flags| flags.ended = true);
             }
             _ => return Err(wrong("a frame where it may not stand")),

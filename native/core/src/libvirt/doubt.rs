@@ -1,0 +1,176 @@
+//! Whether the guest may run at the destination while the source's daemon would take a broken connection for a failure.
+
+use super::packet::{Header, Key, Kind, Packets, Part, Status};
+use super::{carries_guest, lets_run, program};
+
+/// Calls that may be without an answer at one time; libvirt makes one after the other.
+const CALLS: usize = 64;
+
+/// Follows both directions of a conversation at the source.
+///
+/// QEMU sends a tunnelled stream without a return path, so what lets the guest run is libvirt's call of FINISH3, whose last
+/// argument says that the migration was not cancelled. If the connection breaks before the reply is there, the source's
+/// daemon resumes its guest ("There is a small chance that the domain could in fact be running on the destination", says
+/// libvirt). So from the last byte of that call until the reply is with the daemon, the session must not be given up.
+#[derive(Clone, Debug, Default)]
+pub struct Doubt {
+    sent: Side,
+    /// The last argument of the call of FINISH3 that is being sent.
+    last_word: [u8; 4],
+    /// Where the calls of FINISH3 end that let a guest run and have no answer.
+    finishing: Vec<(Key, u64)>,
+    /// Calls without an answer.
+    calls: Vec<Header>,
+    /// Streams that the destination has not ended.
+    streams: Vec<Header>,
+    returned: Side,
+    /// Calls whose streams the destination has given up.
+    given_up: Vec<Key>,
+    keepalive: bool,
+}
+
+/// One direction.
+#[derive(Clone, Debug, Default)]
+struct Side {
+    packets: Packets,
+    /// The packet that is under way.
+    now: Option<Header>,
+    /// It is not libvirt's protocol.
+    lost: bool,
+}
+
+impl Side {
+    /// Tells of each packet's parts of its body, and then, when all of it has come, of the packet (with no bytes).
+    fn follow(&mut self, mut bytes: &[u8], mut tell: impl FnMut(&Header, &[u8], u64)) {
+        while !self.lost {
+            let body = match self.packets.next(&mut bytes) {
+                Ok(None) => return,
+                Err(_) => {
+                    self.lost = true;
+                    return;
+                }
+                Ok(Some(Part::Header(header))) => {
+                    self.now = Some(header);
+                    &[]
+                }
+                Ok(Some(Part::Body(body))) => body,
+            };
+            let Some(header) = self.now else {
+                return;
+            };
+            if !body.is_empty() {
+                tell(&header, body, self.packets.offset());
+            }
+            if self.packets.body_left() == 0 {
+                tell(&header, &[], self.packets.offset());
+            }
+        }
+    }
+}
+
+impl Doubt {
+    /// What comes next from the source. To be told before it is handed on.
+    pub fn sent(&mut self, bytes: &[u8]) {
+        let Doubt {
+            sent,
+            last_word,
+            finishing,
+            calls,
+            streams,
+            keepalive,
+            ..
+        } = self;
+        sent.follow(bytes, |header, body, end| {
+            let key = header.key;
+            *keepalive |= key.program == program::KEEPALIVE;
+            let is_open = header.kind == Kind::Stream && header.status == Status::Continue;
+            if is_open && streams.len() < CALLS && streams.iter().all(|of| of.key != key) {
+                streams.push(*header);
+            }
+            if header.kind != Kind::Call {
+                return;
+            }
+            if !body.is_empty() {
+                if lets_run(key.program, key.procedure) {
+                    for byte in &body[body.len().saturating_sub(4)..] {
+                        last_word.rotate_left(1);
+                        last_word[3] = *byte;
+                    }
+                }
+                return;
+            }
+            if calls.len() < CALLS {
+                calls.push(*header);
+            }
+            if lets_run(key.program, key.procedure) && *last_word == [0; 4] {
+                finishing.push((key, end));
+            }
+        });
+    }
+
+    /// What comes next from the destination. To be told when the source's daemon has it.
+    pub fn returned(&mut self, bytes: &[u8]) {
+        let Doubt {
+            returned,
+            finishing,
+            calls,
+            streams,
+            given_up,
+            keepalive,
+            ..
+        } = self;
+        returned.follow(bytes, |header, body, _| {
+            let key = header.key;
+            *keepalive |= key.program == program::KEEPALIVE;
+            let is_reply = matches!(header.kind, Kind::Reply | Kind::ReplyWithFds);
+            if !body.is_empty() || !(is_reply || header.kind == Kind::Stream) {
+                return;
+            }
+            if header.kind == Kind::Stream && header.status != Status::Continue {
+                streams.retain(|of| of.key != key);
+            }
+            if is_reply {
+                finishing.retain(|(of, _)| *of != key);
+                calls.retain(|of| of.key != key);
+            }
+            if header.status == Status::Error && carries_guest(key.program, key.procedure) {
+                given_up.truncate(CALLS - 1);
+                given_up.push(key);
+            }
+        });
+    }
+
+    /// The destination's daemon has closed its side. The source's daemon sees that as it would see it without us.
+    pub fn return_ended(&mut self) {
+        self.finishing.clear();
+    }
+
+    /// Whether both guests may run if the source is cut off when the bytes before `upto` may be with the destination.
+    #[must_use]
+    pub fn in_doubt(&self, upto: u64) -> bool {
+        self.finishing.iter().any(|(_, end)| *end <= upto)
+    }
+
+    /// Takes the calls whose streams the destination has given up.
+    pub fn take_given_up(&mut self) -> Vec<Key> {
+        std::mem::take(&mut self.given_up)
+    }
+
+    /// Calls and streams that the source's daemon still waits for.
+    #[must_use]
+    pub fn unanswered(&self) -> Vec<Header> {
+        [&self.calls[..], &self.streams].concat()
+    }
+
+    /// Whether the source's daemon is at the end of a packet, so that it may be told something of ours.
+    #[must_use]
+    pub fn at_border(&self) -> bool {
+        self.returned.packets.at_border() && !self.returned.lost
+    }
+
+    /// Whether the daemons ask each other for signs of life.
+    #[must_use]
+    pub fn has_keepalive(&self) -> bool {
+        self.keepalive
+    }
+}

@@ -1,0 +1,410 @@
+//! The source's end: the guest's stream inside the conversation goes through delta.
+
+use super::carries_guest;
+use super::guest::Naming;
+use super::packet::{HEADER_LEN, Header, Key, Kind, PacketError, Packets, Part, Status};
+use crate::delta::{self, Filter, Host, Stopped, StreamEnd};
+use crate::qemu::GuestRam;
+use thiserror::Error;
+
+/// The most of a guest's stream that a packet carries: what libvirt itself sends at once.
+const BODY: usize = 64 << 10;
+
+/// Guests' streams that are followed at one time. One more passes as it is.
+const STREAMS: usize = 8;
+
+/// Why the conversation does not go on.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum TunnelError {
+    /// What came is no packet.
+    #[error(transparent)]
+    Packet(#[from] PacketError),
+    /// The host wants it.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+}
+
+/// What has come by so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// The guest whose migration was prepared last, for people; `None` where its name could not be read.
+    pub guest: Option<String>,
+    /// Guests' streams that have begun.
+    pub begun: u64,
+    /// Those of them that came to their end.
+    pub complete: u64,
+    /// Those of them that were given up, by either daemon.
+    pub given_up: u64,
+}
+
+/// Packets in, packets out: those that carry a guest's stream are made anew, all others pass as they are, at once and in
+/// order. Of the input nothing is held but a header that is not whole, and an unfinished record of each guest's stream.
+pub struct Tunnel {
+    packets: Packets,
+    /// `None`: every byte passes as it is.
+    options: Option<delta::Options>,
+    delta_on: bool,
+    streams: Vec<Stream>,
+    now: Now,
+    out: Outgoing,
+    naming: Naming,
+    report: Report,
+    /// What delta did in the last stream that it has left.
+    left: Option<delta::Counters>,
+}
+
+/// Where the packet goes whose body comes.
+enum Now {
+    /// Out, as it is.
+    Through,
+    /// Into the stream with this number.
+    Stream(usize),
+}
+
+/// A guest's stream.
+struct Stream {
+    key: Key,
+    version: u32,
+    /// `None` where the rest is only to be copied.
+    filter: Option<Filter>,
+    /// What the filter has not consumed.
+    held: Vec<u8>,
+    /// Bytes that its page cache may take.
+    granted: u64,
+    /// The destination does not want it any more.
+    is_given_up: bool,
+}
+
+/// The packet of a guest's stream that is being filled.
+struct Outgoing {
+    /// Room for the header, then the body so far.
+    bytes: Vec<u8>,
+    /// The stream's call.
+    of: Option<(Key, u32)>,
+}
+
+impl Outgoing {
+    fn put<H: Host>(&mut self, mut bytes: &[u8], host: &mut H) -> Result<(), Stopped> {
+        while !bytes.is_empty() {
+            let room = HEADER_LEN + BODY - self.bytes.len();
+            let (now, rest) = bytes.split_at(bytes.len().min(room));
+            self.bytes.extend_from_slice(now);
+            bytes = rest;
+            if self.bytes.len() == HEADER_LEN + BODY {
+                self.flush(host)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What comes next is a piece of this stream.
+    fn begin<H: Host>(&mut self, stream: &Stream, host: &mut H) -> Result<(), Stopped> {
+        if self.of != Some((stream.key, stream.version)) {
+            self.flush(host)?;
+            self.of = Some((stream.key, stream.version));
+        }
+        Ok(())
+    }
+
+    /// Sends the packet, if it has a body.
+    fn flush<H: Host>(&mut self, host: &mut H) -> Result<(), Stopped> {
+        let Some((key, version)) = self.of.filter(|_| self.bytes.len() > HEADER_LEN) else {
+            return Ok(());
+        };
+        let header = Header {
+            length: self.bytes.len() as u32,
+            version,
+            key,
+            kind: Kind::Stream,
+            status: Status::Continue,
+        };
+        self.bytes[..HEADER_LEN].copy_from_slice(&header.to_bytes());
+        host.put(&self.bytes)?;
+        self.bytes.truncate(HEADER_LEN);
+        Ok(())
+    }
+}
+
+/// What a stream's filter writes to.
+struct Body<'a, H> {
+    out: &'a mut Outgoing,
+    host: &'a mut H,
+    granted: &'a mut u64,
+}
+
+impl<H: Host> Host for Body<'_, H> {
+    fn put(&mut self, bytes: &[u8]) -> Result<(), Stopped> {
+        self.out.put(bytes, self.host)
+    }
+
+    fn guest(&mut self, guest: &GuestRam) -> Result<u64, Stopped> {
+        *self.granted = self.host.guest(guest)?;
+        Ok(*self.granted)
+    }
+}
+
+impl Tunnel {
+    /// At the start of a conversation; without options no stream goes through delta.
+    #[must_use]
+    pub fn new(options: Option<delta::Options>) -> Self {
+        Tunnel {
+            packets: Packets::default(),
+            options,
+            delta_on: true,
+            left: None,
+            streams: Vec::new(),
+            now: Now::Through,
+            out: Outgoing {
+                bytes: vec![0; HEADER_LEN],
+                of: None,
+            },
+            naming: Naming::default(),
+            report: Report::default(),
+        }
+    }
+
+    /// Takes input, all of it.
+    ///
+    /// # Errors
+    /// If it is not libvirt's protocol, or the host stops. What came before is out.
+    pub fn push<H: Host>(&mut self, mut input: &[u8], host: &mut H) -> Result<(), TunnelError> {
+        loop {
+            match self.packets.next(&mut input) {
+                Ok(Some(Part::Header(header))) => self.begin(&header, host)?,
+                Ok(Some(Part::Body(body))) => self.body(body, host)?,
+                Ok(None) => return Ok(()),
+                Err(error) => {
+                    self.out.flush(host)?;
+                    return Err(error.into());
+                }
+            }
+        }
+    }
+
+    /// Input has paused: what need not wait goes out.
+    ///
+    /// # Errors
+    /// If the host stops.
+    pub fn pause<H: Host>(&mut self, host: &mut H) -> Result<(), Stopped> {
+        for number in 0..self.streams.len() {
+            self.filtered(number, host, |filter, held, body| filter.pause(held, body))?;
+        }
+        self.out.flush(host)
+    }
+
+    /// The input is at its end. Returns where in the conversation, if that is no place to end.
+    ///
+    /// # Errors
+    /// If the host stops.
+    pub fn finish<H: Host>(&mut self, host: &mut H) -> Result<Option<&'static str>, Stopped> {
+        let within = if !self.packets.at_border() {
+            Some("a packet of libvirt's")
+        } else if self.streams.iter().any(|stream| !stream.is_given_up) {
+            Some("a guest's stream in libvirt's tunnel")
+        } else {
+            None
+        };
+        while !self.streams.is_empty() {
+            self.end(0, Status::Error, host)?;
+        }
+        host.put(self.packets.held())?;
+        Ok(within)
+    }
+
+    /// The destination has given up these calls: what still comes of their streams is only copied.
+    ///
+    /// # Errors
+    /// If the host stops.
+    pub fn give_up<H: Host>(&mut self, calls: &[Key], host: &mut H) -> Result<(), Stopped> {
+        for number in 0..self.streams.len() {
+            if calls.contains(&self.streams[number].key) {
+                self.leave(number, host)?;
+                self.streams[number].is_given_up = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// What has come by so far.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        Report {
+            guest: self.naming.guest.clone(),
+            ..self.report
+        }
+    }
+
+    /// What delta has done in the guest's stream that began last, if there was one.
+    #[must_use]
+    pub fn delta(&self) -> Option<&delta::Counters> {
+        let live = self.streams.iter().rev().find_map(|of| of.filter.as_ref());
+        live.map(Filter::counters).or(self.left.as_ref())
+    }
+
+    /// Bytes that the page caches of all streams may take.
+    #[must_use]
+    pub fn granted(&self) -> u64 {
+        self.streams.iter().map(|stream| stream.granted).sum()
+    }
+
+    /// Switches differences on or off, in all streams.
+    pub fn set_enabled(&mut self, on: bool) {
+        self.delta_on = on;
+        for filter in self.streams.iter_mut().filter_map(|of| of.filter.as_mut()) {
+            filter.set_enabled(on);
+        }
+    }
+
+    /// Sets how many bytes the page cache of each stream may take.
+    pub fn set_cache_bytes(&mut self, bytes: u64) {
+        for filter in self.streams.iter_mut().filter_map(|of| of.filter.as_mut()) {
+            filter.set_cache_bytes(bytes);
+        }
+    }
+
+    /// A packet begins.
+    fn begin<H: Host>(&mut self, header: &Header, host: &mut H) -> Result<(), Stopped> {
+        let is_guests = carries_guest(header.key.program, header.key.procedure);
+        self.now = Now::Through;
+        self.naming.begin(header);
+        match (header.kind, header.status) {
+            (Kind::Stream, Status::Continue) if is_guests => {
+                if let Some(number) = self.stream(header, host)? {
+                    self.now = Now::Stream(number);
+                    return Ok(());
+                }
+            }
+            (Kind::Stream, status) if is_guests => {
+                if let Some(number) = self.number(header.key) {
+                    self.end(number, status, host)?;
+                }
+            }
+            _ => {}
+        }
+        // What came before a packet goes out before it.
+        self.out.flush(host)?;
+        host.put(&header.to_bytes())
+    }
+
+    fn body<H: Host>(&mut self, body: &[u8], host: &mut H) -> Result<(), Stopped> {
+        match self.now {
+            Now::Through => {
+                self.naming.body(body, self.packets.body_left());
+                host.put(body)
+            }
+            Now::Stream(number) => self.feed(number, body, host),
+        }
+    }
+
+    /// Puts a piece of a guest's stream through its filter.
+    fn feed<H: Host>(&mut self, number: usize, piece: &[u8], host: &mut H) -> Result<(), Stopped> {
+        let mut held = std::mem::take(&mut self.streams[number].held);
+        let consumed = if held.is_empty() {
+            let consumed =
+                self.filtered(number, host, |filter, _, body| filter.push(piece, body))?;
+            held.extend_from_slice(&piece[consumed.unwrap_or(0)..]);
+            consumed
+        } else {
+            held.extend_from_slice(piece);
+            let consumed =
+                self.filtered(number, host, |filter, _, body| filter.push(&held, body))?;
+            held.drain(..consumed.unwrap_or(0));
+            consumed
+        };
+        let stream = &mut self.streams[number];
+        if consumed.is_none() {
+            // There is no filter any more, and so nothing was held.
+            self.out.begin(stream, host)?;
+            return self.out.put(piece, host);
+        }
+        stream.held = held;
+        let is_verbatim = stream.filter.as_ref().is_some_and(Filter::is_verbatim);
+        if is_verbatim && stream.held.is_empty() {
+            self.left = stream.filter.take().map(|filter| filter.counters().clone());
+            stream.granted = 0;
+        }
+        Ok(())
+    }
+
+    /// Has the filter of a stream do something, if it has one.
+    fn filtered<H: Host, T>(
+        &mut self,
+        number: usize,
+        host: &mut H,
+        action: impl FnOnce(&mut Filter, &[u8], &mut Body<'_, H>) -> Result<T, Stopped>,
+    ) -> Result<Option<T>, Stopped> {
+        let stream = &mut self.streams[number];
+        let Some(mut filter) = stream.filter.take() else {
+            return Ok(None);
+        };
+        self.out.begin(stream, host)?;
+        let mut granted = stream.granted;
+        let mut body = Body {
+            out: &mut self.out,
+            host,
+            granted: &mut granted,
+        };
+        let done = action(&mut filter, &stream.held, &mut body)?;
+        stream.granted = granted;
+        stream.filter = Some(filter);
+        Ok(Some(done))
+    }
+
+    fn number(&self, key: Key) -> Option<usize> {
+        self.streams.iter().position(|stream| stream.key == key)
+    }
+
+    /// The number of the stream that a packet is a piece of, which may begin here; `None` where it passes as it is.
+    fn stream<H: Host>(&mut self, header: &Header, host: &mut H) -> Result<Option<usize>, Stopped> {
+        if let Some(number) = self.number(header.key) {
+            return Ok(self.options.map(|_| number));
+        }
+        if self.streams.len() == STREAMS {
+            let Some(number) = self.streams.iter().position(|of| of.is_given_up) else {
+                return Ok(None);
+            };
+            self.end(number, Status::Error, host)?;
+        }
+        let filter = self.options.map(|options| {
+            let mut filter = Filter::new(options);
+            filter.set_enabled(self.delta_on);
+            filter
+        });
+        self.report.begun += 1;
+        self.streams.push(Stream {
+            key: header.key,
+            version: header.version,
+            filter,
+            held: Vec::new(),
+            granted: 0,
+            is_given_up: false,
+        });
+        Ok(self.options.map(|_| self.streams.len() - 1))
+    }
+
+    /// What comes of a stream is only to be copied from here on. Returns whether it is at its end.
+    fn leave<H: Host>(&mut self, number: usize, host: &mut H) -> Result<bool, Stopped> {
+        let ended = self.filtered(number, host, |filter, held, body| filter.finish(held, body))?;
+        let stream = &mut self.streams[number];
+        stream.held.clear();
+        stream.granted = 0;
+        if let Some(filter) = stream.filter.take() {
+            self.left = Some(filter.counters().clone());
+        }
+        Ok(!matches!(ended, Some(StreamEnd::Truncated { .. })))
+    }
+
+    /// A stream is over.
+    fn end<H: Host>(&mut self, number: usize, status: Status, host: &mut H) -> Result<(), Stopped> {
+        let is_whole = self.leave(number, host)?;
+        self.out.flush(host)?;
+        self.streams.remove(number);
+        if status == Status::Ok && is_whole {
+            self.report.complete += 1;
+        } else {
+            self.report.given_up += 1;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,82 @@
+//! What a wire knows of the conversation that it carries, to tell when a break would leave two guests.
+
+use crate::libvirt;
+use crate::qemu;
+
+/// Follows both directions at the source.
+pub(super) enum Watch {
+    /// A QEMU's migration.
+    Qemu(qemu::Doubt),
+    /// That of two libvirt daemons, with migrations in it.
+    Libvirt(libvirt::Doubt),
+}
+
+impl Watch {
+    pub(super) fn new(libvirt: bool) -> Self {
+        if libvirt {
+            Watch::Libvirt(libvirt::Doubt::default())
+        } else {
+            Watch::Qemu(qemu::Doubt::default())
+        }
+    }
+
+    /// What comes next from the source. To be told before it is handed on.
+    pub(super) fn sent(&mut self, bytes: &[u8]) {
+        match self {
+            Watch::Qemu(doubt) => doubt.sent(bytes),
+            Watch::Libvirt(doubt) => doubt.sent(bytes),
+        }
+    }
+
+    /// What comes next from the destination. To be told when it is written at the source.
+    pub(super) fn returned(&mut self, bytes: &[u8]) {
+        match self {
+            Watch::Qemu(doubt) => doubt.returned(bytes),
+            Watch::Libvirt(doubt) => doubt.returned(bytes),
+        }
+    }
+
+    /// Nothing comes from the destination any more, because it said so.
+    pub(super) fn return_ended(&mut self) {
+        match self {
+            Watch::Qemu(doubt) => doubt.return_ended(),
+            Watch::Libvirt(doubt) => doubt.return_ended(),
+        }
+    }
+
+    /// Whether the source must not be cut off when the bytes before `upto` may be with the destination.
+    pub(super) fn in_doubt(&self, upto: u64) -> bool {
+        match self {
+            Watch::Qemu(doubt) => doubt.in_doubt(upto) || doubt.guest_in_transit(),
+            Watch::Libvirt(doubt) => doubt.in_doubt(upto),
+        }
+    }
+
+    /// Whether the source does not close its connection before an answer has come, unless it gives up.
+    pub(super) fn awaits_answer(&self) -> bool {
+        match self {
+            Watch::Qemu(doubt) => doubt.awaits_answer(),
+            // A daemon may end its connection at any time.
+            Watch::Libvirt(_) => false,
+        }
+    }
+
+    /// Where a stream was cut off that has been followed so far, for people.
+    pub(super) fn cut_off(&self) -> Option<String> {
+        let Watch::Qemu(doubt) = self else {
+            return None;
+        };
+        let stream = doubt.switchover();
+        stream
+            .is_truncated()
+            .then(|| stream.phase().as_str().to_owned())
+    }
+
+    /// The conversation of two daemons, if it is one.
+    pub(super) fn libvirt(&mut self) -> Option<&mut libvirt::Doubt> {
+        match self {
+            Watch::Qemu(_) => None,
+            Watch::Libvirt(doubt) => Some(doubt),
+        }
+    }
+}
