@@ -1,6 +1,8 @@
 import { lstatSync, rmSync, type Stats, statSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
+import { dirname } from 'node:path';
 import { isatty } from 'node:tty';
+import { verifyFile } from '../archive/index.js';
 import { PagewireError } from '../errors.js';
 import { Decoder } from '../pipeline/decoder.js';
 import { Encoder } from '../pipeline/encoder.js';
@@ -9,6 +11,7 @@ import { checkEncoder, checkThreads, type EncoderSettings } from '../pipeline/se
 import { bytes, ratio } from '../telemetry/amounts.js';
 import { decodeLine, encodeLine } from '../telemetry/progress.js';
 import { decodeStats, encodeStats } from '../telemetry/stats.js';
+import { list, salvage } from './archive.js';
 import { openSource, openTarget, type Place } from './endpoint.js';
 import { EXIT, exitCode } from './exit.js';
 import { plain, say } from './run.js';
@@ -26,6 +29,10 @@ export interface FilterFlags extends FileFlags {
   /** 0: as many as there are processors. */
   threads?: number;
   memoryLimit?: number;
+  /** What the file is based on; when restoring, files that may be the base. */
+  base?: string[];
+  list?: boolean;
+  salvage?: boolean;
   rm?: boolean;
   force?: boolean;
   verbose?: boolean;
@@ -34,6 +41,8 @@ export interface FilterFlags extends FileFlags {
 
 /** `pagewire [options] [FILE…]`: each file by itself; the exit code is that of the first that failed. */
 export async function filter(files: readonly string[], flags: FilterFlags, signal: AbortSignal): Promise<number> {
+  if (flags.list) return list(files);
+  if (flags.salvage) return salvage(files, flags);
   const inputs = files.length > 0 ? files : ['-'];
   check(inputs, flags);
   let code: number = EXIT.ok;
@@ -91,6 +100,10 @@ async function one(input: string, output: string, flags: FilterFlags, signal: Ab
     const became = flags.test ? 'right' : output === '-' ? 'standard output' : output;
     say('', `${source.name}: ${bytes(stream)} in ${bytes(file)} (${ratio(stream, file)}), ${rate}: ${became}`);
   }
+  if (flags.test && code === EXIT.ok && statSync(input, { throwIfNoEntry: false })?.isFile()) {
+    // The index too, which a stream that is read from the front has no use for.
+    await verifyFile(input, { bases: flags.base });
+  }
   if (flags.rm && code === EXIT.ok) rmSync(input);
   return code;
 }
@@ -120,7 +133,15 @@ function save(source: Place, target: Place, flags: FilterFlags, signal: AbortSig
 }
 
 function restore(source: Place, target: Place, flags: FilterFlags, signal: AbortSignal): Run {
-  const decoder = new Decoder({ threads: threads(flags), input: source.fd, output: target.fd, signal });
+  const decoder = new Decoder({
+    bases: flags.base,
+    baseFolder: dirname(source.name),
+    threads: threads(flags),
+    memoryLimit: flags.memoryLimit,
+    input: source.fd,
+    output: target.fd,
+    signal,
+  });
   return {
     operation: {
       name: '',
@@ -141,7 +162,8 @@ function restores({ decompress, test }: FilterFlags): boolean {
 }
 
 function encoderSettings(flags: FilterFlags): EncoderSettings {
-  return { ...saveProfile(flags.level), threads: threads(flags), memoryLimit: flags.memoryLimit };
+  const [base, ...bases] = flags.base ?? [];
+  return { ...saveProfile(flags.level), base, bases, threads: threads(flags), memoryLimit: flags.memoryLimit };
 }
 
 function threads({ threads }: FilterFlags): number | undefined {
