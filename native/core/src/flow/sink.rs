@@ -1,7 +1,8 @@
 //! The sink thread: takes slots in the order of their frames and writes them.
 
 use super::arena::Slot;
-use super::{Event, FlowError, Shared, lock};
+use super::{Event, FlowError, Shared, lock, pack};
+use crate::archive::Scribe;
 use crate::checksum::ContentHash;
 use crate::descriptor::{Output, thread_cpu_ns};
 use crate::frame::{End, Ending, FrameError, FrameType};
@@ -135,6 +136,7 @@ pub(super) fn run(shared: &Shared, target: Target) -> Result<Option<Ending>, Flo
     // A session's: what has come before there is an output, and whether the listener knows.
     let (mut late, mut wanted) = (None, false);
     let mut waiting = VecDeque::new();
+    let mut scribe = shared.index.clone().map(Scribe::new);
     loop {
         match shared.sink.next() {
             Next::Slot(slot) => waiting.push_back(slot),
@@ -161,9 +163,18 @@ pub(super) fn run(shared: &Shared, target: Target) -> Result<Option<Ending>, Flo
         }
         for mut slot in waiting.drain(..) {
             let started = Instant::now();
+            slot = pack::resolve(slot)?;
             let (kind, raw_len) = (slot.header.kind, slot.header.raw_len);
             match (&target, kind) {
-                (Target::Frames(output), _) => write_all(shared, output, slot.wire())?,
+                (Target::Frames(output), _) => {
+                    if let Some(scribe) = &mut scribe {
+                        let mut header = slot.header;
+                        let index = scribe.before(&mut header, slot.room());
+                        slot.header = header;
+                        write_all(shared, output, &index)?;
+                    }
+                    write_all(shared, output, slot.wire())?;
+                }
                 (Target::ToWire(wire), _) => {
                     slot.header.channel = wire.channel();
                     let upto = slot.header.offset + u64::from(slot.header.raw_len);
