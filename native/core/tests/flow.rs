@@ -97,6 +97,11 @@ fn start(input: impl Into<OwnedFd>, output: impl Into<OwnedFd>, kind: Kind) -> R
                 flow.finish();
                 let _ = tell.send(event);
             }
+            Event::SinkEnded => {
+                // Nobody takes what the source may still read.
+                flow.stop();
+                let _ = tell.send(event);
+            }
             event => {
                 let _ = tell.send(event);
             }
@@ -212,7 +217,8 @@ fn decoded(frames: &[u8]) -> (Vec<u8>, Option<FlowError>) {
     );
     let (source, sink) = running.wait();
     let damage = running.damage.lock().expect("no panic").take();
-    (read_back(output), damage.or(source.err()).or(sink.err()))
+    // Where the sink has failed, the source was stopped for it.
+    (read_back(output), damage.or(sink.err()).or(source.err()))
 }
 
 /// Text-like, so that every codec has something to do; the same for ever, since the golden file holds it.

@@ -444,7 +444,11 @@ fn return_bytes_that_came_before_a_break_are_delivered() {
     session.destination.drop_link("test");
     // A START and a DATA frame of the return path, then at once a reset.
     let mut frames = Vec::new();
-    let start = pagewire_core::frame::Start { frame_size: 65536, window: 0 }.to_bytes();
+    let start = pagewire_core::frame::Start {
+        frame_size: 65536,
+        window: 0,
+    }
+    .to_bytes();
     for (kind, sequence, payload) in [
         (pagewire_core::frame::FrameType::Start, 0, &start[..]),
         (pagewire_core::frame::FrameType::Data, 1, &b"SHUT"[..]),
@@ -532,7 +536,11 @@ fn a_stream_that_is_wrong_before_qemu_has_a_socket_is_told() {
     let (mut theirs, mine) = UnixStream::pair().expect("sockets");
     destination.attach(link(mine), 0).expect("new");
     // START, and then a frame that leaves one out.
-    let start = pagewire_core::frame::Start { frame_size: 65536, window: 0 }.to_bytes();
+    let start = pagewire_core::frame::Start {
+        frame_size: 65536,
+        window: 0,
+    }
+    .to_bytes();
     for (kind, sequence, payload) in [
         (pagewire_core::frame::FrameType::Start, 0, &start[..]),
         (pagewire_core::frame::FrameType::Data, 2, &b"data"[..]),

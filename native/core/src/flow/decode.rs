@@ -2,9 +2,9 @@
 
 use super::arena::{Origin, Slot};
 use super::{FlowError, Shared, StreamEnd};
+use crate::archive::{Archive, BaseName};
 use crate::descriptor::Input;
 use crate::frame::{End, Ending, FrameError, FrameType, HEADER_LEN, Header, Start};
-use crate::archive::{Archive, BaseName};
 use crate::matching::{Base, Window};
 use std::io;
 use std::sync::Arc;

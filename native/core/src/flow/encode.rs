@@ -138,7 +138,10 @@ pub(super) fn run(
             content: options.frames.then(ContentHash::new),
             delta: options.delta.clone(),
             refused: None,
-            watcher: shared.index.as_ref().map(|index| Watcher::new(Arc::clone(index))),
+            watcher: shared
+                .index
+                .as_ref()
+                .map(|index| Watcher::new(Arc::clone(index))),
         },
         bytes_in: 0,
         paused: false,

@@ -404,17 +404,31 @@ impl Shared {
     }
 
     /// The window that a decoder needs for a stream that begins so; `None` where it has no references.
-    fn window_of(&self, start: &Start, origin: arena::Origin) -> Result<Option<Arc<Window>>, FlowError> {
+    fn window_of(
+        &self,
+        start: &Start,
+        origin: arena::Origin,
+    ) -> Result<Option<Arc<Window>>, FlowError> {
         if start.window == 0 {
             return Ok(None);
         }
         let in_flight = u64::from(self.arena.in_flight()) * u64::from(start.frame_size);
-        let (window, needed) = (start.window, matching::decoder_bytes(start.window, in_flight));
+        let (window, needed) = (
+            start.window,
+            matching::decoder_bytes(start.window, in_flight),
+        );
         if needed > self.window_limit {
             let limit = self.window_limit;
-            return Err(origin.error(FrameError::Window { window, needed, limit }));
+            return Err(origin.error(FrameError::Window {
+                window,
+                needed,
+                limit,
+            }));
         }
-        let made = Window::new(window, in_flight).map_err(|source| FlowError::Memory { bytes: needed, source });
+        let made = Window::new(window, in_flight).map_err(|source| FlowError::Memory {
+            bytes: needed,
+            source,
+        });
         made.map(Some)
     }
 
@@ -600,7 +614,15 @@ impl Flow {
             source,
         };
         let matcher = match &origin {
-            Origin::Encode(_, EncodeOptions { matching: Some(m), frames: true, .. }, _) => {
+            Origin::Encode(
+                _,
+                EncodeOptions {
+                    matching: Some(m),
+                    frames: true,
+                    ..
+                },
+                _,
+            ) => {
                 let in_flight = u64::from(sizes.in_flight) * sizes.frame as u64;
                 let bytes = matching::encoder_bytes(m.window, m.effort, in_flight);
                 let made = Matcher::new(m.window, m.effort, in_flight);

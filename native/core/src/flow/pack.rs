@@ -6,7 +6,9 @@ use crate::checksum::xxh3_64;
 use crate::codec::{Codec, Packer, Unpacker};
 use crate::descriptor::thread_cpu_ns;
 use crate::frame::{FrameError, FrameType};
-use crate::matching::{Base, Matcher, Place, Reference, ReferenceError, Scratch, Source, references};
+use crate::matching::{
+    Base, Matcher, Place, Reference, ReferenceError, Scratch, Source, references,
+};
 use std::cell::RefCell;
 use std::sync::atomic::Ordering;
 
