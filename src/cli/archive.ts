@@ -1,5 +1,5 @@
 /** What the command line does with files of frames: `-l`, `--salvage`, `page` and `flatten`. */
-import { writeSync } from 'node:fs';
+import { existsSync, statSync, writeSync } from 'node:fs';
 import { isatty } from 'node:tty';
 import {
   type ArchiveInfo,
@@ -75,6 +75,25 @@ function guest(index: ArchiveIndex): [string, string][] {
   if (index.deviceState !== undefined) rows.push(['devices', `from byte ${index.deviceState} of the stream on`]);
   if (index.reason !== undefined) rows.push(['not known', `from byte ${index.understood} on: ${index.reason}`]);
   return rows;
+}
+
+/** Refuses to replace what a file is based on: nothing could restore it then. */
+export async function checkNotBase(output: string, bases: readonly string[] = []): Promise<void> {
+  const target = statSync(output, { throwIfNoEntry: false });
+  const [first] = bases;
+  if (!target?.isFile() || first === undefined) return;
+  // As far as the chain is where it was: what is elsewhere is among those that were named.
+  const chain = new Set(bases);
+  let next: string | undefined = first;
+  while (next !== undefined && existsSync(next)) {
+    const { base }: ArchiveInfo = await readInfo(next);
+    next = base === undefined || chain.has(base.path) ? undefined : base.path;
+    if (next !== undefined) chain.add(next);
+  }
+  for (const base of chain) {
+    const its = statSync(base, { throwIfNoEntry: false });
+    if (its?.dev === target.dev && its.ino === target.ino) throw wrong(`${output} is its own base: give another -o`);
+  }
 }
 
 export interface SalvageFlags {

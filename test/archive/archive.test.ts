@@ -86,6 +86,10 @@ describe('an incremental save', () => {
     assert.equal(flat.code, 0, flat.stderr);
     assert.equal((await readInfo(at('flat.pw'))).base, undefined);
 
+    const over = await pagewire(t, ['-q', '-f', '--base', at('tuesday.pw'), at('monday')]);
+    assert.deepEqual([over.code, size('monday.pw') > 1e6], [2, true], over.stderr);
+    assert.match(over.stderr, /monday\.pw is its own base/);
+
     // Without its base, and with another in its place.
     renameSync(at('monday.pw'), at('moved.pw'));
     const missing = await pagewire(t, ['-dc', at('tuesday.pw')]);

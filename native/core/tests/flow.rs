@@ -737,7 +737,7 @@ fn forged_references_are_refused_and_nothing_wrong_comes_out() {
     // Each byte of a list, its length and the body's among them, in each way that changes one bit.
     let matched = |(_, header): &&(usize, Header)| header.kind == FrameType::Matched;
     let found = headers(&frames);
-    let (at, _) = *found.iter().filter(matched).last().expect("one");
+    let (at, _) = *found.iter().rfind(matched).expect("one");
     let list = u32::from_le_bytes(frames[at + 52..at + 56].try_into().expect("4 bytes")) as usize;
     for bit in (0..(8 + list) * 8).step_by(3) {
         let mut forged = frames.clone();
