@@ -1,9 +1,10 @@
-import { lstatSync, rmSync, type Stats, statSync } from 'node:fs';
+import { closeSync, constants, lstatSync, openSync, rmSync, type Stats, statSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { dirname } from 'node:path';
 import { isatty } from 'node:tty';
 import { verifyFile } from '../archive/index.js';
 import { PagewireError } from '../errors.js';
+import { native } from '../native.js';
 import { Decoder } from '../pipeline/decoder.js';
 import { Encoder } from '../pipeline/encoder.js';
 import { type SaveLevel, saveProfile } from '../pipeline/save.js';
@@ -11,7 +12,7 @@ import { checkEncoder, checkThreads, type EncoderSettings } from '../pipeline/se
 import { bytes, ratio } from '../telemetry/amounts.js';
 import { decodeLine, encodeLine } from '../telemetry/progress.js';
 import { decodeStats, encodeStats } from '../telemetry/stats.js';
-import { list, salvage } from './archive.js';
+import { checkNotBase, list, salvage } from './archive.js';
 import { openSource, openTarget, type Place } from './endpoint.js';
 import { EXIT, exitCode } from './exit.js';
 import { plain, say } from './run.js';
@@ -79,6 +80,7 @@ function check(inputs: readonly string[], flags: FilterFlags): void {
 async function one(input: string, output: string, flags: FilterFlags, signal: AbortSignal): Promise<number> {
   checkTerminal(input, output, flags);
   if (flags.output === undefined && !flags.test && output !== '-') checkFile(input, output, flags);
+  if (!restores(flags) && output !== '-') await checkNotBase(output, flags.base);
   const options = fileOptions('', { ...flags, fsync: flags.fsync === true && !flags.test });
   const source = openSource(input, options);
   let run: Run | undefined;
@@ -93,6 +95,7 @@ async function one(input: string, output: string, flags: FilterFlags, signal: Ab
   } finally {
     source.close();
   }
+  if (flags.test && code === EXIT.ok) await testIndex(input, flags);
   if (flags.verbose && run) {
     const { stream, file } = run.sizes();
     const seconds = (performance.now() - began) / 1000;
@@ -100,12 +103,28 @@ async function one(input: string, output: string, flags: FilterFlags, signal: Ab
     const became = flags.test ? 'right' : output === '-' ? 'standard output' : output;
     say('', `${source.name}: ${bytes(stream)} in ${bytes(file)} (${ratio(stream, file)}), ${rate}: ${became}`);
   }
-  if (flags.test && code === EXIT.ok && statSync(input, { throwIfNoEntry: false })?.isFile()) {
-    // The index too, which a stream that is read from the front has no use for.
-    await verifyFile(input, { bases: flags.base });
-  }
   if (flags.rm && code === EXIT.ok) rmSync(input);
   return code;
+}
+
+/** How often a file is taken out of the page cache that is not to stay there, in milliseconds. */
+const UNCACHE_MS = 100;
+
+/** Holds a file against its index, which a stream that is read from the front has no use for. */
+async function testIndex(input: string, { base, direct }: FilterFlags): Promise<void> {
+  if (input === '-' || !statSync(input, { throwIfNoEntry: false })?.isFile()) return;
+  const fd = openSync(input, constants.O_RDONLY);
+  const uncache = (): void => {
+    if (direct) native.uncache(fd);
+  };
+  const timer = setInterval(uncache, UNCACHE_MS);
+  try {
+    await verifyFile(input, { bases: base });
+  } finally {
+    clearInterval(timer);
+    uncache();
+    closeSync(fd);
+  }
 }
 
 /** What carries one file. */
