@@ -40,6 +40,7 @@ const targets = {
   return_path: { maxLength: 4 << 10, seeds: () => [returnPath(0), returnPath(255)] },
   libvirt_packets: { maxLength: 64 << 10, seeds: () => [conversation(0), conversation(255)] },
   frame_reader: { maxLength: 16 << 10, seeds: () => [frames()] },
+  index: { maxLength: 4 << 10, seeds: () => [[1, 64, 0, 100, 0x80, 0x20, 1, 0, 3, 9]] },
 };
 
 const big = (bytes, value) => {

@@ -3,6 +3,7 @@ export const ERROR_CODES = [
   'BAD_DESCRIPTOR',
   'BAD_IDENTITY',
   'BAD_OPTION',
+  'BASE_MISSING',
   'CACHE_TOO_LARGE',
   'CONNECTION_LOST',
   'CONNECT_FAILED',
@@ -13,6 +14,8 @@ export const ERROR_CODES = [
   'INTERNAL',
   'LINK_LOST',
   'LISTEN_FAILED',
+  'NOT_IN_FILE',
+  'NO_INDEX',
   'OPEN_FAILED',
   'OUTPUT_CLOSED',
   'OUT_OF_MEMORY',
@@ -25,6 +28,7 @@ export const ERROR_CODES = [
   'STOPPED',
   'TIMED_OUT',
   'WRITE_FAILED',
+  'WRONG_BASE',
 ] as const;
 
 export type ErrorCode = (typeof ERROR_CODES)[number];

@@ -42,6 +42,22 @@ export function createSourceProxy({ onLog, ...settings }: SourceProxyOptions): S
   return new SourceProxy(settings, logTo('proxy source', onLog ?? (() => undefined)));
 }
 
+export {
+  type ArchiveIndex,
+  type ArchiveInfo,
+  type BaseOptions,
+  flatten,
+  type FlattenOptions,
+  type Flattening,
+  type PageOptions,
+  readInfo,
+  readPage,
+  salvage,
+  type SalvagedFile,
+  type SalvageOptions,
+  type VerifiedFile,
+  verifyFile,
+} from './archive/index.js';
 export { type Codec, CODECS } from './codecs.js';
 export { ERROR_CODES, type ErrorCode, PagewireError } from './errors.js';
 export type { Guest, PageCounts, Pass } from './native.js';

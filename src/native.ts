@@ -40,6 +40,9 @@ export interface NativeEncodeOptions {
   delta?: NativeDeltaOptions;
   /** The input is the conversation of two libvirt daemons. */
   libvirt?: boolean;
+  matching?: NativeMatchOptions;
+  /** The output is a file, with an index; `base`: pages may be taken from that one. */
+  index?: NativeIndexOptions;
   inFlight: number;
   packers: number;
 }
@@ -52,12 +55,40 @@ export interface NativeDeltaOptions {
   fixedMemory: number;
 }
 
+export interface NativeMatchOptions {
+  /** How far back in the stream references may lead, in bytes. */
+  window: number;
+  /** More candidates and shorter references, at half the speed. */
+  deep: boolean;
+}
+
+export interface NativeIndexOptions {
+  /** Pages get hashes, so that the file can be a base. */
+  hashes: boolean;
+  base?: string;
+  /** Where the base's own bases may be. */
+  bases: string[];
+}
+
+export interface NativeDecodeOptions {
+  inFlight: number;
+  unpackers: number;
+  /** Bytes of memory that what references lead back to may take. */
+  windowLimit: number;
+  /** Files that the stream's base may be. */
+  bases: string[];
+  /** A folder where it may be besides. */
+  beside?: string;
+}
+
 export interface NativeTotals {
   bytesIn: number;
   bytesOut: number;
   frames: number;
   rawBytes: number;
   packedBytes: number;
+  /** Bytes of the stream that references stand for (encoders). */
+  matchedBytes: number;
   inFlight: number;
   /** Frames that only wait to be written. */
   waiting: number;
@@ -354,6 +385,85 @@ export interface NativeCopy {
   close(): void;
 }
 
+/** What a file is. */
+export interface ArchiveInfo {
+  fileBytes: number;
+  /** Where the last stream's START stands; not 0 behind another stream, or behind another program's header. */
+  start: number;
+  /** The format's minor version. */
+  minor: number;
+  /** The most bytes of the original stream in a frame. */
+  frameSize: number;
+  /** How far back references lead, in bytes: what a restore holds in memory besides its frames. 0: there are none. */
+  window: number;
+  frames: number;
+  /** Bytes of the original stream. */
+  rawBytes: number;
+  /** XXH3-128 of the original stream, as `xxhsum -H2` prints it. */
+  contentHash: string;
+  /** The QEMU stream had ended in the middle. */
+  truncated: boolean;
+  /** The file that it refers to: where that was, and what it is known by. */
+  base?: { path: string; identity: string };
+  /** Undefined where the file has none. */
+  index?: ArchiveIndex;
+}
+
+/** What a file's index tells. */
+export interface ArchiveIndex {
+  /** The machine type; empty if the stream does not tell it. */
+  machine: string;
+  /** Bytes; 0 where the stream named no RAM. */
+  pageSize: number;
+  /** The guest's RAM. */
+  blocks: { name: string; bytes: number }[];
+  /** Where the configuration stands in the original stream. */
+  configuration: [start: number, end: number];
+  /** Where the devices' states begin in the original stream. */
+  deviceState?: number;
+  /** Bytes of the original stream whose meaning is known. */
+  understood: number;
+  /** Why no more of it, where it did not end as streams do. */
+  reason?: string;
+  /** Whether it can be a base. */
+  hashes: boolean;
+  /** Frames by codec, in the order of CODECS. */
+  codecs: number[];
+  /** Frames with references. */
+  matched: number;
+  level: number;
+  /** Page records: whole pages, pages of one byte all over, and pages in a form of QEMU's own. */
+  pagesWhole: number;
+  pagesFill: number;
+  pagesPacked: number;
+}
+
+/** What was found to be right. */
+export interface VerifiedFile {
+  streams: number;
+  frames: number;
+  /** Bytes of the original streams. */
+  rawBytes: number;
+  /** Page records that the indexes tell of. */
+  pages: number;
+  /** Streams without an index. */
+  withoutIndex: number;
+  /** Streams whose QEMU stream had ended in the middle. */
+  truncatedInputs: number;
+}
+
+/** What is whole of a file. */
+export interface SalvagedFile {
+  /** All of it, with the right hash. */
+  whole: boolean;
+  /** Bytes of the original stream; undefined where the end mark is lost. */
+  rawBytes?: number;
+  /** Stretches of the original stream that are there, and the files that they were written to. */
+  pieces: { offset: number; length: number; path?: string }[];
+  /** What was wrong, where; the first hundred. */
+  faults: string[];
+}
+
 /** What the addon exports. */
 export interface Native {
   NativeFlow: {
@@ -366,13 +476,15 @@ export interface Native {
       doubt?: NativeDoubt,
     ): NativeFlow;
     encodeToWire(input: number, wire: NativeWire, options: NativeEncodeOptions, listener: Listener): NativeFlow;
-    decode(input: number, output: number, inFlight: number, unpackers: number, listener: Listener): NativeFlow;
+    decode(input: number, output: number, options: NativeDecodeOptions, listener: Listener): NativeFlow;
     decodeFromWire(
       wire: NativeWire,
       /** Where the output is a libvirt daemon. */
       allow: NativeAllow | null,
       inFlight: number,
       unpackers: number,
+      /** Bytes of memory that what references lead back to may take. */
+      windowLimit: number,
       listener: Listener,
     ): NativeFlow;
   };
@@ -393,6 +505,8 @@ export interface Native {
   packerBytes(codec: number, level: number, frameSize: number): number;
   codecLevels(codec: number): [lowest: number, highest: number];
   arenaBytes(frameSize: number, inFlight: number, packers: number): number;
+  /** What match takes in an encoder, with frames of so many bytes in all on their way. */
+  matchBytes(window: number, deep: boolean, inFlightBytes: number): number;
   pipe(): [read: number, write: number];
   /** The same file, open for direct I/O where `fd` stands; null where that is refused. The caller's. */
   openDirect(fd: number): number | null;
@@ -400,11 +514,19 @@ export interface Native {
   isDirect(fd: number): boolean;
   /** Puts `to` where `from` stands in the same file. */
   copyPosition(from: number, to: number): void;
+  /** Takes what is cached of a file, and is on the disk, out of the page cache. */
+  uncache(fd: number): void;
   /** Gives the file `to` the times of `from`, to the nanosecond. */
   copyTimes(from: number, to: number): void;
   /** Moves back in a file, so that what was read of it is read again; the descriptor stays the caller's. */
   rewind(fd: number, bytes: number): void;
   simd(): { tier: string; note?: string };
+
+  // Files: native/node/src/archive.rs.
+  archiveInfo(path: string): Promise<ArchiveInfo>;
+  archiveVerify(path: string, bases: string[]): Promise<VerifiedFile>;
+  archivePage(path: string, block: string, address: number, bases: string[]): Promise<Buffer>;
+  archiveSalvage(path: string, bases: string[], output: string | null): Promise<SalvagedFile>;
 
   // Connections: native/node/src/net.rs. Promises are kept on threads of their own; they are rejected with an error whose
   // `code` is one of ERROR_CODES and whose message names endpoint, operation, reason and remedy.

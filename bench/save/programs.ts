@@ -1,6 +1,6 @@
 // The filter programs, each as a shell's command: standard input to standard output.
 import { join } from 'node:path';
-import { root, shellCommand } from '../../test/e2e/harness/repository.js';
+import { root, shellCommand, shellWord } from '../../test/e2e/harness/repository.js';
 import type { Program } from '../live/requirements.js';
 
 /** A way to save and the way back. */
@@ -27,8 +27,9 @@ function peer(needs: Program, options: string, restoring = ''): Filter {
   };
 }
 
-/** What stands first is measured as the default. */
-export const OURS: readonly Filter[] = [ours(), ours('--fast'), ours('-1'), ours('-9')];
+export const DEFAULT = ours();
+
+export const OURS: readonly Filter[] = [DEFAULT, ours('--fast'), ours('-1'), ours('-9')];
 
 /** All threads for those that can use them: the stronger peers. */
 export const PEERS: readonly Filter[] = [
@@ -42,10 +43,11 @@ export const PEERS: readonly Filter[] = [
   peer('pigz', '-1'),
 ];
 
-/** A save of what changed since `base`, a file of `full`, and the way back. Undefined while there is none. */
-export interface Incremental {
-  readonly full: Filter;
-  readonly save: (base: string) => string;
-  readonly restore: (base: string) => string;
+/** A save that refers to what `base`, a file of ours, has; and the way back. */
+export function incremental(base: string): Filter {
+  return {
+    name: 'pagewire --base',
+    save: `${pagewire} -qc --base ${shellWord(base)}`,
+    restore: `${pagewire} -qdc --base ${shellWord(base)}`,
+  };
 }
-export const INCREMENTAL: Incremental | undefined = undefined as Incremental | undefined;

@@ -1,6 +1,6 @@
 import { isatty } from 'node:tty';
 import { PagewireError } from '../errors.js';
-import { createDecoder } from '../index.js';
+import { Decoder } from '../pipeline/decoder.js';
 import { checkThreads } from '../pipeline/settings.js';
 import { decodeLine } from '../telemetry/progress.js';
 import { decodeStats } from '../telemetry/stats.js';
@@ -11,6 +11,7 @@ export interface DecodeFlags extends TransferFlags, FileFlags {
   input: string;
   output: string;
   threads?: number;
+  memoryLimit?: number;
 }
 
 /** `pagewire decode` */
@@ -24,7 +25,7 @@ export async function decode(flags: DecodeFlags, signal: AbortSignal): Promise<n
   const source = openSource(flags.input, files);
   const target = await openTarget(flags.output, signal, files);
   return transfer(source, target, flags, () => {
-    const decoder = createDecoder({ ...flags, input: source.fd, output: target.fd, signal });
+    const decoder = new Decoder({ ...flags, input: source.fd, output: target.fd, signal });
     return {
       name: 'decode',
       done: decoder.done,

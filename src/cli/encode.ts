@@ -1,7 +1,7 @@
 import { isatty } from 'node:tty';
 import type { Codec } from '../codecs.js';
 import { PagewireError } from '../errors.js';
-import { createEncoder } from '../index.js';
+import { Encoder } from '../pipeline/encoder.js';
 import type { Guest } from '../native.js';
 import { type CacheSize, checkEncoder } from '../pipeline/settings.js';
 import { bytes } from '../telemetry/amounts.js';
@@ -19,6 +19,7 @@ export interface EncodeFlags extends TransferFlags, FileFlags {
   level?: number;
   threads?: number;
   cacheSize?: CacheSize;
+  match?: number;
   memoryLimit?: number;
   stock: boolean;
 }
@@ -34,7 +35,7 @@ export async function encode(flags: EncodeFlags, signal: AbortSignal): Promise<n
   const source = openSource(flags.input, files);
   const target = await openTarget(flags.output, signal, files);
   return transfer(source, target, flags, () => {
-    const encoder = createEncoder({
+    const encoder = new Encoder({
       ...flags,
       input: source.fd,
       output: target.fd,

@@ -3,7 +3,7 @@ import { type Command, Option } from 'commander';
 import { DEFAULT_SAVE_LEVEL, type SaveLevel } from '../pipeline/save.js';
 import type { FilterFlags } from './filter.js';
 import { run } from './run.js';
-import { integer, size } from './values.js';
+import { each, integer, size } from './values.js';
 
 const EXAMPLES = `
 Examples:
@@ -29,7 +29,10 @@ export function filterOptions(command: Command): Command {
     .option('-c, --stdout', 'write to standard output')
     .option('-d, --decompress', 'restore: FILE.pw becomes FILE')
     .option('-t, --test', 'check all of it, write nothing')
-    .option('-o, --output <FILE>', 'write to FILE');
+    .option('-l, --list', 'tell what each FILE is')
+    .option('-o, --output <FILE>', 'write to FILE')
+    .option('--base <FILE>', 'refer to what FILE has; restoring: it is there. May be repeated', each)
+    .option('--salvage', 'tell what is whole of a damaged FILE.pw; with -o, write it');
   for (const [flag, level, description] of LEVELS) {
     const option = new Option(flag, description);
     command.addOption(description === undefined ? option.hideHelp() : option);

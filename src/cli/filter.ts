@@ -1,7 +1,10 @@
-import { lstatSync, rmSync, type Stats, statSync } from 'node:fs';
+import { closeSync, constants, lstatSync, openSync, rmSync, type Stats, statSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
+import { dirname } from 'node:path';
 import { isatty } from 'node:tty';
+import { verifyFile } from '../archive/index.js';
 import { PagewireError } from '../errors.js';
+import { native } from '../native.js';
 import { Decoder } from '../pipeline/decoder.js';
 import { Encoder } from '../pipeline/encoder.js';
 import { type SaveLevel, saveProfile } from '../pipeline/save.js';
@@ -9,6 +12,7 @@ import { checkEncoder, checkThreads, type EncoderSettings } from '../pipeline/se
 import { bytes, ratio } from '../telemetry/amounts.js';
 import { decodeLine, encodeLine } from '../telemetry/progress.js';
 import { decodeStats, encodeStats } from '../telemetry/stats.js';
+import { checkNotBase, list, salvage } from './archive.js';
 import { openSource, openTarget, type Place } from './endpoint.js';
 import { EXIT, exitCode } from './exit.js';
 import { plain, say } from './run.js';
@@ -26,6 +30,10 @@ export interface FilterFlags extends FileFlags {
   /** 0: as many as there are processors. */
   threads?: number;
   memoryLimit?: number;
+  /** What the file is based on; when restoring, files that may be the base. */
+  base?: string[];
+  list?: boolean;
+  salvage?: boolean;
   rm?: boolean;
   force?: boolean;
   verbose?: boolean;
@@ -34,6 +42,8 @@ export interface FilterFlags extends FileFlags {
 
 /** `pagewire [options] [FILE…]`: each file by itself; the exit code is that of the first that failed. */
 export async function filter(files: readonly string[], flags: FilterFlags, signal: AbortSignal): Promise<number> {
+  if (flags.list) return list(files);
+  if (flags.salvage) return salvage(files, flags);
   const inputs = files.length > 0 ? files : ['-'];
   check(inputs, flags);
   let code: number = EXIT.ok;
@@ -70,6 +80,7 @@ function check(inputs: readonly string[], flags: FilterFlags): void {
 async function one(input: string, output: string, flags: FilterFlags, signal: AbortSignal): Promise<number> {
   checkTerminal(input, output, flags);
   if (flags.output === undefined && !flags.test && output !== '-') checkFile(input, output, flags);
+  if (!restores(flags) && output !== '-') await checkNotBase(output, flags.base);
   const options = fileOptions('', { ...flags, fsync: flags.fsync === true && !flags.test });
   const source = openSource(input, options);
   let run: Run | undefined;
@@ -84,6 +95,7 @@ async function one(input: string, output: string, flags: FilterFlags, signal: Ab
   } finally {
     source.close();
   }
+  if (flags.test && code === EXIT.ok) await testIndex(input, flags);
   if (flags.verbose && run) {
     const { stream, file } = run.sizes();
     const seconds = (performance.now() - began) / 1000;
@@ -93,6 +105,26 @@ async function one(input: string, output: string, flags: FilterFlags, signal: Ab
   }
   if (flags.rm && code === EXIT.ok) rmSync(input);
   return code;
+}
+
+/** How often a file is taken out of the page cache that is not to stay there, in milliseconds. */
+const UNCACHE_MS = 100;
+
+/** Holds a file against its index, which a stream that is read from the front has no use for. */
+async function testIndex(input: string, { base, direct }: FilterFlags): Promise<void> {
+  if (input === '-' || !statSync(input, { throwIfNoEntry: false })?.isFile()) return;
+  const fd = openSync(input, constants.O_RDONLY);
+  const uncache = (): void => {
+    if (direct) native.uncache(fd);
+  };
+  const timer = setInterval(uncache, UNCACHE_MS);
+  try {
+    await verifyFile(input, { bases: base });
+  } finally {
+    clearInterval(timer);
+    uncache();
+    closeSync(fd);
+  }
 }
 
 /** What carries one file. */
@@ -120,7 +152,15 @@ function save(source: Place, target: Place, flags: FilterFlags, signal: AbortSig
 }
 
 function restore(source: Place, target: Place, flags: FilterFlags, signal: AbortSignal): Run {
-  const decoder = new Decoder({ threads: threads(flags), input: source.fd, output: target.fd, signal });
+  const decoder = new Decoder({
+    bases: flags.base,
+    baseFolder: dirname(source.name),
+    threads: threads(flags),
+    memoryLimit: flags.memoryLimit,
+    input: source.fd,
+    output: target.fd,
+    signal,
+  });
   return {
     operation: {
       name: '',
@@ -141,7 +181,8 @@ function restores({ decompress, test }: FilterFlags): boolean {
 }
 
 function encoderSettings(flags: FilterFlags): EncoderSettings {
-  return { ...saveProfile(flags.level), threads: threads(flags), memoryLimit: flags.memoryLimit };
+  const [base, ...bases] = flags.base ?? [];
+  return { ...saveProfile(flags.level), base, bases, threads: threads(flags), memoryLimit: flags.memoryLimit };
 }
 
 function threads({ threads }: FilterFlags): number | undefined {

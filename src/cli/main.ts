@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import { Command, Option } from 'commander';
 import { CODECS } from '../codecs.js';
 import { PROGRAMS } from '../libvirt/programs.js';
+import type { FlattenFlags } from './archive.js';
 import type { CheckFlags } from './check.js';
 import type { DecodeFlags } from './decode.js';
 import type { DemoFlags } from './demo.js';
@@ -78,6 +79,7 @@ function commands(): Command {
     .option('-l, --level <N>', "the codec's level; 0 is its own default (default: 1)", integer)
     .option('-T, --threads <N>', 'threads that pack (default: one for each processor, up to 8)', integer)
     .option('--cache-size <SIZE>', "page cache: bytes (512M, 2G) or percent of the guest's RAM (default: 100%)", cache)
+    .option('--match <SIZE>', 'look so far back in the stream for what comes again (128M); default: not at all', size)
     .option('--memory-limit <SIZE>', 'for all of it (default: half of what is free)', size)
     .option('--stock', 'delta only: the output is a QEMU stream for a destination without pagewire', false)
     .option('--direct', 'past the page cache, where IN or OUT is a file', false)
@@ -96,6 +98,7 @@ function commands(): Command {
     .option('-i, --input <IN>', 'where the frames come from', '-')
     .option('-o, --output <OUT>', 'where the stream goes', '-')
     .option('-T, --threads <N>', 'threads that unpack (default: one for each processor, up to 8)', integer)
+    .option('--memory-limit <SIZE>', 'for all of it (default: half of what is free)', size)
     .option('--direct', 'past the page cache, where IN or OUT is a file', false)
     .option('--fsync', 'all is well only when OUT is durable', false)
     .option('--stats <FILE>', 'write a report in JSON at the end, to a file or fd:N (docs/stats.md)')
@@ -104,6 +107,41 @@ function commands(): Command {
     .action(async (flags: DecodeFlags) => {
       const { decode } = await import('./decode.js');
       await run('decode', (signal) => decode(flags, signal));
+    });
+
+  command
+    .command('flatten')
+    .description('a file and those that it is based on → one file')
+    .argument('<FILE>', 'the file that is based on others')
+    .requiredOption('-o, --output <OUT>', 'where the one file goes')
+    .option('--base <FILE>', 'a base that is not where it was; may be repeated', each)
+    .option(
+      '-T, --threads <N>',
+      'threads that pack, and that unpack (default: one for each processor, up to 8)',
+      integer,
+    )
+    .option('--memory-limit <SIZE>', 'for either of the two', size)
+    .option('--direct', 'past the page cache', false)
+    .option('--fsync', 'all is well only when OUT is durable', false)
+    .option('-f, --force', 'replace OUT', false)
+    .option('-q, --quiet', 'no progress, no notes; errors only', false)
+    .addHelpText('after', EXIT_CODES)
+    .action(async (file: string, flags: FlattenFlags) => {
+      const { flatten } = await import('./archive.js');
+      await run('flatten', (signal) => flatten(file, flags, signal));
+    });
+
+  command
+    .command('page')
+    .description("a page of a saved guest's RAM → standard output")
+    .argument('<FILE>', 'a file with an index')
+    .argument('<BLOCK>', 'the RAM block, such as pc.ram (pagewire -l names them)')
+    .argument('<ADDRESS>', 'where the page begins in its block, in bytes: 0x1000, 4096')
+    .option('--base <FILE>', 'a base that is not where it was; may be repeated', each)
+    .addHelpText('after', EXIT_CODES)
+    .action(async (file: string, block: string, address: string, { base }: { base?: string[] }) => {
+      const { page } = await import('./archive.js');
+      await run('page', () => page(file, block, address, base));
     });
 
   command

@@ -1,8 +1,9 @@
+import { resolve } from 'node:path';
 import { native, type NativeTotals } from '../native.js';
 import type { Input, Output } from './descriptors.js';
 import type { StreamEnd } from './lane.js';
 import { slotOf } from './outcome.js';
-import { checkThreads, framesInFlight, INLINE_BYTES } from './settings.js';
+import { checkThreads, framesInFlight, INLINE_BYTES, windowLimit } from './settings.js';
 import { Transfer } from './transfer.js';
 
 export interface DecoderOptions {
@@ -12,6 +13,15 @@ export interface DecoderOptions {
   output: Output;
   /** Worker threads that decompress; default: one for each processor, up to 8. */
   threads?: number | undefined;
+  /**
+   * Bytes of memory for all of it; default: half of what the host or the cgroup has free. A stream whose references lead
+   * back further than there is room for is refused (OUT_OF_MEMORY).
+   */
+  memoryLimit?: number | undefined;
+  /** Files that may be the base of an incremental save, if it is not where it was. */
+  bases?: readonly string[] | undefined;
+  /** A folder where bases are looked for besides: that of the file which is decoded. */
+  baseFolder?: string | undefined;
   /** Ends the decoder when it is aborted. */
   signal?: AbortSignal | undefined;
 }
@@ -28,13 +38,19 @@ export class Decoder {
 
   constructor(options: DecoderOptions) {
     const threads = checkThreads(options.threads);
+    const settings = {
+      inFlight: framesInFlight(threads),
+      unpackers: threads + 1,
+      windowLimit: windowLimit(threads, options.memoryLimit),
+      bases: (options.bases ?? []).map((base) => resolve(base)),
+      ...(options.baseFolder !== undefined && { beside: resolve(options.baseFolder) }),
+    };
     this.#transfer = new Transfer({
       input: options.input,
       output: options.output,
       threads,
       signal: options.signal,
-      start: (input, output, listener) =>
-        native.NativeFlow.decode(input, output, framesInFlight(threads), threads + 1, listener),
+      start: (input, output, listener) => native.NativeFlow.decode(input, output, settings, listener),
       work: (slot, bytes) => this.#unpack(slot, bytes),
       closing: () => {
         this.#last = this.snapshot();

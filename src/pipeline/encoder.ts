@@ -127,7 +127,9 @@ export class Encoder {
   #pack(slot: number, bytes: number): number | Promise<number> {
     const { flow, workers } = this.#transfer;
     const task = { handle: flow.handle, slot, codec: codecNumber(this.#codec), level: this.#level };
-    if (this.#codec !== 'none' && bytes > INLINE_BYTES) return workers.pack(task);
+    const { matching, index } = this.#settings.native;
+    const takesLong = this.#codec !== 'none' || matching !== undefined || index !== undefined;
+    if (takesLong && bytes > INLINE_BYTES) return workers.pack(task);
     return slotOf(native.pack(task.handle, slot, task.codec, task.level));
   }
 

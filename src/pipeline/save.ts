@@ -7,8 +7,11 @@ export type SaveLevel = 'fast' | 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 | 9 | 'ultra';
 /** The level that is used unless told otherwise: a guest stands still while it is saved. */
 export const DEFAULT_SAVE_LEVEL: SaveLevel = 3;
 
+/** How far back content is looked for that comes again, in bytes: further gains little, and takes as much memory. */
+const WINDOW = 128 << 20;
+
 /** What each level stands for. */
-const LEVELS: Record<SaveLevel, Pick<EncoderSettings, 'codec' | 'level'>> = {
+const LEVELS: Record<SaveLevel, Pick<EncoderSettings, 'codec' | 'level' | 'match'>> = {
   fast: { codec: 'lz4', level: 1 },
   1: { codec: 'zstd', level: -3 },
   2: { codec: 'zstd', level: -1 },
@@ -18,11 +21,11 @@ const LEVELS: Record<SaveLevel, Pick<EncoderSettings, 'codec' | 'level'>> = {
   6: { codec: 'zstd', level: 5 },
   7: { codec: 'zstd', level: 7 },
   8: { codec: 'zstd', level: 9 },
-  9: { codec: 'zstd', level: 12 },
-  ultra: { codec: 'zstd', level: 19 },
+  9: { codec: 'zstd', level: 12, match: 4 * WINDOW },
+  ultra: { codec: 'zstd', level: 19, match: 8 * WINDOW },
 };
 
 /** The settings of an encoder that saves; every byte comes back as it was. */
 export function saveProfile(level: SaveLevel = DEFAULT_SAVE_LEVEL): EncoderSettings {
-  return { delta: false, ...LEVELS[level] };
+  return { delta: false, match: WINDOW, index: true, ...LEVELS[level] };
 }

@@ -1,7 +1,8 @@
+import { resolve } from 'node:path';
 import { type Codec, CODECS, codecNumber } from '../codecs.js';
 import { PagewireError } from '../errors.js';
 import { bytes } from '../telemetry/amounts.js';
-import { native, type NativeDeltaOptions, type NativeEncodeOptions } from '../native.js';
+import { native, type NativeDeltaOptions, type NativeEncodeOptions, type NativeMatchOptions } from '../native.js';
 import { BASE_BYTES, defaultMemoryLimit, WORKER_BYTES } from '../policy/memory.js';
 import { defaultThreads } from './workers.js';
 
@@ -20,6 +21,20 @@ export interface EncoderSettings {
   threads?: number | undefined;
   /** Default: 100 % of the guest's RAM, as far as the memory limit allows. */
   cacheSize?: CacheSize | undefined;
+  /**
+   * How far back in the stream content is looked for that comes again, in bytes, from 1 MiB to 64 GiB; default: not at all.
+   * Encoder and decoder each take so much memory. From level 9 on it is looked for harder.
+   */
+  match?: number | undefined;
+  /** The output is a file, and gets an index: pages can be read at random, and it can be the base of others. */
+  index?: boolean | undefined;
+  /**
+   * An incremental save, with an index: what this file has is referred to, not written again. A restore needs it. Takes 40
+   * bytes of memory for each of the guest's pages.
+   */
+  base?: string | undefined;
+  /** Where the base's own bases are, if not where they were and not beside it. */
+  bases?: readonly string[] | undefined;
   /** Bytes of memory for all of it; default: half of what the host or the cgroup has free. */
   memoryLimit?: number | undefined;
   /** No frames: the output is a QEMU stream that any QEMU loads without pagewire. */
@@ -36,6 +51,15 @@ const STORED_FRAME_SIZE = 256 << 10;
 
 /** The format's bounds for a frame (docs/format.md), in bytes. */
 const FRAME_SIZES = { least: 4 << 10, most: 4 << 20 };
+
+/** Windows of match, in bytes: a frame, and what the format allows (docs/format.md). */
+const MATCH_SIZES = { least: 2 ** 20, most: 2 ** 36 };
+
+/** From this level on somebody wants it small, whatever the codec. */
+const DEEP_MATCH_LEVEL = 9;
+
+/** What is kept of a base and of its bases while they are read (archive/file.rs), in bytes. */
+const BASE_FILE_BYTES = 320 * 2 ** 20;
 
 /** The level that is used unless told otherwise: the fast one of every codec. */
 export const DEFAULT_LEVEL = 1;
@@ -91,8 +115,11 @@ export function checkEncoder(settings: EncoderSettings, reserved = 0): CheckedSe
     throw badOption(`frame size ${frameSize}: from ${FRAME_SIZES.least} to ${FRAME_SIZES.most} bytes`);
   }
   if (!delta && settings.cacheSize !== undefined) throw badOption('a cache size (--cache-size) is for delta');
+  const match = checkMatch(settings, level);
+  const matchMemory = match ? native.matchBytes(match.window, match.deep, framesInFlight(threads) * frameSize) : 0;
+  const baseMemory = settings.base === undefined ? 0 : BASE_FILE_BYTES;
   const fixedMemory = (codec: Codec, level: number): number =>
-    fixedMemoryOf(codec, level, threads, frameSize) + reserved;
+    fixedMemoryOf(codec, level, threads, frameSize) + matchMemory + baseMemory + reserved;
   const fixed = fixedMemory(codec, level);
   const memoryLimit = checkMemoryLimit(settings, fixed, delta);
   return {
@@ -104,11 +131,39 @@ export function checkEncoder(settings: EncoderSettings, reserved = 0): CheckedSe
       frames: !stock,
       inFlight: framesInFlight(threads),
       packers: threads + 1,
+      ...(match && { matching: match }),
+      ...indexOptions(settings),
       ...(delta && { delta: deltaOptions(settings, codec, fixed, memoryLimit) }),
     },
     memoryLimit,
     fixedMemory,
   };
+}
+
+function indexOptions({
+  index = false,
+  base,
+  bases = [],
+  stock = false,
+}: EncoderSettings): Pick<NativeEncodeOptions, 'index'> {
+  if (!index && base === undefined) return {};
+  if (stock) throw badOption('stock output is a QEMU stream, which has no index: leave out stock, or index and base');
+  const named = bases.map((path) => resolve(path));
+  return { index: { hashes: true, bases: named, ...(base !== undefined && { base: resolve(base) }) } };
+}
+
+function checkMatch(settings: EncoderSettings, level: number): NativeMatchOptions | undefined {
+  // What refers to a base refers to a window too, at least to the smallest.
+  const { match = settings.base === undefined ? 0 : MATCH_SIZES.least, stock = false } = settings;
+  if (match === 0) {
+    if (settings.base !== undefined) throw badOption('a base needs references: leave out match 0 or the base');
+    return undefined;
+  }
+  if (stock) throw badOption('stock output is a QEMU stream, which has no references: leave out stock or match');
+  if (!Number.isInteger(match) || match < MATCH_SIZES.least || match > MATCH_SIZES.most) {
+    throw badOption(`match ${match}: from ${MATCH_SIZES.least} to ${MATCH_SIZES.most} bytes, or 0 for none`);
+  }
+  return { window: match, deep: level >= DEEP_MATCH_LEVEL };
 }
 
 /** A limit that somebody set is one: what cannot work within it is refused. By default there may be no room for a cache. */
@@ -119,7 +174,7 @@ function checkMemoryLimit({ memoryLimit }: EncoderSettings, fixed: number, delta
     throw new PagewireError(
       'OUT_OF_MEMORY',
       `${delta ? 'without a page cache' : 'this'} needs up to ${bytes(fixed)} of memory, over the limit of ` +
-        `${bytes(memoryLimit)} (--memory-limit): take fewer threads, a lower level, or a higher limit`,
+        `${bytes(memoryLimit)} (--memory-limit): take fewer threads, a lower level, a smaller match, or a higher limit`,
     );
   }
   return memoryLimit;
@@ -151,6 +206,13 @@ function fixedMemoryOf(codec: Codec, level: number, threads: number, frameSize: 
   const arena = native.arenaBytes(frameSize, framesInFlight(threads), threads + 1);
   const worker = WORKER_BYTES + native.packerBytes(codecNumber(codec), level, frameSize);
   return BASE_BYTES + arena + (codec === 'none' ? 0 : threads * worker);
+}
+
+/** What a decoder's window may take, in bytes. Its frames may be as large as the format allows. */
+export function windowLimit(threads: number, memoryLimit = defaultMemoryLimit()): number {
+  checkAmount('memory limit', memoryLimit);
+  const arena = native.arenaBytes(FRAME_SIZES.most, framesInFlight(threads), threads + 1);
+  return Math.max(memoryLimit - BASE_BYTES - arena - threads * WORKER_BYTES, 0);
 }
 
 export function checkThreads(threads = defaultThreads()): number {

@@ -173,7 +173,7 @@ export class Channel {
       false,
       tell,
       (wire, listener) =>
-        native.NativeFlow.decodeFromWire(wire, allow ?? null, inFlight, Math.min(threads + 1, inFlight), listener),
+        native.NativeFlow.decodeFromWire(wire, allow ?? null, inFlight, Math.min(threads + 1, inFlight), 0, listener),
       (slot, bytes) => {
         const task = { handle: channel.flow.handle, slot };
         return bytes > INLINE_BYTES ? workers.unpack(task) : slotOf(native.unpack(task.handle, slot));

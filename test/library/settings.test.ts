@@ -20,6 +20,11 @@ describe('the library', () => {
       'createDecoder',
       'createEncoder',
       'createSourceProxy',
+      'flatten',
+      'readInfo',
+      'readPage',
+      'salvage',
+      'verifyFile',
     ]);
   });
 

@@ -5,8 +5,8 @@
 //! a file's tail) goes by the page cache, as does all where the file system refuses.
 
 use rustix::fs::{
-    FileType, Mode, OFlags, SeekFrom, Timestamps, fcntl_getfl, fcntl_setfl, fstat, ftruncate,
-    futimens, open, seek, tell,
+    Advice, FileType, Mode, OFlags, SeekFrom, Timestamps, fadvise, fcntl_getfl, fcntl_setfl, fstat,
+    ftruncate, futimens, open, seek, tell,
 };
 use rustix::io::{Errno, read, retry_on_intr, write};
 use rustix::time::Timespec;
@@ -62,6 +62,14 @@ pub fn is_direct(fd: impl AsFd) -> bool {
 pub fn copy_position(from: impl AsFd, to: impl AsFd) -> io::Result<()> {
     seek(to, SeekFrom::Start(tell(from)?))?;
     Ok(())
+}
+
+/// Takes what is cached of a file, and is on the disk, out of the page cache: for what cannot be read directly.
+///
+/// # Errors
+/// If it is no file.
+pub fn uncache(fd: impl AsFd) -> io::Result<()> {
+    Ok(fadvise(fd, 0, None, Advice::DontNeed)?)
 }
 
 /// Gives a file the times of another one, to the nanosecond.

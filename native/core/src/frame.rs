@@ -8,6 +8,7 @@
 
 use crate::checksum::xxh3_64;
 use crate::codec::Codec;
+use crate::matching::{MAX_WINDOW, ReferenceError};
 use thiserror::Error;
 
 /// The first four bytes of every frame. Not ASCII first, so that no text is taken for a frame.
@@ -16,7 +17,9 @@ pub const MAGIC: [u8; 4] = [0xF3, b'P', b'W', b'F'];
 /// The format's own version, told by START. A decoder reads every stream whose major version it knows.
 pub const VERSION_MAJOR: u8 = 1;
 /// Grows when something is added that an older decoder of the same major version may ignore.
-pub const VERSION_MINOR: u8 = 0;
+///
+/// 1.1 has references (match); a stream without them is told to be of 1.0, so that older decoders read it.
+pub const VERSION_MINOR: u8 = 1;
 
 /// Bytes of a frame's header.
 pub const HEADER_LEN: usize = 48;
@@ -37,6 +40,8 @@ pub enum FrameType {
     Start,
     /// A piece of the original stream.
     Data,
+    /// A piece of the original stream, parts of which are references to what stood earlier.
+    Matched,
     /// The last frame: totals and the content's hash.
     End,
     /// The sender gave up; the payload is a reason in UTF-8.
@@ -85,6 +90,11 @@ impl SessionFrame {
 pub const SKIPPABLE: u8 = 0x80;
 
 impl FrameType {
+    /// Whether it holds a piece of the original stream.
+    pub fn is_content(self) -> bool {
+        matches!(self, FrameType::Data | FrameType::Matched)
+    }
+
     /// The byte in the header.
     pub fn to_byte(self) -> u8 {
         match self {
@@ -92,6 +102,7 @@ impl FrameType {
             FrameType::Data => 0x02,
             FrameType::End => 0x03,
             FrameType::Abort => 0x04,
+            FrameType::Matched => 0x05,
             FrameType::Session(frame) => SessionFrame::ALL
                 .iter()
                 .find(|(_, known)| *known == frame)
@@ -107,6 +118,7 @@ impl FrameType {
             0x02 => FrameType::Data,
             0x03 => FrameType::End,
             0x04 => FrameType::Abort,
+            0x05 => FrameType::Matched,
             other => SessionFrame::ALL
                 .iter()
                 .find(|(byte, _)| *byte == other)
@@ -122,7 +134,7 @@ impl FrameType {
 pub struct Header {
     /// What the frame is.
     pub kind: FrameType,
-    /// How the payload is packed; [`Codec::None`] for all but DATA.
+    /// How the payload is packed; [`Codec::None`] for all but DATA and MATCHED.
     pub codec: Codec,
     /// The level that the payload was packed with, for people; a decoder does not need it.
     pub level: i8,
@@ -217,6 +229,22 @@ pub enum FrameError {
         codec: &'static str,
         /// What the codec said.
         reason: String,
+    },
+    /// The payload was unpacked, and is no frame with references.
+    #[error("{0}: the frame is damaged")]
+    References(ReferenceError),
+    /// The stream's references need more memory than may be taken.
+    #[error(
+        "the stream's references lead up to {window} bytes back, which takes {needed} bytes of memory; there may be {limit} \
+         (give a larger --memory-limit)"
+    )]
+    Window {
+        /// As START says, in bytes.
+        window: u64,
+        /// Bytes of memory that this takes.
+        needed: u64,
+        /// Bytes of memory that match may take.
+        limit: u64,
     },
     /// The input ended where a frame, or the rest of one, was expected.
     #[error(
@@ -338,7 +366,7 @@ impl Header {
             return Err(FrameError::Type(byte));
         }
         let (raw_len, packed_len) = (u32_at(24), u32_at(28));
-        let cap = if kind == FrameType::Data || skippable {
+        let cap = if kind.is_content() || skippable {
             MAX_RAW
         } else {
             MAX_CONTROL
@@ -346,9 +374,10 @@ impl Header {
         limited("raw length", u64::from(raw_len), cap as u64)?;
         limited("packed length", u64::from(packed_len), u64::from(raw_len))?;
         let codec = Codec::from_byte(b[6]).ok_or(FrameError::Codec(b[6]))?;
-        if codec == Codec::None || kind != FrameType::Data {
+        if codec == Codec::None || !kind.is_content() {
             limited("codec", u64::from(b[6]), 0)?;
-            if packed_len != raw_len {
+            // A frame with references is smaller than its bytes even where no codec packs it.
+            if packed_len != raw_len && kind != FrameType::Matched {
                 let (value, limit) = (u64::from(packed_len), u64::from(raw_len));
                 return Err(FrameError::Field {
                     field: "packed length of a stored frame",
@@ -389,6 +418,8 @@ impl Header {
 pub struct Start {
     /// The most raw bytes that a DATA frame of this stream holds; a decoder makes its buffers of this size.
     pub frame_size: u32,
+    /// How far back in the original stream references may lead, in bytes; 0: there are none.
+    pub window: u64,
 }
 
 impl Start {
@@ -399,8 +430,9 @@ impl Start {
     pub fn to_bytes(self) -> [u8; Self::LEN] {
         let mut b = [0; Self::LEN];
         b[0] = VERSION_MAJOR;
-        b[1] = VERSION_MINOR;
+        b[1] = if self.window == 0 { 0 } else { VERSION_MINOR };
         b[4..8].copy_from_slice(&self.frame_size.to_le_bytes());
+        b[8..16].copy_from_slice(&self.window.to_le_bytes());
         b
     }
 
@@ -428,7 +460,19 @@ impl Start {
                 limit,
             });
         }
-        Ok(Start { frame_size })
+        // Reserved in version 1.0, whatever is in it.
+        let window = match b[1] {
+            0 => 0,
+            _ => u64::from_le_bytes([b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]]),
+        };
+        if window > MAX_WINDOW {
+            return Err(FrameError::Field {
+                field: "START payload's window",
+                value: window,
+                limit: MAX_WINDOW,
+            });
+        }
+        Ok(Start { frame_size, window })
     }
 }
 
@@ -452,6 +496,8 @@ pub struct End {
     pub content_hash: u128,
     /// How the original stream ended.
     pub ending: Ending,
+    /// How far before this frame the index's directory begins, in bytes; 0: there is none.
+    pub index: u64,
 }
 
 impl End {
@@ -468,7 +514,8 @@ impl End {
             Ending::Complete => 0,
             Ending::TruncatedInput => 1,
         };
-        // b[33..40] reserved; b[40..48] the offset of the index, 0: none
+        // b[33..40] reserved
+        b[40..48].copy_from_slice(&self.index.to_le_bytes());
         b
     }
 
@@ -504,6 +551,7 @@ impl End {
             frames: u64_at(8),
             content_hash,
             ending,
+            index: u64_at(40),
         })
     }
 }
@@ -579,15 +627,22 @@ mod tests {
 
     #[test]
     fn start_and_end_survive_their_bytes() {
-        let start = Start {
-            frame_size: 1 << 20,
-        };
-        assert_eq!(Start::from_bytes(&start.to_bytes()), Ok(start));
+        for window in [0, 128 << 20] {
+            let start = Start {
+                frame_size: 1 << 20,
+                window,
+            };
+            assert_eq!(Start::from_bytes(&start.to_bytes()), Ok(start));
+        }
+        let mut of_1_0 = [0xff; 16];
+        of_1_0[..8].copy_from_slice(&[1, 0, 0, 0, 0, 0, 16, 0]);
+        assert_eq!(Start::from_bytes(&of_1_0).map(|start| start.window), Ok(0));
         let end = End {
             raw_bytes: 5 << 40,
             frames: 9,
             content_hash: u128::MAX - 77,
             ending: Ending::TruncatedInput,
+            index: 5000,
         };
         assert_eq!(End::from_bytes(&end.to_bytes()), Ok(end));
         assert!(Start::from_bytes(&[]).is_err() && End::from_bytes(&[0; 47]).is_err());
@@ -598,7 +653,18 @@ mod tests {
         assert!(
             Start::from_bytes(
                 &Start {
-                    frame_size: 1 << 30
+                    frame_size: 1 << 30,
+                    window: 0
+                }
+                .to_bytes()
+            )
+            .is_err()
+        );
+        assert!(
+            Start::from_bytes(
+                &Start {
+                    frame_size: 1 << 20,
+                    window: MAX_WINDOW + 1
                 }
                 .to_bytes()
             )

@@ -6,6 +6,7 @@
 //! of the page with the help of [`page_cache`] and [`xbzrle`], the result lands in a slot of the [`flow`]'s arena,
 //! a worker packs the slot with a [`codec`] into a [`frame`], and [`flow`] writes it to the wire.
 
+pub mod archive;
 pub mod checksum;
 pub mod codec;
 pub mod delta;
@@ -16,6 +17,7 @@ pub mod flow;
 pub mod frame;
 pub mod libvirt;
 mod lock;
+pub mod matching;
 pub mod net;
 pub mod page_cache;
 pub mod qemu;

@@ -130,6 +130,7 @@ fn save(stream: &[u8], to: &Path, how: How<'_>) {
         frame_size: how.frame,
         frames: true,
         delta: None,
+        libvirt: false,
         matching: Some(MatchOptions {
             window: MIN_WINDOW,
             effort: Effort::Deep,
@@ -141,7 +142,7 @@ fn save(stream: &[u8], to: &Path, how: How<'_>) {
         File::create(to).expect("made"),
     );
     let flow = |listener| {
-        Flow::encode(input.into(), output.into(), options, 4, 2, listener).expect("a flow")
+        Flow::encode(input.into(), output.into(), options, None, 4, 2, listener).expect("a flow")
     };
     run(flow, Some(how.codec)).expect("saved");
     fs::remove_file(from).expect("removed");

@@ -1,10 +1,13 @@
 //! Flows between real pipes and files, with a listener that packs on the source's own thread.
 
+use pagewire_core::archive::Bases;
+use pagewire_core::checksum::xxh3_64;
 use pagewire_core::codec::Codec;
 use pagewire_core::flow::{
-    CacheSize, DeltaOptions, EncodeOptions, Event, Flow, FlowError, StreamEnd,
+    CacheSize, DeltaOptions, EncodeOptions, Event, Flow, FlowError, MatchOptions, StreamEnd,
 };
-use pagewire_core::frame::{Ending, FrameError, HEADER_LEN, Header};
+use pagewire_core::frame::{Ending, FrameError, FrameType, HEADER_LEN, Header};
+use pagewire_core::matching::Effort;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
@@ -17,6 +20,9 @@ use std::time::Duration;
 const HANG: Duration = Duration::from_secs(60);
 
 const FRAME: usize = 4096;
+
+/// What a decoder's window may take.
+const WINDOW_LIMIT: u64 = 64 << 20;
 
 /// What the codec of each DATA frame is, by its number in the stream.
 type Choose = fn(usize) -> Codec;
@@ -91,6 +97,11 @@ fn start(input: impl Into<OwnedFd>, output: impl Into<OwnedFd>, kind: Kind) -> R
                 flow.finish();
                 let _ = tell.send(event);
             }
+            Event::SinkEnded => {
+                // Nobody takes what the source may still read.
+                flow.stop();
+                let _ = tell.send(event);
+            }
             event => {
                 let _ = tell.send(event);
             }
@@ -100,7 +111,15 @@ fn start(input: impl Into<OwnedFd>, output: impl Into<OwnedFd>, kind: Kind) -> R
         Kind::Encode(options, _) => {
             Flow::encode(input.into(), output.into(), options, None, 4, 2, listener)
         }
-        Kind::Decode => Flow::decode(input.into(), output.into(), 4, 2, listener),
+        Kind::Decode => Flow::decode(
+            input.into(),
+            output.into(),
+            4,
+            2,
+            WINDOW_LIMIT,
+            Bases::default(),
+            listener,
+        ),
     };
     let flow = Arc::new(flow.expect("a flow"));
     let _ = place.set(Arc::downgrade(&flow));
@@ -137,6 +156,8 @@ fn options(frame_size: usize) -> EncodeOptions {
         frames: true,
         delta: None,
         libvirt: false,
+        matching: None,
+        index: None,
     }
 }
 
@@ -197,7 +218,8 @@ fn decoded(frames: &[u8]) -> (Vec<u8>, Option<FlowError>) {
     );
     let (source, sink) = running.wait();
     let damage = running.damage.lock().expect("no panic").take();
-    (read_back(output), damage.or(source.err()).or(sink.err()))
+    // Where the sink has failed, the source was stopped for it.
+    (read_back(output), damage.or(sink.err()).or(source.err()))
 }
 
 /// Text-like, so that every codec has something to do; the same for ever, since the golden file holds it.
@@ -529,7 +551,15 @@ fn a_qemu_stream_that_ends_in_the_middle_is_delivered_and_both_ends_know() {
 fn a_pipe_s_wrong_end_is_refused() {
     let (read, write) = pipe().expect("a pipe");
     let refused = |input: OwnedFd, output: OwnedFd| {
-        let flow = Flow::decode(input, output, 4, 2, Box::new(|_| {}));
+        let flow = Flow::decode(
+            input,
+            output,
+            4,
+            2,
+            WINDOW_LIMIT,
+            Bases::default(),
+            Box::new(|_| {}),
+        );
         assert!(matches!(flow, Err(FlowError::Access { .. })));
     };
     let null = || {
@@ -543,4 +573,181 @@ fn a_pipe_s_wrong_end_is_refused() {
     };
     refused(write.try_clone().expect("a duplicate").into(), null());
     refused(null(), read.try_clone().expect("a duplicate").into());
+}
+
+/// Content that comes again, shifted, as pages of a guest do; the same for ever, since the golden file holds it.
+fn twice(len: usize) -> Vec<u8> {
+    let mut content = text(len);
+    for (i, page) in text(len).chunks(1500).enumerate().rev() {
+        content.extend(&[i as u8; 11]);
+        content.extend(page);
+    }
+    content
+}
+
+fn matching(frame_size: usize, window: u64) -> EncodeOptions {
+    EncodeOptions {
+        matching: Some(MatchOptions {
+            window,
+            effort: Effort::Fast,
+        }),
+        ..options(frame_size)
+    }
+}
+
+/// The headers of frames, and where each begins.
+fn headers(frames: &[u8]) -> Vec<(usize, Header)> {
+    let (mut found, mut at) = (Vec::new(), 0);
+    while at < frames.len() {
+        let header = Header::from_bytes(frames[at..at + HEADER_LEN].try_into().expect("48 bytes"));
+        let header = header.expect("valid");
+        found.push((at, header));
+        at += HEADER_LEN + header.packed_len as usize;
+    }
+    found
+}
+
+fn matched(frames: &[u8]) -> usize {
+    let matched = |(_, header): &(usize, Header)| header.kind == FrameType::Matched;
+    headers(frames).into_iter().filter(matched).count()
+}
+
+#[test]
+fn what_comes_again_becomes_references_and_comes_back() {
+    let content = twice(60_000);
+    for codec in [every_codec, (|_| Codec::None) as Choose, |_| Codec::Zstd] {
+        let frames = encoded(&content, matching(FRAME, 1 << 20), codec);
+        assert!(matched(&frames) >= 10, "{}", matched(&frames));
+        let (back, error) = decoded(&frames);
+        assert!(error.is_none(), "{error:?}");
+        assert!(back == content, "a wrong byte came out");
+    }
+}
+
+#[test]
+fn concatenated_streams_have_windows_of_their_own() {
+    let content = twice(20_000);
+    let one = encoded(&content, matching(FRAME, 1 << 20), every_codec);
+    let other = encoded(&content, matching(8192, 1 << 21), every_codec);
+    let plain = encoded(&content, options(FRAME), every_codec);
+    let (back, error) = decoded(&[one.clone(), plain, other, one].concat());
+    assert!(error.is_none(), "{error:?}");
+    assert!(back == content.repeat(4), "a wrong byte came out");
+}
+
+#[test]
+fn a_stream_that_changes_nothing_is_of_version_1_0() {
+    let frames = encoded(&text(100), options(FRAME), every_codec);
+    assert_eq!(frames[HEADER_LEN..HEADER_LEN + 2], [1, 0]);
+    let frames = encoded(&text(100), matching(FRAME, 1 << 20), every_codec);
+    assert_eq!(frames[HEADER_LEN..HEADER_LEN + 2], [1, 1]);
+}
+
+#[test]
+fn a_window_that_does_not_fit_is_refused_before_it_is_made() {
+    let frames = encoded(&twice(20_000), matching(FRAME, WINDOW_LIMIT), every_codec);
+    let (back, error) = decoded(&frames);
+    let error = error.expect("no room");
+    assert_eq!((error.code(), back.len()), ("OUT_OF_MEMORY", 0));
+    let FlowError::Frame {
+        number: 0,
+        source:
+            FrameError::Window {
+                window,
+                needed,
+                limit,
+            },
+        ..
+    } = error
+    else {
+        panic!("{error}")
+    };
+    assert_eq!((window, limit), (WINDOW_LIMIT, WINDOW_LIMIT));
+    assert!(needed > window);
+}
+
+/// Format 1.1, for good: `PAGEWIRE_WRITE_GOLDEN=1` wrote the file once.
+#[test]
+fn the_golden_file_of_version_1_1_is_still_read() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.1.pw");
+    let content = twice(20_000);
+    if std::env::var_os("PAGEWIRE_WRITE_GOLDEN").is_some() {
+        let frames = encoded(&content, matching(FRAME, 1 << 20), every_codec);
+        std::fs::write(path, frames).expect("written");
+    }
+    let golden = std::fs::read(path).expect("the golden file");
+    assert!(matched(&golden) >= 4);
+    let (back, error) = decoded(&golden);
+    assert!(error.is_none(), "{error:?}");
+    assert!(back == content, "a wrong byte came out");
+}
+
+#[test]
+fn damaged_references_are_told_and_leave_a_prefix() {
+    let content = twice(6000);
+    let frames = encoded(&content, matching(FRAME, 1 << 20), |_| Codec::None);
+    assert!(matched(&frames) > 0);
+    let check = |damaged: &[u8], what: &str| {
+        let (back, error) = decoded(damaged);
+        let error = error.unwrap_or_else(|| panic!("{what}: taken for good"));
+        assert!(content.starts_with(&back), "{what}: a wrong byte came out");
+        error
+    };
+    for cut in (0..frames.len()).step_by(29) {
+        let error = check(&frames[..cut], &format!("cut at {cut}"));
+        assert_eq!(error.code(), "FRAMES_TRUNCATED", "cut at {cut}: {error}");
+    }
+    for bit in (0..frames.len() * 8).step_by(149) {
+        let mut damaged = frames.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        check(&damaged, &format!("bit {bit}"));
+    }
+}
+
+/// Puts the checksums of a frame right, so that what was forged in it is looked at.
+fn resealed(frames: &mut [u8], at: usize) {
+    let len = u32::from_le_bytes(frames[at + 28..at + 32].try_into().expect("4 bytes")) as usize;
+    let payload = xxh3_64(&frames[at + HEADER_LEN..at + HEADER_LEN + len]);
+    frames[at + 32..at + 40].copy_from_slice(&payload.to_le_bytes());
+    let header = xxh3_64(&frames[at..at + 40]);
+    frames[at + 40..at + 48].copy_from_slice(&header.to_le_bytes());
+}
+
+#[test]
+fn forged_references_are_refused_and_nothing_wrong_comes_out() {
+    let content = twice(20_000);
+    let frames = encoded(&content, matching(FRAME, 1 << 20), |_| Codec::None);
+    let refused = |forged: &[u8], what: &str| {
+        let (back, error) = decoded(forged);
+        let error = error.unwrap_or_else(|| panic!("{what}: taken for good"));
+        assert!(content.starts_with(&back), "{what}: a wrong byte came out");
+        error
+    };
+    // A window that is smaller than what the references need, or none at all.
+    for (window, reason) in [
+        (4096u64, "where within the window"),
+        (0, "announces no references"),
+    ] {
+        let mut forged = frames.clone();
+        forged[HEADER_LEN + 8..HEADER_LEN + 16].copy_from_slice(&window.to_le_bytes());
+        resealed(&mut forged, 0);
+        let error = refused(&forged, "window");
+        assert_eq!(error.code(), "FRAMES_DAMAGED");
+        assert!(error.to_string().contains(reason), "{error}");
+    }
+    // Each byte of a list, its length and the body's among them, in each way that changes one bit.
+    let matched = |(_, header): &&(usize, Header)| header.kind == FrameType::Matched;
+    let found = headers(&frames);
+    let (at, _) = *found.iter().rfind(matched).expect("one");
+    let list = u32::from_le_bytes(frames[at + 52..at + 56].try_into().expect("4 bytes")) as usize;
+    for bit in (0..(8 + list) * 8).step_by(3) {
+        let mut forged = frames.clone();
+        forged[at + HEADER_LEN + bit / 8] ^= 1 << (bit % 8);
+        resealed(&mut forged, at);
+        // A reference that leads to other literals is found by the content's hash, at the end.
+        let (back, error) = decoded(&forged);
+        let error = error.unwrap_or_else(|| panic!("bit {bit}: taken for good"));
+        assert_eq!(error.code(), "FRAMES_DAMAGED", "bit {bit}: {error}");
+        assert!(back.len() <= content.len());
+    }
 }

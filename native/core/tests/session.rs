@@ -131,6 +131,8 @@ fn session(replay_bytes: usize, frame_size: usize) -> Session {
         frames: true,
         delta: None,
         libvirt: false,
+        matching: None,
+        index: None,
     };
     let to = Arc::clone(&source);
     let (encoder, encoder_events) = flow(
@@ -141,7 +143,7 @@ fn session(replay_bytes: usize, frame_size: usize) -> Session {
     );
     let from = Arc::clone(&destination);
     let (decoder, decoder_events) = flow(
-        |listener| Flow::decode_from_wire(from, None, 4, 2, listener).expect("a flow"),
+        |listener| Flow::decode_from_wire(from, None, 4, 2, 0, listener).expect("a flow"),
         None,
     );
     let session = Session {
@@ -394,7 +396,7 @@ fn silence_is_a_lost_link_and_heartbeats_are_none() {
     source.start_return(of_source.into()).expect("a thread");
     let from = Arc::clone(&destination);
     let (_decoder, _) = flow(
-        |listener| Flow::decode_from_wire(from, None, 4, 2, listener).expect("a flow"),
+        |listener| Flow::decode_from_wire(from, None, 4, 2, 0, listener).expect("a flow"),
         None,
     );
     let (a, b) = UnixStream::pair().expect("sockets");
@@ -444,7 +446,11 @@ fn return_bytes_that_came_before_a_break_are_delivered() {
     session.destination.drop_link("test");
     // A START and a DATA frame of the return path, then at once a reset.
     let mut frames = Vec::new();
-    let start = pagewire_core::frame::Start { frame_size: 65536 }.to_bytes();
+    let start = pagewire_core::frame::Start {
+        frame_size: 65536,
+        window: 0,
+    }
+    .to_bytes();
     for (kind, sequence, payload) in [
         (pagewire_core::frame::FrameType::Start, 0, &start[..]),
         (pagewire_core::frame::FrameType::Data, 1, &b"SHUT"[..]),
@@ -527,13 +533,17 @@ fn a_stream_that_is_wrong_before_qemu_has_a_socket_is_told() {
     let (destination, _events) = wire(Side::Destination, 1 << 20, SILENCE, &Arc::default());
     let from = Arc::clone(&destination);
     let (decoder, events) = flow(
-        |listener| Flow::decode_from_wire(from, None, 4, 2, listener).expect("a flow"),
+        |listener| Flow::decode_from_wire(from, None, 4, 2, 0, listener).expect("a flow"),
         None,
     );
     let (mut theirs, mine) = UnixStream::pair().expect("sockets");
     destination.attach(link(mine), 0).expect("new");
     // START, and then a frame that leaves one out.
-    let start = pagewire_core::frame::Start { frame_size: 65536 }.to_bytes();
+    let start = pagewire_core::frame::Start {
+        frame_size: 65536,
+        window: 0,
+    }
+    .to_bytes();
     for (kind, sequence, payload) in [
         (pagewire_core::frame::FrameType::Start, 0, &start[..]),
         (pagewire_core::frame::FrameType::Data, 2, &b"data"[..]),

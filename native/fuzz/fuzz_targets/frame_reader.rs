@@ -36,7 +36,8 @@ fuzz_target!(|input: &[u8]| {
                 let mut raw = vec![0; header.raw_len as usize];
                 let _ = unpacker.unpack(header.codec, payload, &mut raw);
             }
-            FrameType::Abort | FrameType::Other(_) => {}
+            // The target `references` looks into those.
+            FrameType::Matched | FrameType::Abort | FrameType::Other(_) => {}
         }
         rest = &behind[packed..];
     }

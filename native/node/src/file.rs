@@ -32,6 +32,12 @@ pub fn copy_position(from: i32, to: i32) -> Result<(), String> {
     with(to, |to| file::copy_position(from.as_fd(), to))
 }
 
+/// Takes what is cached of a file out of the page cache.
+#[napi]
+pub fn uncache(fd: i32) -> Result<(), String> {
+    with(fd, file::uncache)
+}
+
 /// Gives `to` the times of `from`.
 #[napi]
 pub fn copy_times(from: i32, to: i32) -> Result<(), String> {

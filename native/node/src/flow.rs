@@ -1,20 +1,24 @@
 //! Flows: two threads and an arena each, known to every thread of the process by a number.
 
+use crate::archive::NativeIndexOptions;
 use crate::session::{NativeDoubt, NativeWire};
 use napi::bindgen_prelude::{ClassInstance, FnArgs};
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi::{Error, Result, Status};
 use napi_derive::napi;
+use pagewire_core::archive::Bases;
 use pagewire_core::codec::Codec;
 use pagewire_core::delta;
 use pagewire_core::flow::{
-    CacheSize, DeltaOptions, EncodeOptions, Event, Flow, FlowError, StreamEnd,
+    CacheSize, DeltaOptions, EncodeOptions, Event, Flow, FlowError, MatchOptions, StreamEnd,
 };
 use pagewire_core::frame::Ending;
 use pagewire_core::libvirt::Allow;
+use pagewire_core::matching::{self, Effort};
 use pagewire_core::qemu::Reason;
 use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -65,6 +69,8 @@ pub struct NativeEncodeOptions {
     pub frames: bool,
     pub delta: Option<NativeDeltaOptions>,
     pub libvirt: Option<bool>,
+    pub matching: Option<NativeMatchOptions>,
+    pub index: Option<NativeIndexOptions>,
     pub in_flight: u32,
     pub packers: u32,
 }
@@ -85,8 +91,37 @@ impl From<NativeEncodeOptions> for EncodeOptions {
             frames: options.frames,
             delta,
             libvirt: options.libvirt.unwrap_or(false),
+            matching: options.matching.map(|matching| MatchOptions {
+                window: matching.window as u64,
+                effort: effort(matching.deep),
+            }),
+            index: None,
         }
     }
+}
+
+/// How match works: how far back references lead, in bytes, and whether to look closer.
+#[napi(object)]
+pub struct NativeMatchOptions {
+    pub window: f64,
+    pub deep: bool,
+}
+
+fn effort(deep: bool) -> Effort {
+    if deep { Effort::Deep } else { Effort::Fast }
+}
+
+/// How a decoder works; bytes throughout.
+#[napi(object)]
+pub struct NativeDecodeOptions {
+    pub in_flight: u32,
+    pub unpackers: u32,
+    /// The most that a stream's window may take.
+    pub window_limit: f64,
+    /// Files that the stream's base may be.
+    pub bases: Vec<String>,
+    /// A folder where it may be besides.
+    pub beside: Option<String>,
 }
 
 /// How delta works; bytes throughout. One of `cache_bytes` and `cache_percent` is given.
@@ -107,6 +142,7 @@ pub struct NativeTotals {
     pub frames: f64,
     pub raw_bytes: f64,
     pub packed_bytes: f64,
+    pub matched_bytes: f64,
     pub in_flight: f64,
     pub waiting: f64,
     pub queue_ms: f64,
@@ -350,16 +386,21 @@ impl NativeFlow {
     pub fn encode(
         input: i32,
         output: i32,
-        options: NativeEncodeOptions,
+        mut options: NativeEncodeOptions,
         events: Listener,
         doubt: Option<ClassInstance<NativeDoubt>>,
     ) -> Result<Self, String> {
         let (input, output) = (owned(input)?, owned(output)?);
         let (in_flight, packers) = (options.in_flight, options.packers);
+        let index = options.index.take().map(NativeIndexOptions::builder);
+        let index = index.transpose().map_err(|error| coded(&error.into()))?;
         Flow::encode(
             input,
             output,
-            options.into(),
+            EncodeOptions {
+                index,
+                ..options.into()
+            },
             doubt.map(|doubt| doubt.shared()),
             in_flight,
             packers,
@@ -398,6 +439,7 @@ impl NativeFlow {
         allow: Option<NativeAllow>,
         in_flight: u32,
         unpackers: u32,
+        window_limit: f64,
         events: Listener,
     ) -> Result<Self, String> {
         let wire = Arc::clone(wire.wire()?);
@@ -406,6 +448,7 @@ impl NativeFlow {
             allow.map(Into::into),
             in_flight,
             unpackers,
+            window_limit as u64,
             listener(events),
         )
         .map(Self::register)
@@ -432,14 +475,25 @@ impl NativeFlow {
     pub fn decode(
         input: i32,
         output: i32,
-        in_flight: u32,
-        unpackers: u32,
+        options: NativeDecodeOptions,
         events: Listener,
     ) -> Result<Self, String> {
         let (input, output) = (owned(input)?, owned(output)?);
-        Flow::decode(input, output, in_flight, unpackers, listener(events))
-            .map(Self::register)
-            .map_err(|e| coded(&e))
+        let bases = Bases {
+            named: options.bases.into_iter().map(PathBuf::from).collect(),
+            beside: options.beside.map(PathBuf::from),
+        };
+        Flow::decode(
+            input,
+            output,
+            options.in_flight,
+            options.unpackers,
+            options.window_limit as u64,
+            bases,
+            listener(events),
+        )
+        .map(Self::register)
+        .map_err(|e| coded(&e))
     }
 
     /// The number by which `pack` and `unpack` find this flow from any thread.
@@ -519,6 +573,7 @@ impl NativeFlow {
             frames: t.frames as f64,
             raw_bytes: t.raw_bytes as f64,
             packed_bytes: t.packed_bytes as f64,
+            matched_bytes: t.matched_bytes as f64,
             in_flight: t.in_flight as f64,
             waiting: t.waiting as f64,
             queue_ms: t.queue_seconds * 1e3,
@@ -582,6 +637,12 @@ impl NativeFlow {
 #[napi]
 pub fn arena_bytes(frame_size: u32, in_flight: u32, packers: u32) -> f64 {
     Flow::arena_bytes(frame_size as usize, in_flight, packers) as f64
+}
+
+/// Bytes that match takes in an encoder, beside frames of so many raw bytes in all on their way.
+#[napi]
+pub fn match_bytes(window: f64, deep: bool, in_flight: f64) -> f64 {
+    matching::encoder_bytes(window as u64, effort(deep), in_flight as u64) as f64
 }
 
 /// A pipe: the descriptors to read from and to write to, which the caller closes.

@@ -4,6 +4,7 @@
 #![allow(missing_docs)] // napi-derive's generated items
 #![cfg_attr(test, allow(dead_code))] // in a test build napi-derive registers nothing
 
+mod archive;
 mod descriptor;
 mod file;
 mod flow;

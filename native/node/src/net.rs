@@ -24,19 +24,31 @@ fn failure(code: &str, message: impl ToString) -> Failure {
     Error::new(code.to_owned(), message.to_string())
 }
 
-fn coded(error: &NetError) -> Failure {
+/// An error with a stable name for programs.
+pub(crate) trait Coded: std::fmt::Display {
+    fn code(&self) -> &'static str;
+}
+
+impl Coded for NetError {
+    fn code(&self) -> &'static str {
+        NetError::code(self)
+    }
+}
+
+fn coded(error: &impl Coded) -> Failure {
     failure(error.code(), error)
 }
 
 /// Runs `work` on a thread of its own; the promise gets what `finish` makes of the result on JavaScript's.
-fn promise<W, T>(
+pub(crate) fn promise<W, T, E>(
     env: Env,
-    work: impl FnOnce() -> std::result::Result<W, NetError> + Send + 'static,
+    work: impl FnOnce() -> std::result::Result<W, E> + Send + 'static,
     finish: impl FnOnce(W) -> T + Send + 'static,
 ) -> Result<Object<'static>>
 where
     W: Send + 'static,
     T: ToNapiValue + 'static,
+    E: Coded + Send + 'static,
 {
     let (deferred, promise) = env.create_deferred::<T, _>()?;
     // The same object, without the borrow of `env`: it goes to JavaScript before the scope that it was made in ends.

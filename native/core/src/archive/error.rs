@@ -114,8 +114,11 @@ impl ArchiveError {
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
+            ArchiveError::Io {
+                operation: "open", ..
+            } => "OPEN_FAILED",
             ArchiveError::Io { .. } => "READ_FAILED",
-            ArchiveError::NotAFile { .. } => "NOT_A_FILE",
+            ArchiveError::NotAFile { .. } => "OPEN_FAILED",
             ArchiveError::Frame {
                 source: FrameError::Truncated { .. } | FrameError::Empty,
                 ..
@@ -131,7 +134,7 @@ impl ArchiveError {
             ArchiveError::Absent { .. } => "NOT_IN_FILE",
             ArchiveError::BaseMissing { .. } => "BASE_MISSING",
             ArchiveError::WrongBase { .. } => "WRONG_BASE",
-            ArchiveError::Chain { .. } => "BASE_CHAIN",
+            ArchiveError::Chain { .. } => "WRONG_BASE",
         }
     }
 

@@ -14,8 +14,11 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
-/// Bytes of unpacked frames that are kept: what a window of references mostly leads to.
+/// Bytes of unpacked frames that are kept: what a window of references mostly leads to. Each base of a chain keeps half of
+/// what the one before it does, down to [`LEAST_CACHE`], so that all of a usual chain keep less than twice as much.
 const CACHE: usize = 160 << 20;
+/// A few frames of the largest size.
+const LEAST_CACHE: usize = 10 << 20;
 /// The longest chain of bases.
 pub(super) const MAX_CHAIN: usize = 64;
 
@@ -57,8 +60,9 @@ struct Body {
     references: Vec<Reference>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Cache {
+    room: usize,
     bodies: HashMap<u64, (Arc<Body>, u64)>,
     bytes: usize,
     clock: u64,
@@ -115,6 +119,7 @@ impl Archive {
         depth: usize,
     ) -> Result<Archive, ArchiveError> {
         let mut archive = Self::open_alone(path)?;
+        archive.cache = Mutex::new(Cache::new(depth));
         archive.open_base(bases, depth)?;
         Ok(archive)
     }
@@ -186,7 +191,7 @@ impl Archive {
             frames: Frames::Listed(Vec::new()),
             base_name: None,
             base: None,
-            cache: Mutex::default(),
+            cache: Mutex::new(Cache::new(0)),
         }
     }
 
@@ -596,10 +601,12 @@ impl Archive {
                 let skipped = u64::from(at - reference.at);
                 let into = &mut out[done..done + length];
                 match reference.source {
-                    Source::Window(from) => self.literals(from + skipped, into)?,
-                    Source::Base(from) => {
-                        self.read_base(body.offset + u64::from(at), from + skipped, into)?
-                    }
+                    Source::Window(from) => self.literals(from.saturating_add(skipped), into)?,
+                    Source::Base(from) => self.read_base(
+                        body.offset + u64::from(at),
+                        from.saturating_add(skipped),
+                        into,
+                    )?,
                 }
                 (at, done) = (at + length as u32, done + length);
             }
@@ -679,7 +686,8 @@ impl Archive {
     }
 
     fn unpack(&self, frame: &FrameAt) -> Result<Body, ArchiveError> {
-        let position = self.start + frame.position;
+        // As the index says, which may be anything.
+        let position = self.start.saturating_add(frame.position);
         let header = self.header(position)?;
         let known = (header.offset, header.raw_len, header.packed_len);
         if !is_data(header.kind) || known != (frame.offset, frame.raw_len, frame.packed_len) {
@@ -877,7 +885,9 @@ impl Archive {
         let frame = self.frame_at(offset).ok().flatten();
         ArchiveError::Reference {
             path: self.path.clone(),
-            position: self.start + frame.map_or(0, |frame| frame.position),
+            position: frame.map_or(self.start, |frame| {
+                self.start.saturating_add(frame.position)
+            }),
             source,
         }
     }
@@ -907,6 +917,16 @@ impl Base for Archive {
 }
 
 impl Cache {
+    /// For a file that is so deep in a chain.
+    fn new(depth: usize) -> Self {
+        Cache {
+            room: (CACHE >> depth.min(8)).max(LEAST_CACHE),
+            bodies: HashMap::new(),
+            bytes: 0,
+            clock: 0,
+        }
+    }
+
     fn get(&mut self, offset: u64) -> Option<Arc<Body>> {
         self.clock += 1;
         let (body, used) = self.bodies.get_mut(&offset)?;
@@ -920,7 +940,7 @@ impl Cache {
         if let Some((before, _)) = self.bodies.insert(body.offset, (body, self.clock)) {
             self.bytes -= before.raw.len();
         }
-        while self.bytes > CACHE && self.bodies.len() > 1 {
+        while self.bytes > self.room && self.bodies.len() > 1 {
             let oldest = self.bodies.iter().min_by_key(|(_, (_, used))| *used);
             let Some(offset) = oldest.map(|(offset, _)| *offset) else {
                 break;

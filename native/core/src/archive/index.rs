@@ -208,7 +208,9 @@ impl Directory {
         None
     }
 
-    pub(super) fn to_payload(&self) -> Vec<u8> {
+    /// The payload of its frame.
+    #[must_use]
+    pub fn to_payload(&self) -> Vec<u8> {
         let mut to = Writer::default();
         for number in [
             self.from_start,
@@ -246,7 +248,11 @@ impl Directory {
         seal(Kind::Directory, &to.0)
     }
 
-    pub(super) fn from_payload(payload: &[u8]) -> Result<Self, &'static str> {
+    /// The directory in a payload, every number of it within its bounds.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn from_payload(payload: &[u8]) -> Result<Self, &'static str> {
         let body = open(Kind::Directory, payload)?;
         let mut from = Reader(&body);
         let mut directory = Directory {
@@ -318,8 +324,9 @@ impl Part {
         (numbers().min().unwrap_or(0), numbers().max().unwrap_or(0))
     }
 
-    /// `page_size` is that of the guest; 0 where there are no pages.
-    pub(super) fn to_payload(&self, page_size: u32) -> Vec<u8> {
+    /// The payload of its frame. `page_size` is that of the guest; 0 where there are no pages.
+    #[must_use]
+    pub fn to_payload(&self, page_size: u32) -> Vec<u8> {
         let mut to = Writer::default();
         let first = self.frames.first();
         to.number(self.frames.len() as u64);
@@ -367,8 +374,11 @@ impl Part {
         seal(Kind::Part, &to.0)
     }
 
-    /// `pages` is how many pages the guest has, `upto` how long the original stream is.
-    pub(super) fn from_payload(
+    /// The part in a payload. `pages` is how many pages the guest has, `upto` how long the original stream is.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn from_payload(
         payload: &[u8],
         page_size: u32,
         pages: u64,

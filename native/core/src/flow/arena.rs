@@ -5,6 +5,7 @@
 
 use super::{FlowError, lock};
 use crate::frame::{FrameError, HEADER_LEN, Header};
+use crate::matching::{Base, Place, Reference};
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use std::ptr::NonNull;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -18,6 +19,7 @@ pub(super) struct Arena {
     len: usize,
     stride: usize,
     frame_size: usize,
+    in_flight: u32,
     parked: Vec<Mutex<Option<Slot>>>,
     free: Mutex<Free>,
     freed: Condvar,
@@ -87,6 +89,7 @@ impl Arena {
             len,
             stride,
             frame_size,
+            in_flight,
             parked: (0..count).map(|_| Mutex::new(None)).collect(),
             free: Mutex::new(free),
             freed: Condvar::new(),
@@ -96,6 +99,23 @@ impl Arena {
     /// The raw bytes that a slot has room for.
     pub(super) fn frame_size(&self) -> usize {
         self.frame_size
+    }
+
+    /// How many frames may be on their way at once.
+    pub(super) fn in_flight(&self) -> u32 {
+        self.in_flight
+    }
+
+    /// Waits until no frame is on its way any more, `mine` apart, which the caller has. `false` once the arena is closed.
+    pub(super) fn wait_for_all_but(&self, mine: usize) -> bool {
+        let mut free = lock(&self.free);
+        while !free.closed && free.flight.len() + mine < self.in_flight as usize {
+            free = self
+                .freed
+                .wait(free)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        !free.closed
     }
 
     /// A slot for a new frame; waits until one is free, `None` once the arena is closed.
@@ -126,6 +146,9 @@ impl Arena {
                     header: Header::EMPTY,
                     origin: Origin::default(),
                     checked: false,
+                    place: None,
+                    references: Vec::new(),
+                    base: None,
                 });
             }
             free = self
@@ -191,6 +214,12 @@ pub(super) struct Slot {
     pub(super) origin: Origin,
     /// The payload was held against its checksum already.
     pub(super) checked: bool,
+    /// In the window, where the stream has one.
+    pub(super) place: Option<Place>,
+    /// Those whose bytes are still to be copied out of the window, when decoding.
+    pub(super) references: Vec<Reference>,
+    /// What others of them lead into, when decoding.
+    pub(super) base: Option<Arc<dyn Base>>,
 }
 
 /// The place of a frame in the input of a decoder.
@@ -255,6 +284,8 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
+        // The next frame, in this slot, needs its room in the window.
+        self.place = None;
         let mut free = lock(&self.arena.free);
         match self.home {
             Home::Flight => free.flight.push(self.index),

@@ -2,9 +2,12 @@
 
 use super::arena::{Origin, Slot};
 use super::{FlowError, Shared, StreamEnd};
+use crate::archive::{Archive, BaseName};
 use crate::descriptor::Input;
 use crate::frame::{End, Ending, FrameError, FrameType, HEADER_LEN, Header, Start};
+use crate::matching::{Base, Window};
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// What is read at once. Small frames come several to a read; of a large one, the rest goes straight into its slot.
@@ -49,6 +52,9 @@ struct Order {
     offset: u64,
     frames: u64,
     frame_size: u32,
+    window: Option<Arc<Window>>,
+    /// What references into a base lead into.
+    base: Option<Arc<dyn Base>>,
 }
 
 impl Source<'_> {
@@ -73,13 +79,19 @@ impl Source<'_> {
                 found: name(header.kind),
             }));
         }
-        let slot = self.slot(header)?;
+        let slot = self.slot(header, None)?;
         let start = self.checked(Start::from_bytes(slot.payload()))?;
+        // The window of the stream before goes with the last of its frames: two at once would be more than was promised.
+        if !first && start.window > 0 && !self.shared.arena.wait_for_all_but(1) {
+            return Err(FlowError::Stopped);
+        }
         let mut order = Order {
             sequence: 0,
             offset: 0,
             frames: 0,
             frame_size: start.frame_size,
+            window: self.shared.window_of(&start, self.origin)?,
+            base: self.base(slot.payload())?,
         };
         self.in_order(&mut order, &header)?;
         self.shared.pass(slot)?;
@@ -89,15 +101,16 @@ impl Source<'_> {
                 return Err(self.cut_off("where a frame was expected", HEADER_LEN as u64));
             };
             match header.kind {
-                FrameType::Data => {
+                FrameType::Data | FrameType::Matched => {
                     self.in_order(&mut order, &header)?;
-                    let slot = self.slot(header)?;
+                    let mut slot = self.slot(header, order.window.as_ref())?;
+                    slot.base = order.base.clone();
                     self.shared.pass(slot)?;
                 }
                 FrameType::End => {
                     let frames = order.frames;
                     self.in_order(&mut order, &header)?;
-                    let slot = self.slot(header)?;
+                    let slot = self.slot(header, None)?;
                     let end = self.checked(End::from_bytes(slot.payload()))?;
                     self.total("number of frames", end.frames, frames)?;
                     self.total("bytes of the stream", end.raw_bytes, order.offset)?;
@@ -106,7 +119,7 @@ impl Source<'_> {
                 }
                 FrameType::Abort => {
                     self.in_order(&mut order, &header)?;
-                    let slot = self.slot(header)?;
+                    let slot = self.slot(header, None)?;
                     let reason = String::from_utf8_lossy(slot.payload())
                         .escape_debug()
                         .to_string();
@@ -120,7 +133,7 @@ impl Source<'_> {
                 // The header's reader lets pass only what may be skipped.
                 FrameType::Other(_) => {
                     self.in_order(&mut order, &header)?;
-                    self.slot(header)?; // read and checked, then dropped
+                    self.slot(header, None)?; // read and checked, then dropped
                 }
                 FrameType::Start => {
                     let expected = "a frame of the stream that has begun".into();
@@ -131,6 +144,15 @@ impl Source<'_> {
                 }
             }
         }
+    }
+
+    /// The base that a START payload names, opened.
+    fn base(&self, start: &[u8]) -> Result<Option<Arc<dyn Base>>, FlowError> {
+        let Some(base) = self.checked(BaseName::from_start(start))? else {
+            return Ok(None);
+        };
+        let opened = Archive::open_named(&base, &self.shared.bases)?;
+        Ok(Some(Arc::new(opened)))
     }
 
     /// The next frame's header; `None` where the input ends before its first byte.
@@ -179,7 +201,11 @@ impl Source<'_> {
                 format!("byte {}", header.offset),
             );
         }
-        if header.kind == FrameType::Data {
+        if header.kind == FrameType::Matched && order.window.is_none() {
+            let expected = "DATA, since the stream's START announces no references".into();
+            return wrong(expected, name(header.kind));
+        }
+        if header.kind.is_content() {
             if header.raw_len > order.frame_size {
                 let (value, limit) = (u64::from(header.raw_len), u64::from(order.frame_size));
                 return Err(self.wrong(FrameError::Field {
@@ -195,8 +221,8 @@ impl Source<'_> {
         Ok(())
     }
 
-    /// A slot with the frame's payload in it. Control frames are small, and are checked here and now.
-    fn slot(&mut self, header: Header) -> Result<Slot, FlowError> {
+    /// A slot with the frame's payload in it, and its place in the window. Control frames are small, and are checked here and now.
+    fn slot(&mut self, header: Header, window: Option<&Arc<Window>>) -> Result<Slot, FlowError> {
         let mut slot = self.shared.arena.acquire().ok_or(FlowError::Stopped)?;
         let len = header.packed_len as usize;
         let n = self.bytes.fill(&mut slot.room()[..len])?;
@@ -205,7 +231,8 @@ impl Source<'_> {
         }
         slot.header = header;
         slot.origin = self.origin;
-        if header.kind != FrameType::Data {
+        slot.place = window.and_then(|window| window.open(header.offset, header.raw_len));
+        if !header.kind.is_content() {
             self.checked(header.check_payload(slot.payload()))?;
         }
         Ok(slot)
@@ -246,6 +273,7 @@ fn name(kind: FrameType) -> String {
     match kind {
         FrameType::Start => "START".into(),
         FrameType::Data => "DATA".into(),
+        FrameType::Matched => "a frame with references".into(),
         FrameType::End => "END".into(),
         FrameType::Abort => "ABORT".into(),
         FrameType::Session(_) | FrameType::Other(_) => {

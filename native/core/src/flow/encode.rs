@@ -4,10 +4,12 @@ mod tunnel;
 
 use super::arena::Slot;
 use super::{Event, FlowError, Shared, StreamEnd, lock};
+use crate::archive::{Builder, Watcher};
 use crate::checksum::ContentHash;
 use crate::delta::{self, Filter, Host, Stopped};
 use crate::descriptor::{Input, thread_cpu_ns};
 use crate::frame::{End, Ending, FrameType, Header, Start};
+use crate::matching::Effort;
 use crate::qemu::GuestRam;
 use crate::session::Wire;
 use std::io;
@@ -35,6 +37,19 @@ pub struct EncodeOptions {
     pub delta: Option<DeltaOptions>,
     /// Whether the input is the conversation of two libvirt daemons, with QEMU streams in it.
     pub libvirt: bool,
+    /// Match, where frames are written.
+    pub matching: Option<MatchOptions>,
+    /// Makes the index of the file, where frames are written to one. With a base, match must be on.
+    pub index: Option<Arc<Builder>>,
+}
+
+/// How match is to work.
+#[derive(Clone, Copy, Debug)]
+pub struct MatchOptions {
+    /// How far back in the stream references may lead, in bytes: up to [`crate::matching::MAX_WINDOW`].
+    pub window: u64,
+    /// How hard to look.
+    pub effort: Effort,
 }
 
 /// How delta is to work.
@@ -128,6 +143,10 @@ pub(super) fn run(
             delta: options.delta.clone(),
             granted: 0,
             refused: None,
+            watcher: shared
+                .index
+                .as_ref()
+                .map(|index| Watcher::new(Arc::clone(index))),
         },
         bytes_in: 0,
         paused: false,
@@ -135,10 +154,13 @@ pub(super) fn run(
     if options.frames {
         let start = Start {
             frame_size: options.frame_size as u32,
+            window: options.matching.map_or(0, |matching| matching.window),
         };
-        source
-            .filler
-            .send_control(FrameType::Start, &start.to_bytes())?;
+        let mut payload = start.to_bytes().to_vec();
+        if let Some(base) = shared.index.as_ref().and_then(|index| index.base_name()) {
+            payload.extend_from_slice(&base.to_bytes());
+        }
+        source.filler.send_control(FrameType::Start, &payload)?;
     }
     let result = source.read_all(&options);
     // Whatever came before a failure is good, and belongs to whoever reads the output.
@@ -386,6 +408,8 @@ struct Filler<'a> {
     granted: u64,
     /// Why the filter was told to stop.
     refused: Option<FlowError>,
+    /// Of the pages in the stream, where it gets an index.
+    watcher: Option<Watcher>,
 }
 
 impl Filler<'_> {
@@ -432,6 +456,12 @@ impl Filler<'_> {
         if let Some(wire) = &self.wire {
             wire.follow(slot.payload());
         }
+        if let Some(watcher) = &mut self.watcher {
+            watcher.sealed(self.offset, slot.payload());
+        }
+        if let Some(matcher) = &self.shared.matcher {
+            slot.place = matcher.open(self.offset, len as u32);
+        }
         self.offset += len as u64;
         self.shared
             .counters
@@ -441,12 +471,16 @@ impl Filler<'_> {
     }
 
     fn end(&mut self, ending: Ending) -> Result<(), FlowError> {
+        if let Some(watcher) = self.watcher.take() {
+            watcher.finish();
+        }
         let content_hash = self.content.as_ref().map_or(0, ContentHash::digest);
         let end = End {
             raw_bytes: self.offset,
             frames: self.frames,
             content_hash,
             ending,
+            index: 0,
         };
         self.send_control(FrameType::End, &end.to_bytes())
     }

@@ -25,15 +25,17 @@ mod receive;
 mod sink;
 
 pub use copy::Copy;
-pub use encode::{CacheSize, DeltaOptions, EncodeOptions, GuestReport};
+pub use encode::{CacheSize, DeltaOptions, EncodeOptions, GuestReport, MatchOptions};
 
+use crate::archive::{ArchiveError, Bases, Builder};
 use crate::codec::Codec;
 use crate::delta;
 use crate::descriptor::{Input, Output, Wake, thread_cpu_ns};
 use crate::fault::caught;
-use crate::frame::{Ending, FrameError, FrameType};
+use crate::frame::{Ending, FrameError, FrameType, Start};
 use crate::libvirt::{self, Allow, Gate};
 use crate::lock::lock;
+use crate::matching::{self, Matcher, Window};
 use crate::qemu::Doubt;
 use crate::session::{Wire, WireError};
 use arena::{Arena, Slot};
@@ -160,12 +162,21 @@ pub enum FlowError {
     /// What was to be libvirt's conversation is none.
     #[error("{0}")]
     Packet(libvirt::PacketError),
+    /// The base that a stream refers to, or that is to be referred to, cannot be had.
+    #[error("{0}")]
+    Archive(Box<ArchiveError>),
     /// The session that carries the frames cannot go on.
     #[error("{0}")]
     Session(WireError),
     /// [`Flow::stop`] was called.
     #[error("stopped")]
     Stopped,
+}
+
+impl From<ArchiveError> for FlowError {
+    fn from(error: ArchiveError) -> Self {
+        FlowError::Archive(Box::new(error))
+    }
 }
 
 impl From<WireError> for FlowError {
@@ -196,12 +207,17 @@ impl FlowError {
                 source: FrameError::Codec(_) | FrameError::Type(_) | FrameError::Version { .. },
                 ..
             } => "FRAMES_UNSUPPORTED",
+            FlowError::Frame {
+                source: FrameError::Window { .. },
+                ..
+            } => "OUT_OF_MEMORY",
             FlowError::Frame { .. } => "FRAMES_DAMAGED",
             FlowError::CacheRefused { .. } => "CACHE_TOO_LARGE",
             FlowError::Memory { .. } => "OUT_OF_MEMORY",
             FlowError::Slot { .. } | FlowError::Panicked { .. } => "INTERNAL",
             FlowError::Access { .. } => "BAD_DESCRIPTOR",
             FlowError::Packet(_) => "PROTOCOL_ERROR",
+            FlowError::Archive(error) => error.code(),
             FlowError::Session(_) => "SESSION_FAILED",
             FlowError::Stopped => "STOPPED",
         }
@@ -230,6 +246,8 @@ pub struct Totals {
     pub raw_bytes: u64,
     /// The same bytes as they stand in DATA frames' payloads.
     pub packed_bytes: u64,
+    /// Bytes of the original stream that references stand for.
+    pub matched_bytes: u64,
     /// Frames that have left the source and are not written yet, at this moment.
     pub in_flight: u64,
     /// Those of them that only wait to be written, or are being written.
@@ -252,6 +270,7 @@ struct Counters {
     frames: AtomicU64,
     raw_bytes: AtomicU64,
     packed_bytes: AtomicU64,
+    matched_bytes: AtomicU64,
     source_cpu_ns: AtomicU64,
     codec_cpu_ns: AtomicU64,
     sink_cpu_ns: AtomicU64,
@@ -268,6 +287,14 @@ struct Settings {
 struct Shared {
     arena: Arc<Arena>,
     sink: sink::Queue,
+    /// What finds references, when encoding with match.
+    matcher: Option<Matcher>,
+    /// Makes the index, when encoding to a file.
+    index: Option<Arc<Builder>>,
+    /// Where a decoder looks for what a stream refers to.
+    bases: Bases,
+    /// Bytes of memory that a decoder's window may take.
+    window_limit: u64,
     source_wake: Wake,
     sink_wake: Wake,
     stopped: AtomicBool,
@@ -326,7 +353,7 @@ impl Shared {
         self.in_lane.fetch_add(1, Ordering::SeqCst);
         let kind = slot.header.kind;
         let slot = self.arena.park(slot);
-        self.tell(if kind == FrameType::Data {
+        self.tell(if kind.is_content() {
             Event::Data { slot, work }
         } else {
             Event::Control { slot }
@@ -356,7 +383,7 @@ impl Shared {
     /// A decoder's frame, on its way to be checked and unpacked.
     fn pass(&self, slot: Slot) -> Result<(), FlowError> {
         let (header, counters) = (slot.header, &self.counters);
-        if header.kind == FrameType::Data {
+        if header.kind.is_content() {
             let add = |counter: &AtomicU64, n: u32| {
                 counter.fetch_add(n.into(), Ordering::Relaxed);
             };
@@ -368,12 +395,12 @@ impl Shared {
             .store(thread_cpu_ns(), Ordering::Relaxed);
         if self.may_go_straight(&slot) {
             let slot = match header.kind {
-                FrameType::Data => pack::unpack(self, slot)?,
+                kind if kind.is_content() => pack::unpack(self, slot)?,
                 _ => slot,
             };
             self.send_straight(slot);
         } else {
-            let work = if header.codec == Codec::None {
+            let work = if header.codec == Codec::None && header.kind == FrameType::Data {
                 0
             } else {
                 header.raw_len
@@ -381,6 +408,35 @@ impl Shared {
             self.send(slot, work);
         }
         Ok(())
+    }
+
+    /// The window that a decoder needs for a stream that begins so; `None` where it has no references.
+    fn window_of(
+        &self,
+        start: &Start,
+        origin: arena::Origin,
+    ) -> Result<Option<Arc<Window>>, FlowError> {
+        if start.window == 0 {
+            return Ok(None);
+        }
+        let in_flight = u64::from(self.arena.in_flight()) * u64::from(start.frame_size);
+        let (window, needed) = (
+            start.window,
+            matching::decoder_bytes(start.window, in_flight),
+        );
+        if needed > self.window_limit {
+            let limit = self.window_limit;
+            return Err(origin.error(FrameError::Window {
+                window,
+                needed,
+                limit,
+            }));
+        }
+        let made = Window::new(window, in_flight).map_err(|source| FlowError::Memory {
+            bytes: needed,
+            source,
+        });
+        made.map(Some)
     }
 
     fn waiting(&self) -> u64 {
@@ -436,7 +492,7 @@ enum SourceResult {
 /// Where a flow's bytes come from, and what is done to them.
 enum Origin {
     Encode(Input, EncodeOptions, Option<Arc<Wire>>),
-    Decode(Input),
+    Decode(Input, Bases),
     FromWire(Arc<Wire>),
 }
 
@@ -446,6 +502,8 @@ struct Sizes {
     frame: usize,
     in_flight: u32,
     workers: u32,
+    /// Bytes of memory that a decoder's window may take.
+    window_limit: u64,
 }
 
 /// One stream on its way: source thread, arena, sink thread. Stops and joins its threads when dropped.
@@ -479,6 +537,7 @@ impl Flow {
             frame: options.frame_size,
             in_flight,
             workers: packers,
+            window_limit: 0,
         };
         let origin = Origin::Encode(Input::new(input)?, options, None);
         Self::start(origin, target, sizes, listener)
@@ -497,25 +556,30 @@ impl Flow {
             frame: options.frame_size,
             in_flight,
             workers: packers,
+            window_limit: 0,
         };
         let origin = Origin::Encode(Input::new(input)?, options, Some(Arc::clone(&wire)));
         Self::start(origin, Target::ToWire(wire), sizes, listener)
     }
 
-    /// Starts to decode: frames in, the original stream out, held against their checksums and totals.
+    /// Starts to decode: frames in, the original stream out, held against their checksums and totals. A stream with
+    /// references needs memory for what they lead back to, `window_limit` bytes at the most. The base of one that has a
+    /// base is looked for as `bases` says.
     pub fn decode(
         input: OwnedFd,
         output: OwnedFd,
         in_flight: u32,
         unpackers: u32,
+        window_limit: u64,
+        bases: Bases,
         listener: Box<dyn Fn(Event) + Send + Sync>,
     ) -> Result<Flow, FlowError> {
-        let origin = Origin::Decode(Input::new(input)?);
+        let origin = Origin::Decode(Input::new(input)?, bases);
         let target = Target::VerifiedContent(Output::new(output)?);
         Self::start(
             origin,
             target,
-            Self::any_frame(in_flight, unpackers),
+            Self::any_frame(in_flight, unpackers, window_limit),
             listener,
         )
     }
@@ -527,6 +591,7 @@ impl Flow {
         allow: Option<Allow>,
         in_flight: u32,
         unpackers: u32,
+        window_limit: u64,
         listener: Box<dyn Fn(Event) + Send + Sync>,
     ) -> Result<Flow, FlowError> {
         let origin = Origin::FromWire(Arc::clone(&wire));
@@ -534,17 +599,18 @@ impl Flow {
         Self::start(
             origin,
             target,
-            Self::any_frame(in_flight, unpackers),
+            Self::any_frame(in_flight, unpackers, window_limit),
             listener,
         )
     }
 
     /// Slots as large as the format allows; memory is touched, and so used, only as far as frames fill them.
-    fn any_frame(in_flight: u32, workers: u32) -> Sizes {
+    fn any_frame(in_flight: u32, workers: u32, window_limit: u64) -> Sizes {
         Sizes {
             frame: crate::frame::MAX_RAW,
             in_flight,
             workers,
+            window_limit,
         }
     }
 
@@ -558,9 +624,38 @@ impl Flow {
             bytes: sizes.frame as u64,
             source,
         };
+        let matcher = match &origin {
+            Origin::Encode(
+                _,
+                EncodeOptions {
+                    matching: Some(m),
+                    frames: true,
+                    ..
+                },
+                _,
+            ) => {
+                let in_flight = u64::from(sizes.in_flight) * sizes.frame as u64;
+                let bytes = matching::encoder_bytes(m.window, m.effort, in_flight);
+                let made = Matcher::new(m.window, m.effort, in_flight);
+                Some(made.map_err(|source| FlowError::Memory { bytes, source })?)
+            }
+            _ => None,
+        };
+        let index = match &origin {
+            Origin::Encode(_, options, None) if options.frames => options.index.clone(),
+            _ => None,
+        };
+        let bases = match &origin {
+            Origin::Decode(_, bases) => bases.clone(),
+            _ => Bases::default(),
+        };
         let shared = Arc::new(Shared {
             arena: Arena::new(sizes.frame, sizes.in_flight, sizes.workers)?,
             sink: sink::Queue::default(),
+            matcher,
+            index,
+            bases,
+            window_limit: sizes.window_limit,
             source_wake: Wake::new().map_err(memory)?,
             sink_wake: Wake::new().map_err(memory)?,
             stopped: AtomicBool::new(false),
@@ -614,7 +709,7 @@ impl Flow {
                     Origin::Encode(input, options, wire) => {
                         encode::run(&shared, input, options, wire)
                     }
-                    Origin::Decode(input) => decode::run(&shared, input),
+                    Origin::Decode(input, _) => decode::run(&shared, input),
                     Origin::FromWire(wire) => {
                         receive::run(&shared, &wire);
                         Err(FlowError::Stopped)
@@ -732,6 +827,7 @@ impl Flow {
             frames: of(&c.frames),
             raw_bytes: of(&c.raw_bytes),
             packed_bytes: of(&c.packed_bytes),
+            matched_bytes: of(&c.matched_bytes),
             in_flight: self.shared.in_flight.load(Ordering::Relaxed) as u64,
             waiting: self.shared.waiting(),
             queue_seconds: self.shared.pressure.queue_seconds(),

@@ -3,7 +3,9 @@
 use super::arena::{Origin, Slot};
 use super::{FlowError, Shared, StreamEnd};
 use crate::frame::{End, Ending, FrameError, FrameType, Header, Start};
+use crate::matching::Window;
 use crate::session::{Broken, Receiver, Wire, WireError};
+use std::sync::Arc;
 
 pub(super) fn run(shared: &Shared, wire: &Wire) {
     let mut source = Source {
@@ -12,6 +14,7 @@ pub(super) fn run(shared: &Shared, wire: &Wire) {
         frames: 0,
         offset: 0,
         frame_size: 0,
+        window: None,
     };
     let result = loop {
         match source.frame() {
@@ -42,6 +45,7 @@ struct Source<'a> {
     frames: u64,
     offset: u64,
     frame_size: u32,
+    window: Option<Arc<Window>>,
 }
 
 impl Source<'_> {
@@ -72,6 +76,10 @@ impl Source<'_> {
                 offset: header.offset,
             };
             slot.checked = true;
+            if header.kind.is_content() {
+                let window = self.window.as_ref();
+                slot.place = window.and_then(|window| window.open(header.offset, header.raw_len));
+            }
             self.take(&header, slot)?;
             return Ok(header.kind);
         }
@@ -99,7 +107,13 @@ impl Source<'_> {
                 format!("a frame of type {:#04x}", header.kind.to_byte()),
             );
         }
-        if header.kind == FrameType::Data && header.raw_len > self.frame_size {
+        if header.kind == FrameType::Matched && self.window.is_none() {
+            return wrong(
+                "DATA, since the stream's START announces no references".into(),
+                "a frame with references".into(),
+            );
+        }
+        if header.kind.is_content() && header.raw_len > self.frame_size {
             return Err(self.wrong(FrameError::Field {
                 field: "raw length",
                 value: header.raw_len.into(),
@@ -114,8 +128,9 @@ impl Source<'_> {
             FrameType::Start => {
                 let start = Start::from_bytes(slot.payload()).map_err(|e| self.wrong(e))?;
                 self.frame_size = start.frame_size;
+                self.window = self.shared.window_of(&start, slot.origin)?;
             }
-            FrameType::Data => self.offset += u64::from(header.raw_len),
+            FrameType::Data | FrameType::Matched => self.offset += u64::from(header.raw_len),
             FrameType::End => {
                 let end = End::from_bytes(slot.payload()).map_err(|e| self.wrong(e))?;
                 if (end.frames, end.raw_bytes) != (self.frames, self.offset) {

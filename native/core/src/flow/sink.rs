@@ -1,7 +1,8 @@
 //! The sink thread: takes slots in the order of their frames and writes them.
 
 use super::arena::Slot;
-use super::{Event, FlowError, Shared, SharedDoubt, gate, lock};
+use super::{Event, FlowError, Shared, SharedDoubt, gate, lock, pack};
+use crate::archive::Scribe;
 use crate::checksum::ContentHash;
 use crate::descriptor::{Output, thread_cpu_ns};
 use crate::frame::{End, Ending, FrameError, FrameType};
@@ -137,6 +138,7 @@ pub(super) fn run(shared: &Shared, mut target: Target) -> Result<Option<Ending>,
     // A session's: what has come before there is an output, and whether the listener knows.
     let (mut late, mut wanted) = (None, false);
     let mut waiting = VecDeque::new();
+    let mut scribe = shared.index.clone().map(Scribe::new);
     loop {
         match shared.sink.next() {
             Next::Slot(slot) => waiting.push_back(slot),
@@ -163,10 +165,17 @@ pub(super) fn run(shared: &Shared, mut target: Target) -> Result<Option<Ending>,
         }
         for mut slot in waiting.drain(..) {
             let started = Instant::now();
+            slot = pack::resolve(slot)?;
             let (kind, raw_len) = (slot.header.kind, slot.header.raw_len);
             let mut waited = Duration::ZERO;
             match (&mut target, kind) {
                 (Target::Frames(output), _) => {
+                    if let Some(scribe) = &mut scribe {
+                        let mut header = slot.header;
+                        let index = scribe.before(&mut header, slot.room());
+                        slot.header = header;
+                        write_all(shared, output, &index)?;
+                    }
                     write_all(shared, output, slot.wire())?;
                 }
                 (Target::ToWire(wire), _) => {

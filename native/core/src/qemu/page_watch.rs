@@ -184,8 +184,10 @@ mod tests {
         s
     }
 
-    /// (number, where or what), one for each record.
-    fn watch(pieces: &[&[u8]]) -> (PageWatch, Vec<(u64, Result<u64, u8>)>) {
+    /// A record: the page's number, and where it stands or what it is full of.
+    type Record = (u64, Result<u64, u8>);
+
+    fn watch(pieces: &[&[u8]]) -> (PageWatch, Vec<Record>) {
         let all = pieces.concat();
         let mut watch = PageWatch::new();
         let mut seen = Vec::new();

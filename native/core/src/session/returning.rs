@@ -35,6 +35,7 @@ fn copy_from_qemu(shared: &Shared, fd: OwnedFd) -> Result<(), WireError> {
     };
     let start = Start {
         frame_size: FRAME_BYTES as u32,
+        window: 0,
     };
     stream.send(FrameType::Start, &start.to_bytes())?;
     let mut replies = shared.options.libvirt.then(Replies::default);
@@ -67,6 +68,7 @@ fn copy_from_qemu(shared: &Shared, fd: OwnedFd) -> Result<(), WireError> {
         frames: stream.sequence.into(),
         content_hash: stream.content.digest(),
         ending: Ending::Complete,
+        index: 0,
     };
     stream.send(FrameType::End, &end.to_bytes())
 }
