@@ -224,11 +224,68 @@ void describe('QEMU as a user of its own', { skip }, () => {
     await kitchen.hasMoved();
   });
 
-  kitchen.test("a socket that is not QEMU's: virsh says so, the guest stays", async () => {
+  kitchen.test("a folder at the destination that is not QEMU's: virsh says so, the guest stays", async () => {
     await assert.rejects(
-      kitchen.cook.run('QEMU as a user of its own', (words) => words.replace(/--listen-owner \S+/, '')),
-      /[Pp]ermission denied/,
+      kitchen.cook.run('QEMU as a user of its own', (words) => words.replace('-o libvirt-qemu', '-o root')),
+      /Failed to bind socket to \/run\/pagewire\/vm1.sock: Permission denied/,
     );
     await kitchen.hasStayed();
+  });
+});
+
+void describe('interception', { skip }, () => {
+  if (skip !== false) return;
+  const kitchen = new Kitchen();
+  before(() => kitchen.cook.run('Once on both hosts'));
+  /** The recipe, with words of its own for `virsh migrate`, and without rules that are there already. */
+  const intercepted =
+    (...more: string[]) =>
+    (words: string): string =>
+      words
+        .replace('migrate --live', ['migrate --live', ...more].join(' '))
+        .replace("nft 'add table", "nft 'add table inet pagewire; delete table inet pagewire; add table");
+  const isTold = async (): Promise<void> => {
+    await says(kitchen.cook.proxy('source'), /src-49\d{3}: migrated: .* on the wire/, 20);
+  };
+
+  for (const [what, more] of Object.entries({
+    'the recipe "Interception"': [],
+    'peer to peer': ['--p2p'],
+    'several connections': ['--parallel', '--parallel-connections', '2'],
+  })) {
+    kitchen.test(what, async () => {
+      await kitchen.cook.run('Interception', intercepted(...more));
+      await isTold();
+      await kitchen.hasMoved();
+    });
+  }
+
+  kitchen.test(
+    'the recipe "Interception to hosts without pagewire": the mark lets our own connection pass',
+    async () => {
+      await kitchen.cook.end('destination');
+      await kitchen.cook.run('Interception to hosts without pagewire', intercepted());
+      await isTold();
+      await kitchen.hasMoved();
+    },
+  );
+
+  kitchen.test('no proxy at the destination: virsh says so, the guest stays, and the next one is taken', async () => {
+    await kitchen.cook.run('Interception', (words) => (words.startsWith('virsh') ? undefined : intercepted()(words)));
+    await kitchen.cook.end('destination');
+    for (let i = 0; i < 2; i += 1) {
+      const migrate = kitchen.a.startVirsh('migrate', '--live', 'vm1', 'qemu+tcp://dst/system');
+      assert.notEqual(await migrate.exitCode(60), 0);
+      assert.match(migrate.said(), /^error: ./m);
+      await kitchen.hasStayed();
+    }
+    const said = kitchen.cook.proxy('source').said();
+    assert.equal(said.match(/src-49\d{3}: cannot connect to tls:10.77.0.2:7777: connection refused/g)?.length, 2, said);
+  });
+
+  kitchen.test('a connection that no rule has redirected is refused', async () => {
+    await kitchen.cook.run('Interception', (words) => (words.includes('proxy source') ? words : undefined));
+    await kitchen.a.run(['bash', '-c', 'exec 3<>/dev/tcp/127.0.0.1/7701; read -u 3 || true']);
+    await says(kitchen.cook.proxy('source'), /was not redirected to us/, 10);
   });
 });
