@@ -92,8 +92,9 @@ function describe({ path, text, kind }: Made): string {
 /** The PATH that a daemon has without us, as far as systemd tells. */
 function pathOf(daemon: string): string {
   const own = systemctl('show', '--property=Environment', '--value', `${daemon}.service`);
-  const path = /(?:^|\s)"?PATH=([^\s"]+)/.exec(own ?? '')?.[1] ?? managers();
-  return withoutFolder(path) || DEFAULT_PATH;
+  // With a space in it, the whole assignment stands in quotes.
+  const [, quoted, plain] = /(?:^|\s)(?:"PATH=([^"]*)"|PATH=(\S+))/.exec(own ?? '') ?? [];
+  return withoutFolder(quoted ?? plain ?? managers()) || DEFAULT_PATH;
 }
 
 function managers(): string {

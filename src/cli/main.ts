@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import { Command, Option } from 'commander';
 import { CODECS } from '../codecs.js';
 import { PROGRAMS } from '../libvirt/programs.js';
+import { WAYS } from '../libvirt/ways.js';
 import type { FlattenFlags } from './archive.js';
 import type { CheckFlags } from './check.js';
 import type { DecodeFlags } from './decode.js';
@@ -12,6 +13,7 @@ import type { InstallFlags } from './install-libvirt-filter.js';
 import type { KeygenFlags } from './keygen.js';
 import { EXIT } from './exit.js';
 import { filterOptions } from './filter-options.js';
+import type { SetupFlags } from './libvirt-setup.js';
 import type { DestinationFlags, SourceFlags } from './proxy.js';
 import { replaceStandardStreams, run, tell } from './run.js';
 import { cache, each, integer, list, mode, rate, size, time } from './values.js';
@@ -245,6 +247,21 @@ function commands(): Command {
     .action(async (flags: InstallFlags) => {
       const { installLibvirtFilter } = await import('./install-libvirt-filter.js');
       await run('install-libvirt-filter', () => Promise.resolve(installLibvirtFilter(flags)));
+    });
+  const libvirt = command.command('libvirt').description('what hosts with libvirt need');
+  libvirt
+    .command('setup')
+    .description(
+      'units, rules, folders and their owners for virsh migrate (docs/libvirt.md): shows them, or makes them',
+    )
+    .addOption(new Option('--way <WAY>', 'how QEMU comes to the source proxy').choices(WAYS).default('unix'))
+    .option('--apply', 'do it', false)
+    .option('--undo', 'take it away again', false)
+    .option('--root <DIR>', 'the system to set up, if it is not the one that runs')
+    .addHelpText('after', EXIT_CODES)
+    .action(async (flags: SetupFlags) => {
+      const { libvirtSetup } = await import('./libvirt-setup.js');
+      await run('libvirt setup', () => Promise.resolve(libvirtSetup(flags)));
     });
   return command;
 }

@@ -84,6 +84,24 @@ void describe('install-libvirt-filter', () => {
     for (const name of MADE) assert.ok(undo.stdout.includes(`would remove ${name}\n`));
   });
 
+  it('keeps the PATH that systemd says that each daemon has, or the one that systemd gives', async (t) => {
+    const path = folder(t);
+    const script = `#!/bin/sh
+case "$*" in
+*libvirtd.service) echo 'LIBVIRTD_ARGS="--timeout 120" PATH=${FOLDER}:/opt/bin:/usr/bin' ;;
+*virtqemud.service) echo ;;
+show-environment) printf 'LANG=C\\nPATH=/sbin:/bin\\n' ;;
+*) exit 1 ;;
+esac
+`;
+    writeFileSync(path('systemctl'), script, { mode: 0o755 });
+    const env = { PATH: `${path('')}:${process.env['PATH']}` };
+    const dry = await pagewire(t, [COMMAND, '--dry-run'], { env });
+    assert.equal(dry.code, 0, dry.stderr);
+    const set = [...dry.stdout.toString().matchAll(/Environment="PATH=(.*)"/g)].map((match) => match[1]);
+    assert.deepEqual(set, [`${FOLDER}:/opt/bin:/usr/bin`, `${FOLDER}:/sbin:/bin`]);
+  });
+
   it('adds names and takes them away one by one; the last takes the rest with it', async (t) => {
     const { run, content } = system(t);
     await run();

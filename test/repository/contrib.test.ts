@@ -10,7 +10,7 @@ const read = (path: string): Promise<string> => readFile(join(CONTRIB, path), 'u
 
 /** What the units refer to, as far as systemd must find it. */
 const TARGETS = ['basic', 'multi-user', 'network-online', 'shutdown', 'sockets', 'sysinit'];
-const PROGRAMS = ['pagewire', 'kill'];
+const PROGRAMS = ['pagewire', 'kill', 'nft'];
 
 /** A folder that systemd's tools take for the root of a system with our units. */
 async function system(folder: string): Promise<string> {
@@ -62,10 +62,13 @@ describe('contrib', () => {
   );
 
   it('gives the commands no option that they do not have', async () => {
-    const files = ['systemd/pagewire-destination.service', 'systemd/pagewire-source@.service'];
-    for (const [file, command] of files.map((name) => [name, /-(source|destination)/.exec(name)![1]!] as const)) {
+    for (const [file, command, settings] of [
+      ['systemd/pagewire-destination.service', 'destination', 'destination'],
+      ['systemd/pagewire-source@.service', 'source', 'source'],
+      ['systemd/pagewire-intercept.service', 'source', 'intercept'],
+    ] as const) {
       const help = await mustRun(process.execPath, [join(ROOT, 'bin/pagewire'), 'proxy', command, '--help'], ROOT);
-      const options = [file, `etc/${command}.env`].map(read);
+      const options = [file, `etc/${settings}.env`].map(read);
       for (const [option] of (await Promise.all(options)).join('\n').matchAll(/(?<=\s|\()--[a-z][\w-]*/g)) {
         assert.match(help, new RegExp(`${option}\\b`), `${file}: ${option}`);
       }

@@ -42,7 +42,16 @@ mkdir -p usr etc var run tmp dev proc sys root opt/node/bin
 for name in bin sbin lib lib64; do ln -s usr/$name $name; done
 mount --bind "$root/usr" usr
 for name in etc var run; do mount --bind "$folder/$name" $name; done
-mount --rbind /dev dev
+# without KVM, so that they are the same everywhere: libvirt would ask QEMU again and again what it can do with it
+mount -t tmpfs -o mode=755 tmpfs dev
+mkdir dev/pts dev/shm
+for name in null zero full random urandom tty userfaultfd; do
+  [ ! -e /dev/$name ] || { : >dev/$name; mount --bind /dev/$name dev/$name; }
+done
+mount -t devpts -o newinstance,ptmxmode=0666,mode=620 devpts dev/pts
+mount -t tmpfs -o mode=1777 tmpfs dev/shm
+ln -s pts/ptmx dev/ptmx
+ln -s /proc/self/fd dev/fd
 mount --bind /tmp tmp
 mount -t proc proc proc
 mount -t sysfs sysfs sys

@@ -1,0 +1,114 @@
+/** What a host needs so that libvirt's migrations go through the proxies: files, whose they are, and their undo. */
+import { randomBytes } from 'node:crypto';
+import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { PagewireError } from '../errors.js';
+import { type Way, WAYS } from './ways.js';
+
+/** By this line a file is known for ours. */
+const MARK = '# Made by: pagewire libvirt setup\n';
+
+/** A file to be made. */
+export interface SetupFile {
+  readonly path: string;
+  readonly text: string;
+  /** It is the operator's once it is there: one that was changed is neither written anew nor removed. */
+  readonly isSettings: boolean;
+}
+
+const contrib = (name: string): string => readFileSync(new URL(`../../contrib/${name}`, import.meta.url), 'utf8');
+
+/** What a host is given, for guests that come and that go. `qemu`: the user that QEMU runs as. */
+export function setupFiles(way: Way, qemu: string): SetupFile[] {
+  const file = (path: string, text: string, isSettings = false): SetupFile => ({ path, text: MARK + text, isSettings });
+  // Who is in the group may use the sockets in /run/pagewire.
+  const member = qemu === 'root' ? '' : `m ${qemu} pagewire\n`;
+  const target = way === 'unix' ? 'unix:/run/pagewire/{name}.sock' : 'tcp:127.0.0.1:{port}';
+  const destination = contrib('etc/destination.env').replace(/^PAGEWIRE_CONNECT=.*$/m, `PAGEWIRE_CONNECT=${target}`);
+  const units = way === 'unix' ? ['pagewire-source@.service'] : ['pagewire-intercept.service'];
+  return [
+    file('/etc/sysusers.d/pagewire.conf', contrib('sysusers.d/pagewire.conf') + member),
+    file('/etc/tmpfiles.d/pagewire.conf', contrib('tmpfiles.d/pagewire.conf')),
+    ...['pagewire-destination.service', ...units].map((name) =>
+      file(`/etc/systemd/system/${name}`, contrib(`systemd/${name}`)),
+    ),
+    file('/etc/pagewire/destination.env', destination, true),
+    ...(way === 'unix'
+      ? [file('/etc/pagewire/source.env', contrib('etc/source.env'), true)]
+      : [
+          file('/etc/pagewire/intercept.env', contrib('etc/intercept.env'), true),
+          file('/etc/pagewire/intercept.nft', contrib('libvirt/intercept.nft'), true),
+        ]),
+  ];
+}
+
+/** The user that QEMU runs as, by libvirt's settings or else by who is there. */
+export function qemuUser(root: string): string {
+  const conf = contentOf(join(root, '/etc/libvirt/qemu.conf')) ?? '';
+  const set = /^\s*user\s*=\s*"\+?([\w.-]+)"/m.exec(conf)?.[1];
+  if (set !== undefined) return set === '0' ? 'root' : set;
+  const users = contentOf(join(root, '/etc/passwd')) ?? '';
+  return ['libvirt-qemu', 'qemu'].find((name) => new RegExp(`^${name}:`, 'm').test(users)) ?? 'root';
+}
+
+/** What became of a file. */
+export type Fate = 'made' | 'kept' | 'removed';
+
+/** Makes the files below `root`, each whole or not at all; settings that are there stay as they are. */
+export function makeSetup(files: readonly SetupFile[], root: string): [SetupFile, Fate][] {
+  const foreign = files.find(({ path, isSettings }) => !isSettings && !isOurs(join(root, path)));
+  if (foreign) {
+    throw new PagewireError('OPEN_FAILED', `${foreign.path} is there and was not made by this: move it away first`);
+  }
+  return files.map((file) => {
+    const path = join(root, file.path);
+    if (file.isSettings && existsSync(path)) return [file, 'kept'];
+    const partial = `${path}.${randomBytes(4).toString('hex')}.part`;
+    try {
+      mkdirSync(dirname(path), { recursive: true });
+      writeFileSync(partial, file.text, { mode: 0o644, flag: 'wx' });
+      renameSync(partial, path);
+    } catch (error) {
+      rmSync(partial, { force: true });
+      throw failed('make', path, error);
+    }
+    return [file, 'made'];
+  });
+}
+
+/** Removes what was made; settings that were changed stay. */
+export function removeSetup(root: string): [SetupFile, Fate][] {
+  const files = new Map(WAYS.flatMap((way) => setupFiles(way, 'root')).map((file) => [file.path, file]));
+  const texts = new Set(WAYS.flatMap((way) => setupFiles(way, 'root')).map(({ text }) => text));
+  return [...files.values()].flatMap((file): [SetupFile, Fate][] => {
+    const path = join(root, file.path);
+    const content = contentOf(path);
+    if (content === undefined || !isOurs(path)) return [];
+    if (file.isSettings && !texts.has(content)) return [[file, 'kept']];
+    try {
+      rmSync(path);
+    } catch (error) {
+      throw failed('remove', path, error);
+    }
+    return [[file, 'removed']];
+  });
+}
+
+/** Whether nothing is there, or something that was made by us. */
+function isOurs(path: string): boolean {
+  return contentOf(path)?.startsWith(MARK) ?? true;
+}
+
+function contentOf(path: string): string | undefined {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+    throw failed('read', path, error);
+  }
+}
+
+function failed(what: string, path: string, cause: unknown): PagewireError {
+  const reason = cause instanceof Error ? cause.message : String(cause);
+  return new PagewireError('OPEN_FAILED', `cannot ${what} ${path}: ${reason} (are you root?)`, { cause });
+}
