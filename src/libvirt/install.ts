@@ -101,13 +101,15 @@ export function withoutFolder(path: string): string {
     .join(':');
 }
 
-/** Makes the files below `root`; each is there whole or not at all. Files that are not ours are left, with an error. */
+/** Makes the files below `root`, each whole or not at all; none where one would take the place of what is not ours. */
 export function make(made: readonly Made[], root: string): void {
+  const foreign = made.find(({ path }) => !isOurs(join(root, path)));
+  if (foreign) {
+    const path = join(root, foreign.path);
+    throw new PagewireError('OPEN_FAILED', `${path} is there and was not made by pagewire: move it away first`);
+  }
   for (const { path, text, kind } of made) {
     const final = join(root, path);
-    if (!isOurs(final)) {
-      throw new PagewireError('OPEN_FAILED', `${final} is there and was not made by pagewire: move it away first`);
-    }
     const partial = `${final}.${randomBytes(4).toString('hex')}.part`;
     try {
       mkdirSync(dirname(final), { recursive: true, mode: 0o755 });

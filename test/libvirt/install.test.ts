@@ -137,15 +137,12 @@ esac
     );
     await run('--uninstall');
 
-    write(path(FILTER), 'mine\n');
-    write(path(`${FOLDER}/lzop`), 'mine, too\n');
+    write(path(`${FOLDER}/lzop`), 'mine\n');
     const before = content();
     const refused = await run();
     assert.equal(refused.code, 2);
-    assert.match(
-      refused.stderr,
-      /pagewire-libvirt-filter is there and was not made by pagewire: move it away first\n$/,
-    );
+    assert.deepEqual(content(), before);
+    assert.match(refused.stderr, /libvirt\/lzop is there and was not made by pagewire: move it away first\n$/);
     await run('--uninstall');
     assert.deepEqual(content(), before);
     assert.equal((await pagewire(t, [COMMAND, '--root', '/nonexistent'])).code, 2);
