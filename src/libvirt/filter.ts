@@ -11,11 +11,11 @@ import { plain, replaceStandardStreams, tell } from '../cli/run.js';
 const EXIT = { ok: 0, failed: 1, someIsOut: 32 };
 
 async function save(): Promise<number> {
-  const [{ Encoder }, { SAVE_SETTINGS }] = await Promise.all([
+  const [{ Encoder }, { saveProfile }] = await Promise.all([
     import('../pipeline/encoder.js'),
-    import('./settings.js'),
+    import('../pipeline/save.js'),
   ]);
-  await new Encoder({ ...SAVE_SETTINGS, input: 0, output: 1 }).done;
+  await new Encoder({ ...saveProfile(), input: 0, output: 1 }).done;
   return EXIT.ok;
 }
 
