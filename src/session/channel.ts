@@ -153,7 +153,8 @@ export class Channel {
       new native.NativeBandwidth(),
       false,
       tell,
-      (wire, listener) => native.NativeFlow.decodeFromWire(wire, inFlight, Math.min(threads + 1, inFlight), 0, listener),
+      (wire, listener) =>
+        native.NativeFlow.decodeFromWire(wire, inFlight, Math.min(threads + 1, inFlight), 0, listener),
       (slot, bytes) => {
         const task = { handle: channel.flow.handle, slot };
         return bytes > INLINE_BYTES ? workers.unpack(task) : slotOf(native.unpack(task.handle, slot));
