@@ -91,11 +91,12 @@ function status({ state, streamBytes, wire, peer }: SessionSnapshot): string {
 
 /** What the command line says, in the library's words. */
 function proxySettings(flags: SourceFlags): SourceProxySettings {
-  const { name, listen, connect, port, insecure, stock, delta, codec, level, threads, cacheSize, memoryLimit } = flags;
+  const { name, listen, connect, port, insecure, stock, delta, codec, level, match, threads, cacheSize, memoryLimit } =
+    flags;
   const { listenMode: mode, listenOwner: owner, tlsDir: dir, key, peer: peers } = flags;
   const { replay: replayBytes, silence: silenceMs, require } = flags;
   return {
-    ...{ name, listen, connect, port, insecure, stock, delta, codec, level, threads, cacheSize, memoryLimit },
+    ...{ name, listen, connect, port, insecure, stock, delta, codec, level, match, threads, cacheSize, memoryLimit },
     ...{ replayBytes, silenceMs, require, tls: { dir, key, peers } },
     socket: { ...(mode !== undefined && { mode }), ...(owner !== undefined && parseOwner(owner)) },
     ...settingsOf(flags),

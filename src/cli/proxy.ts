@@ -44,6 +44,7 @@ export interface SourceFlags extends ProxyFlags {
   codec?: Codec;
   level?: number;
   cacheSize?: CacheSize;
+  match?: number;
   maxBandwidth: number;
 }
 

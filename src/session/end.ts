@@ -12,6 +12,8 @@ export interface EndOptions {
   /** Whether pages may go as differences; default: true. */
   readonly delta?: boolean | undefined;
   readonly silenceMs: number;
+  /** How far back references may lead, in bytes; default: there are none. */
+  readonly match?: number | undefined;
   /** What the session may not be without: `delta`, or a codec. */
   readonly require?: readonly string[] | undefined;
 }
@@ -21,7 +23,7 @@ export function version(): string {
   return (JSON.parse(manifest) as { version: string }).version;
 }
 
-export function endOf({ delta = true, silenceMs, require = [] }: EndOptions, frameSize = FRAME_SIZE): End {
+export function endOf({ delta = true, silenceMs, match = 0, require = [] }: EndOptions, frameSize = FRAME_SIZE): End {
   for (const name of require) {
     if (name !== 'delta' && !(CODECS as readonly string[]).includes(name)) {
       throw new PagewireError('BAD_OPTION', `--require ${name}: delta, or one of ${CODECS.join(', ')}`);
@@ -31,5 +33,5 @@ export function endOf({ delta = true, silenceMs, require = [] }: EndOptions, fra
     }
   }
   const capabilities: Capabilities = { codecs: [...CODECS], delta, formats: [1] };
-  return { program: version(), capabilities, parameters: { silenceMs, frameSize }, require };
+  return { program: version(), capabilities, parameters: { silenceMs, frameSize, match }, require };
 }

@@ -118,7 +118,7 @@ export class SourceProxy {
 function sessionOf(settings: SourceProxySettings, log: Log): SourceSession | StockSession {
   const { name, port, stock = false, insecure = false, tls = {}, require, replayBytes = 64 << 20 } = settings;
   const { silenceMs = 5000, reconnectMs = 300_000, inDoubt = 'hold', maxBandwidth = 0 } = settings;
-  const { delta, codec, level, threads, cacheSize, memoryLimit, frameSize } = settings;
+  const { delta, codec, level, match, threads, cacheSize, memoryLimit, frameSize } = settings;
   if (!isGuestName(name)) throw badOption(`--name ${name}: 1 to 64 of A-Z a-z 0-9 . _ - (and not only dots)`);
   if (port !== undefined && !(Number.isInteger(port) && port >= 1 && port <= 65535)) {
     throw badOption(`--port ${port}: 1 to 65535`);
@@ -130,12 +130,12 @@ function sessionOf(settings: SourceProxySettings, log: Log): SourceSession | Sto
   checkBandwidth(maxBandwidth, stock);
   checkInDoubt(inDoubt);
   const connect = settings.connect.map((text) => connectable(text, insecure));
-  const end = endOf({ delta, silenceMs, require });
+  const end = endOf({ delta, silenceMs, match, require });
   if (stock) checkStock(connect, require);
   const isTls = connect.some(({ kind }) => kind === 'tls');
   const identity = tlsFor('source', isTls, (tls.peers ?? []).map(parsePeer), tls);
   if (identity) log.debug(`TLS by ${identity.files.join(', ')}`);
-  const encoder = { delta, codec, level, threads, cacheSize, memoryLimit, frameSize };
+  const encoder = { delta, codec, level, match, threads, cacheSize, memoryLimit, frameSize };
   if (stock) return new StockSession({ name, connect, encoder, log });
   const dialler = new Dialler(connect, identity?.tls ?? null);
   const policy = { replayBytes, reconnectMs, inDoubt, maxBandwidth };
