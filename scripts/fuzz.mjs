@@ -40,6 +40,7 @@ const targets = {
   return_path: { maxLength: 4 << 10, seeds: () => [returnPath(0), returnPath(255)] },
   libvirt_packets: { maxLength: 64 << 10, seeds: () => [conversation(0), conversation(255)] },
   frame_reader: { maxLength: 16 << 10, seeds: () => [frames()] },
+  references: { maxLength: 4 << 10, seeds: () => [copies(0), copies(1), bodies()] },
   index: { maxLength: 4 << 10, seeds: () => [[1, 64, 0, 100, 0x80, 0x20, 1, 0, 3, 9]] },
 };
 
@@ -105,6 +106,17 @@ function recoveredStream(cut) {
     big(2, 9),
     big(2, 0),
   ]);
+}
+
+/** Bytes that the target repeats, for either effort. */
+function copies(effort) {
+  return Buffer.from({ length: 1200 }, (_, at) => (at === 0 ? effort : (at * at * 31) >> (at % 5)));
+}
+
+/** Bodies of frames with references, good and bad ones: the length of the list, the list, literals. */
+function bodies() {
+  const body = (...numbers) => [numbers.length, ...numbers, ...Array(40).fill(7), 0xff];
+  return Buffer.of(2, ...body(8, 0, 0x91, 3), ...body(4, 10, 0x91, 3, 0, 0, 0), ...body(0x80, 0x80), ...body(0, 0, 2));
 }
 
 /** One message of each type. */

@@ -29,7 +29,7 @@ function peer(needs: Program, options: string, restoring = ''): Filter {
 
 export const DEFAULT = ours();
 
-export const OURS: readonly Filter[] = [DEFAULT, ours('--fast'), ours('-1'), ours('-9')];
+export const OURS: readonly Filter[] = [DEFAULT, ours('--fast'), ours('-1'), ours('-5'), ours('-9')];
 
 /** All threads for those that can use them: the stronger peers. */
 export const PEERS: readonly Filter[] = [

@@ -23,8 +23,8 @@ const flags = readOptions({
   guest: { type: 'string', default: SOFTWARE.join(',') },
   /** Another stream, or several, instead of the guests'. */
   stream: { type: 'string', multiple: true },
-  /** Only programs with one of these in their names: lzop,pagewire. */
-  only: { type: 'string', default: '' },
+  /** Only these programs, by their names in the tables. */
+  only: { type: 'string' },
   /** Where packed files are written, for a time: a folder with room for one of them. */
   folder: { type: 'string', default: tmpdir() },
   /** Where to write the result besides the terminal. */
@@ -32,8 +32,10 @@ const flags = readOptions({
 });
 const runs = atLeast(1, 'runs', flags.runs);
 const guests = choose('guest', flags.guest, SOFTWARE);
-const wanted = flags.only.split(',');
-const filters = [...OURS, ...PEERS].filter(({ name }) => wanted.some((word) => name.includes(word)));
+const all = [...OURS, ...PEERS];
+const names = all.map(({ name }) => name);
+const wanted = flags.only === undefined ? names : choose('only', flags.only, names);
+const filters = all.filter(({ name }) => wanted.includes(name));
 requirePrograms(...new Set(filters.map(({ needs }) => needs).filter((needs) => needs !== undefined)));
 
 /** Goals, beside the peers of the same run. */
@@ -178,6 +180,6 @@ if (flags.stream !== undefined) {
   for (const stream of flags.stream) await compareOn(stream, stream);
 } else {
   for (const software of guests) await compareOn(`A guest that runs ${software}`, await streamOf(software));
-  if (flags.only === '' && guests.includes('sqlite')) await compareIncremental();
+  if (wanted.includes(DEFAULT.name) && guests.includes('sqlite')) await compareIncremental();
 }
 report.writeTo(flags.out);

@@ -41,10 +41,11 @@ export async function list(files: readonly string[]): Promise<number> {
 export function describe(file: string, info: ArchiveInfo): string {
   const { index, base } = info;
   const own = info.start > 0 ? `, the last stream of it from byte ${info.start} on` : '';
+  const ofBase = base ? ', and up to 320 MiB for what it is based on' : '';
   const rows: [string, string][] = [
     ['size', `${bytes(info.fileBytes)} for ${bytes(info.rawBytes)} (${ratio(info.rawBytes, info.fileBytes)})${own}`],
     ['frames', frames(info)],
-    ['restoring', `takes ${bytes(info.window)} of memory for references, besides its frames`],
+    ['restoring', `takes ${bytes(info.window)} of memory for references, besides its frames${ofBase}`],
     ['content', `XXH3-128 ${info.contentHash}${info.truncated ? ', of a QEMU stream that ended in the middle' : ''}`],
   ];
   if (base) rows.push(['base', `${base.path || 'a file'}: ${base.identity}`]);

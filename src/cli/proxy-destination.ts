@@ -3,8 +3,8 @@ import { onFault } from '../control/faults.js';
 import { notify } from '../control/notify.js';
 import { onReload, onStop } from '../control/signals.js';
 import { PagewireError } from '../errors.js';
-import { checkThreads, framesInFlight } from '../pipeline/settings.js';
-import { BASE_BYTES, WORKER_BYTES } from '../policy/memory.js';
+import { checkThreads, framesInFlight, windowBytes } from '../pipeline/settings.js';
+import { BASE_BYTES, defaultMemoryLimit, WORKER_BYTES } from '../policy/memory.js';
 import { endOf, FRAME_SIZE } from '../session/end.js';
 import { type Listenable, listenable, tlsFor } from '../session/endpoints.js';
 import { Host, type HostSettings } from '../session/host.js';
@@ -31,6 +31,12 @@ const RETURN_REPLAY = 8 << 20;
 
 /** Smaller frames would cost more in packing than they save in memory. */
 const LEAST_FRAME_SIZE = 64 << 10;
+
+/** What a session may take for references where nobody has set a limit, with all else: there may be many sessions. */
+const MOST_MEMORY = 1 << 30;
+
+/** The smallest window, in bytes. */
+const LEAST_MATCH = 1 << 20;
 
 /** `pagewire proxy destination` */
 export async function proxyDestination(flags: DestinationFlags): Promise<number> {
@@ -60,7 +66,9 @@ function hostSettings(flags: DestinationFlags, { endpoint: listen, tls }: Listen
   const { inDoubt, reconnectMs } = settingsOf(flags);
   const threads = checkThreads(flags.threads);
   const allow = allowed(flags);
-  const end = endOf({ ...flags, silenceMs: flags.silence }, frameSizeFor(threads, memoryLimit));
+  const frameSize = frameSizeFor(threads, memoryLimit);
+  const match = matchRoom(threads, frameSize, memoryLimit);
+  const end = endOf({ ...flags, silenceMs: flags.silence, match }, frameSize);
   return {
     ...{ connect, ports, peers, inDoubt, handshakeMs, end, threads },
     tls: tlsFor('destination', tls, peers, { dir, key })?.tls ?? null,
@@ -96,6 +104,19 @@ function frameSizeFor(threads: number, memoryLimit = Infinity): number {
     `a session needs ${bytes(needed)} of memory, over the limit of ${bytes(memoryLimit)} (--memory-limit): ` +
       'take fewer --threads or a higher limit',
   );
+}
+
+/** How far back the references of a session may lead, in bytes: for what else there is in the memory limit. */
+function matchRoom(
+  threads: number,
+  frameSize: number,
+  memoryLimit = Math.min(defaultMemoryLimit(), MOST_MEMORY),
+): number {
+  const frames = (framesInFlight(threads) + threads + 1) * frameSize;
+  const room = memoryLimit - BASE_BYTES - RETURN_REPLAY - threads * WORKER_BYTES - frames;
+  const overhead = windowBytes(LEAST_MATCH, framesInFlight(threads) * frameSize);
+  // A window takes some hundredths more than it reaches back.
+  return Math.max(Math.floor((room - overhead) * 0.9), 0);
 }
 
 /** A listener, and a process for each migration. */

@@ -184,12 +184,14 @@ function nameOf({ name, libvirt }: SourceFlags): string {
 
 /** What the command line says, in the library's words. */
 function proxySettings(flags: SourceFlags, name: string): SourceProxySettings {
-  const { listen, libvirt, connect, port, insecure, stock, delta, codec, level, threads, cacheSize, memoryLimit } =
-    flags;
+  const { listen, libvirt, connect, port, insecure, stock, delta, codec, level, match, threads, cacheSize } = flags;
+  const { memoryLimit } = flags;
+  flags;
   const { listenMode: mode, listenOwner: owner, tlsDir: dir, key, peer: peers } = flags;
   const { replay: replayBytes, silence: silenceMs, require } = flags;
   return {
-    ...{ name, libvirt, listen, connect, port, insecure, stock, delta, codec, level, threads, cacheSize, memoryLimit },
+    ...{ name, libvirt, listen, connect, port, insecure, stock, delta, codec, level, match, threads, cacheSize },
+    ...{ memoryLimit },
     ...{ replayBytes, silenceMs, require, tls: { dir, key, peers } },
     socket: { ...(mode !== undefined && { mode }), ...(owner !== undefined && parseOwner(owner)) },
     ...settingsOf(flags),

@@ -47,6 +47,7 @@ export interface SourceFlags extends ProxyFlags {
   codec?: Codec;
   level?: number;
   cacheSize?: CacheSize;
+  match?: number;
   maxBandwidth: number;
 }
 

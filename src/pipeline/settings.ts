@@ -208,6 +208,11 @@ function fixedMemoryOf(codec: Codec, level: number, threads: number, frameSize: 
   return BASE_BYTES + arena + (codec === 'none' ? 0 : threads * worker);
 }
 
+/** What a window takes at the most, at either end, beside frames of so many bytes in all on their way. */
+export function windowBytes(match: number, inFlightBytes: number): number {
+  return native.matchBytes(match, false, inFlightBytes);
+}
+
 /** What a decoder's window may take, in bytes. Its frames may be as large as the format allows. */
 export function windowLimit(threads: number, memoryLimit = defaultMemoryLimit()): number {
   checkAmount('memory limit', memoryLimit);

@@ -25,7 +25,7 @@ import {
 } from '../native.js';
 import { Lane, type StreamEnd, type Work } from '../pipeline/lane.js';
 import { slotOf } from '../pipeline/outcome.js';
-import { framesInFlight, INLINE_BYTES } from '../pipeline/settings.js';
+import { framesInFlight, INLINE_BYTES, windowBytes } from '../pipeline/settings.js';
 import type { Workers } from '../pipeline/workers.js';
 import type { Packer } from './packer.js';
 
@@ -165,15 +165,17 @@ export class Channel {
     threads: number,
     workers: Workers,
     tell: ChannelEvents,
+    window = { match: 0, frameSize: 0 },
   ): Channel {
     const inFlight = options.channel === 0 ? framesInFlight(threads) : FURTHER_IN_FLIGHT;
+    const unpackers = Math.min(threads + 1, inFlight);
+    const limit = window.match > 0 ? windowBytes(window.match, inFlight * window.frameSize) : 0;
     const channel: Channel = new Channel(
       { ...options, source: false, libvirt: allow !== undefined },
       new native.NativeBandwidth(),
       false,
       tell,
-      (wire, listener) =>
-        native.NativeFlow.decodeFromWire(wire, allow ?? null, inFlight, Math.min(threads + 1, inFlight), 0, listener),
+      (wire, listener) => native.NativeFlow.decodeFromWire(wire, allow ?? null, inFlight, unpackers, limit, listener),
       (slot, bytes) => {
         const task = { handle: channel.flow.handle, slot };
         return bytes > INLINE_BYTES ? workers.unpack(task) : slotOf(native.unpack(task.handle, slot));

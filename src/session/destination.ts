@@ -232,12 +232,15 @@ export class DestinationSession {
   #add(number: number): Channel {
     const { agreement, allow, threads, replayBytes } = this.#options;
     const { silenceMs, heartbeatMs } = agreement;
+    // References are for QEMU's main connection.
+    const window = number === 0 ? { match: agreement.match, frameSize: agreement.frameSize } : undefined;
     const channel = Channel.destination(
       { channel: number, replayBytes, silenceMs, heartbeatMs },
       allow,
       threads,
       this.#workers,
       this.#events,
+      window,
     );
     this.#channels.set(number, channel);
     this.#expected.get(number)?.();

@@ -14,6 +14,8 @@ export interface EndOptions {
   readonly silenceMs: number;
   /** What is carried is libvirt's tunnel. */
   readonly libvirt?: boolean | undefined;
+  /** How far back references may lead, in bytes; default: there are none. */
+  readonly match?: number | undefined;
   /** What the session may not be without: `delta`, or a codec. */
   readonly require?: readonly string[] | undefined;
 }
@@ -24,7 +26,7 @@ export function version(): string {
 }
 
 export function endOf(
-  { delta = true, silenceMs, libvirt = false, require = [] }: EndOptions,
+  { delta = true, silenceMs, libvirt = false, match = 0, require = [] }: EndOptions,
   frameSize = FRAME_SIZE,
 ): End {
   for (const name of require) {
@@ -36,5 +38,5 @@ export function endOf(
     }
   }
   const capabilities: Capabilities = { codecs: [...CODECS], delta, formats: [1], libvirt };
-  return { program: version(), capabilities, parameters: { silenceMs, frameSize }, require };
+  return { program: version(), capabilities, parameters: { silenceMs, frameSize, match }, require };
 }

@@ -53,6 +53,8 @@ const parameters = z.object({
   silenceMs: count(86_400_000).min(100),
   /** The most bytes of the stream in a frame. */
   frameSize: count(4 << 20).min(4 << 10),
+  /** How far back references may lead, in bytes: the source wants that much, the destination has room for that much. */
+  match: count(2 ** 36).optional(),
 });
 export type Parameters = z.infer<typeof parameters>;
 

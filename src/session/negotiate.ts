@@ -1,5 +1,6 @@
 /** What two ends agree on. Pure: both make the same of the same HELLO and WELCOME. */
 import { type Codec, CODECS } from '../codecs.js';
+import { bytes } from '../telemetry/amounts.js';
 import type { Capabilities, OpenHello, OpenWelcome, Parameters, Refuse } from './hello.js';
 
 /** What one end can and wants. */
@@ -17,7 +18,12 @@ export interface Agreement {
   readonly silenceMs: number;
   readonly heartbeatMs: number;
   readonly frameSize: number;
+  /** How far back references may lead, in bytes; 0: there are none. */
+  readonly match: number;
 }
+
+/** A smaller window is none, in bytes. */
+const LEAST_MATCH = 1 << 20;
 
 /** Heartbeats for each time of silence: one or two may be late on a full link. */
 const HEARTBEATS = 5;
@@ -28,12 +34,15 @@ export function agree(
 ): Agreement {
   // Whoever set the longer one knows of a link that needs it.
   const silenceMs = Math.max(a.parameters.silenceMs, b.parameters.silenceMs);
+  // An older pagewire says nothing of it.
+  const match = Math.min(a.parameters.match ?? 0, b.parameters.match ?? 0);
   return {
     codecs: CODECS.filter((codec) => [a, b].every(({ capabilities }) => has(capabilities, codec))),
     delta: a.capabilities.delta && b.capabilities.delta,
     silenceMs,
     heartbeatMs: Math.max(Math.floor(silenceMs / HEARTBEATS), 20),
     frameSize: Math.min(a.parameters.frameSize, b.parameters.frameSize),
+    match: match < LEAST_MATCH ? 0 : match,
   };
 }
 
@@ -86,8 +95,8 @@ export interface Choice {
 
 /** What the source does of what it wanted. */
 export function choose(
-  wanted: { codec: Codec; delta: boolean },
-  { codecs, delta }: Agreement,
+  wanted: { codec: Codec; delta: boolean; match: number },
+  { codecs, delta, match }: Agreement,
   program: string,
 ): Choice {
   const notes: string[] = [];
@@ -98,6 +107,12 @@ export function choose(
   }
   if (wanted.delta && !delta) {
     notes.push(`pagewire ${program} at the destination takes no delta: every page is sent whole`);
+  }
+  if (match < wanted.match) {
+    const instead = match === 0 ? 'frames have no references' : `references lead back ${bytes(match)}`;
+    notes.push(
+      `pagewire ${program} at the destination has no room for a match of ${bytes(wanted.match)}, or does not know it: ${instead}`,
+    );
   }
   return { codec, delta: wanted.delta && delta, notes };
 }

@@ -13,18 +13,21 @@ export class Packer {
   readonly #steps: readonly Packing[];
   readonly #workers: Workers;
   readonly #threads: number;
+  /** Frames are worth a worker even where no codec packs them. */
+  readonly #matches: boolean;
   #stand: Stand;
   /** Frames that are with the workers. */
   #atWork = 0;
 
   /** `codecs` are those that the other end can unpack. */
-  constructor(asked: Packing, workers: Workers, threads: number, codecs: readonly Codec[] = CODECS) {
+  constructor(asked: Packing, workers: Workers, threads: number, codecs: readonly Codec[] = CODECS, matches = false) {
     this.asked = asked;
     this.#steps = ladder(asked).filter(({ codec }) => codecs.includes(codec));
     this.#workers = workers;
     this.#threads = threads;
+    this.#matches = matches;
     this.#stand = start(this.#steps.length);
-    if (asked.codec !== 'none') workers.warm();
+    if (asked.codec !== 'none' || matches) workers.warm();
   }
 
   /** What frames are packed with at this moment. */
@@ -41,7 +44,8 @@ export class Packer {
     if (this.#stand.step !== before) flow.setDirect(codecNumber(codec), level);
     if (this.#stand.step > 0) this.lightened++;
     const task = { handle: flow.handle, slot, codec: codecNumber(codec), level };
-    if (codec === 'none' || bytes <= INLINE_BYTES) return slotOf(native.pack(task.handle, slot, task.codec, level));
+    const takesLong = codec !== 'none' || this.#matches;
+    if (!takesLong || bytes <= INLINE_BYTES) return slotOf(native.pack(task.handle, slot, task.codec, level));
     this.#atWork++;
     return this.#workers.pack(task).finally(() => this.#atWork--);
   }

@@ -128,7 +128,7 @@ export function sessionOf(settings: SourceProxySettings, log: Log): SourceSessio
   const { name, port, stock = false, insecure = false, libvirt = false, tls = {}, require } = settings;
   const { replayBytes = 64 << 20 } = settings;
   const { silenceMs = 5000, reconnectMs = 300_000, inDoubt = 'hold', maxBandwidth = 0 } = settings;
-  const { delta, codec, level, threads, cacheSize, memoryLimit, frameSize } = settings;
+  const { delta, codec, level, match, threads, cacheSize, memoryLimit, frameSize } = settings;
   if (!isGuestName(name)) throw badOption(`--name ${name}: 1 to 64 of A-Z a-z 0-9 . _ - (and not only dots)`);
   if (port !== undefined && !(Number.isInteger(port) && port >= 1 && port <= 65535)) {
     throw badOption(`--port ${port}: 1 to 65535`);
@@ -140,13 +140,13 @@ export function sessionOf(settings: SourceProxySettings, log: Log): SourceSessio
   checkBandwidth(maxBandwidth, stock);
   checkInDoubt(inDoubt);
   const connect = settings.connect.map((text) => connectable(text, insecure));
-  const end = endOf({ delta, silenceMs, libvirt, require });
+  const end = endOf({ delta, silenceMs, libvirt, match, require });
   if (stock) checkStock(connect, require);
   if (stock && libvirt) throw badOption('--stock is for a QEMU, and --libvirt for a libvirt daemon: leave one out');
   const isTls = connect.some(({ kind }) => kind === 'tls');
   const identity = tlsFor('source', isTls, (tls.peers ?? []).map(parsePeer), tls);
   if (identity) log.debug(`TLS by ${identity.files.join(', ')}`);
-  const encoder = { delta, codec, level, threads, cacheSize, memoryLimit, frameSize };
+  const encoder = { delta, codec, level, match, threads, cacheSize, memoryLimit, frameSize };
   if (stock) return new StockSession({ name, connect, encoder, inDoubt, log });
   const dialler = new Dialler(connect, identity?.tls ?? null);
   const policy = { replayBytes, reconnectMs, inDoubt, maxBandwidth };

@@ -264,7 +264,8 @@ export class SourceSession {
     if (refuse) throw new PagewireError('INCOMPATIBLE', refuse.message);
     const agreement = agree(theirs, end);
     const { codec: wanted, native: options } = this.#settings;
-    const choice = choose({ codec: wanted, delta: options.delta !== undefined }, agreement, theirs.program);
+    const hopes = { codec: wanted, delta: options.delta !== undefined, match: options.matching?.window ?? 0 };
+    const choice = choose(hopes, agreement, theirs.program);
     for (const note of choice.notes) this.#log.warn(note);
     const { codec, delta } = choice;
     this.#settings = checkEncoder(
@@ -272,24 +273,26 @@ export class SourceSession {
         ...encoder,
         ...(!delta && { delta, cacheSize: undefined }),
         ...(codec !== wanted && { codec, level: codec === 'none' ? 0 : DEFAULT_LEVEL }),
+        match: agreement.match,
         frameSize: Math.min(options.frameSize, agreement.frameSize),
       },
       replayBytes,
     );
-    this.#packer = this.#newPacker(agreement.codecs);
+    this.#packer = this.#newPacker(agreement.codecs, agreement.match > 0);
     this.#peer = endpointText(endpoint);
     const { fingerprint } = link.peer();
     const key = fingerprint === undefined ? '' : `, key ${fingerprint}`;
     this.#log.info(
       `connected to ${this.#peer} (pagewire ${theirs.program}${key}): ` +
-        `codec ${codec}, ${delta ? 'with' : 'without'} delta`,
+        `codec ${codec}, ${delta ? 'with' : 'without'} delta` +
+        (agreement.match > 0 ? `, match of ${bytes(agreement.match)}` : ''),
     );
     return agreement;
   }
 
-  #newPacker(codecs: readonly Codec[] = CODECS): Packer {
+  #newPacker(codecs: readonly Codec[] = CODECS, matches = false): Packer {
     const { codec, level, threads } = this.#settings;
-    return new Packer({ codec, level }, this.#workers, threads, codecs);
+    return new Packer({ codec, level }, this.#workers, threads, codecs, matches);
   }
 
   /** A further channel, or the first one, whose link is there already. */

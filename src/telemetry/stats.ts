@@ -24,7 +24,7 @@ interface Common {
   /** Encode: input over output; decode: output over input; null where the smaller is nothing. */
   ratio: number | null;
   /** Frames written or read, and the bytes in them before and after packing. */
-  frames: { count: number; rawBytes: number; packedBytes: number };
+  frames: { count: number; rawBytes: number; matchedBytes: number; packedBytes: number };
   /** Of this process: all of it, then by stage. */
   cpuSeconds: { total: number; source: number; codec: number; sink: number };
   /** The most memory that the process had resident. */
@@ -101,7 +101,12 @@ function common(
     input: { bytes: totals.bytesIn },
     output: { bytes: totals.bytesOut },
     ratio: small > 0 ? large / small : null,
-    frames: { count: totals.frames, rawBytes: totals.rawBytes, packedBytes: totals.packedBytes },
+    frames: {
+      count: totals.frames,
+      rawBytes: totals.rawBytes,
+      matchedBytes: totals.matchedBytes,
+      packedBytes: totals.packedBytes,
+    },
     cpuSeconds: {
       total: (userCPUTime + systemCPUTime) / 1e6,
       source: totals.sourceCpuSeconds,

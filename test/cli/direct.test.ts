@@ -68,15 +68,11 @@ function hashOf(path: string): string {
 describe('--direct', { skip }, () => {
   it('leaves a file that is saved, tested and restored out of the page cache, and others in it', async (t) => {
     const path = folder(t);
-    const run = async (args: string[], input?: string): Promise<void> => {
-      const stdin = input === undefined ? 'ignore' : openSync(input, 'r');
-      const running = new Running(t, args, { cwd: path(''), stdio: [stdin, 'ignore', 'pipe'] });
-      const { code, stderr } = await running.ended;
+    const run = async (args: string[]): Promise<void> => {
+      const { code, stderr } = await pagewire(t, args, { cwd: path('') });
       assert.deepEqual([code, stderr], [0, ''], args.join(' '));
-      if (typeof stdin === 'number') closeSync(stdin);
     };
     writeFileSync(path('other'), noise(32 * MiB));
-    assert.equal(cached(path('other')), 32 * MiB);
     // Random, so that nothing gets smaller; and behind a header of 48 bytes in each MiB, so that nothing is aligned.
     const saver = new Running(t, ['--direct', '-o', 'saved.pw'], { cwd: path(''), stdio: ['pipe', 'ignore', 'pipe'] });
     const [sent, piece] = [createHash('sha256'), Buffer.alloc(8 * MiB)];
@@ -95,7 +91,8 @@ describe('--direct', { skip }, () => {
     for (const name of ['saved', 'saved.pw']) {
       assert.ok(cached(path(name)) <= MiB, `${cached(path(name))} bytes of ${name} are cached`);
     }
-    assert.equal(cached(path('other')), 32 * MiB);
+    // Others on this machine want memory, too.
+    assert.ok(cached(path('other')) > 28 * MiB, `${cached(path('other'))} bytes of the other file are cached`);
     assert.equal(hashOf(path('saved')), sent.digest('hex'));
   });
 

@@ -6,7 +6,7 @@ import { createXXHash3, createXXHash128 } from 'hash-wasm';
 export const HEADER_BYTES = 48;
 const MAGIC = 0x46_57_50_f3; // f3 50 57 46
 
-export const FrameKind = { START: 1, DATA: 2, END: 3, ABORT: 4 } as const;
+export const FrameKind = { START: 1, DATA: 2, END: 3, ABORT: 4, MATCHED: 5 } as const;
 export const CodecNumber = { none: 0, lz4: 1, zlib: 2, zstd: 3 } as const;
 
 export interface Frame {
@@ -61,7 +61,10 @@ export function readFrames(file: Buffer): Frame[] {
     assert.equal(header.readBigUInt64LE(32), hash64(frame.payload), `the payload's checksum at ${at}`);
     assert.equal(frame.sequence, frames.length, 'sequence');
     assert.equal(frame.offset, offset, 'offset');
-    if (frame.kind === FrameKind.DATA) {
+    if (frame.kind === FrameKind.MATCHED) {
+      offset += frame.rawLength;
+      assert.ok(frame.payload.length <= frame.rawLength, 'references take no more than what they stand for');
+    } else if (frame.kind === FrameKind.DATA) {
       offset += frame.rawLength;
       if (frame.codec === CodecNumber.none) assert.equal(frame.payload.length, frame.rawLength);
       else assert.ok(frame.payload.length < frame.rawLength, 'a packed frame is smaller than what is in it');
@@ -76,7 +79,7 @@ export function readFrames(file: Buffer): Frame[] {
   return frames;
 }
 
-/** The DATA frames between START and END, which are held against `content`. */
+/** The DATA and MATCHED frames between START and END, which are held against `content`. */
 export function readStream(file: Buffer, content: Uint8Array): Frame[] {
   const frames = readFrames(file);
   const end = frames.pop();
@@ -85,7 +88,10 @@ export function readStream(file: Buffer, content: Uint8Array): Frame[] {
   assert.equal(start.payload[0], 1, 'major version');
   const frameSize = start.payload.readUInt32LE(4);
   for (const { kind, rawLength } of frames) {
-    assert.equal(kind, FrameKind.DATA);
+    assert.ok(
+      kind === FrameKind.DATA || (kind === FrameKind.MATCHED && start.payload[1] === 1),
+      `a frame of type ${kind}`,
+    );
     assert.ok(rawLength > 0 && rawLength <= frameSize, `${rawLength} bytes in a frame of at most ${frameSize}`);
   }
   assert.equal(end.kind, FrameKind.END);

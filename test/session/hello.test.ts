@@ -130,21 +130,52 @@ describe('the agreement', () => {
       parameters: { silenceMs: 20_000, frameSize: 1 << 20 },
     };
     const expected = {
-      ...{ codecs: ['none', 'lz4'], delta: false, silenceMs: 20_000, heartbeatMs: 4000, frameSize: 1 << 20 },
+      ...{ codecs: ['none', 'lz4'], delta: false, silenceMs: 20_000, heartbeatMs: 4000, frameSize: 1 << 20, match: 0 },
     };
     assert.deepEqual(agree(theirs, END), expected);
     assert.deepEqual(agree(END, theirs), expected);
   });
 });
 
+describe('how far back references lead', () => {
+  const end = (match?: number): Pick<End, 'capabilities' | 'parameters'> => ({
+    ...END,
+    parameters: { ...END.parameters, ...(match !== undefined && { match }) },
+  });
+  it('is what both want, and nothing where one is older or has next to no room', () => {
+    const cases: [source: number | undefined, destination: number | undefined, agreed: number][] = [
+      [128 << 20, 512 << 20, 128 << 20],
+      [128 << 20, 64 << 20, 64 << 20],
+      [128 << 20, undefined, 0],
+      [undefined, 128 << 20, 0],
+      [128 << 20, 1000, 0],
+    ];
+    for (const [source, destination, agreed] of cases) {
+      assert.equal(agree(end(source), end(destination)).match, agreed);
+      assert.equal(agree(end(destination), end(source)).match, agreed);
+    }
+  });
+  it('is told where it is less than was wanted', () => {
+    const noted = (match: number): string =>
+      choose({ codec: 'zstd', delta: true, match: 128 << 20 }, { ...agree(END, END), match }, '0.9').notes.join();
+    assert.equal(noted(128 << 20), '');
+    assert.match(noted(64 << 20), /0\.9 at the destination has no room for a match of 128 MiB.*back 64\.0 MiB/);
+    assert.match(noted(0), /frames have no references/);
+  });
+});
+
 describe('what is wanted and cannot be', () => {
   const all = agree(END, END);
   it('is nothing between equals', () => {
-    assert.deepEqual(choose({ codec: 'zstd', delta: true }, all, '1'), { codec: 'zstd', delta: true, notes: [] });
+    assert.deepEqual(choose({ codec: 'zstd', delta: true, match: 0 }, all, '1'), {
+      codec: 'zstd',
+      delta: true,
+      notes: [],
+    });
   });
   it('is told, and replaced by what both have', () => {
     const { codec, delta, notes } = choose(
-      { codec: 'zstd', delta: true },
+      { codec: 'zstd', delta: true, match: 0 },
       { ...all, codecs: ['none', 'lz4', 'zlib'], delta: false },
       '0.9',
     );
@@ -152,8 +183,8 @@ describe('what is wanted and cannot be', () => {
     assert.match(notes.join('\n'), /0\.9 at the destination lacks zstd: frames are packed with lz4\n.*no delta/);
   });
   it('leaves frames unpacked where nothing else is left', () => {
-    assert.equal(choose({ codec: 'zstd', delta: false }, { ...all, codecs: ['none'] }, '1').codec, 'none');
-    assert.equal(choose({ codec: 'zstd', delta: false }, { ...all, codecs: [] }, '1').codec, 'none');
+    assert.equal(choose({ codec: 'zstd', delta: false, match: 0 }, { ...all, codecs: ['none'] }, '1').codec, 'none');
+    assert.equal(choose({ codec: 'zstd', delta: false, match: 0 }, { ...all, codecs: [] }, '1').codec, 'none');
   });
 });
 

@@ -62,6 +62,27 @@ describe('createSourceProxy', () => {
     assert.ok(!existsSync(path('source.sock')));
   });
 
+  it('carries references, where the destination has room for them', async (t) => {
+    const path = folder(t);
+    const far = `tcp:127.0.0.1:${await freePort()}`;
+    await destinationProxy(t, far, `unix:${path('{name}.sock')}`);
+    // What comes again has left the frames that it stood in.
+    const stream = Buffer.concat([noise(STREAM_BYTES), noise(1000, 2), noise(STREAM_BYTES)]);
+    const log: string[] = [];
+    const proxy = createSourceProxy({
+      ...{ name: 'vm1', listen: `unix:${path('source.sock')}`, connect: [far], match: 16 << 20, threads: 2 },
+      onLog: ({ message }) => log.push(message),
+    });
+    const arrived = arrives(t, path('vm1.sock'), () => undefined);
+    const answered = leaves(t, path('source.sock'), stream);
+    assert.deepEqual(await proxy.done, { cancelled: false, within: undefined });
+    assert.ok((await arrived).equals(stream));
+    assert.equal(await answered, ANSWER);
+    const { wire } = proxy.snapshot();
+    assert.ok(wire.out < STREAM_BYTES * 1.2, `${wire.out} bytes on the wire`);
+    assert.match(log.join('\n'), /with delta, match of 16\.0 MiB/);
+  });
+
   it('is stopped, and takes nobody any more', async (t) => {
     const connect = [`unix:${folder(t)('none')}`];
     const proxy = createSourceProxy({ name: 'vm1', listen: 'tcp:127.0.0.1:0', connect });
@@ -97,6 +118,7 @@ describe('createSourceProxy', () => {
     [{ reconnectMs: NaN }, 'BAD_OPTION', /reconnect NaN/],
     [{ require: ['gzip'] }, 'BAD_OPTION', /gzip/],
     [{ codec: 'lz4', level: 99 }, 'BAD_OPTION', /level 99/],
+    [{ match: 1000 }, 'BAD_OPTION', /match 1000/],
     [{ memoryLimit: 1 << 20 }, 'OUT_OF_MEMORY', /limit of 1\.00 MiB/],
   ];
   it('refuses at once what cannot be, and holds nothing then', async () => {

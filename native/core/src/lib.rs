@@ -4,7 +4,8 @@
 //!
 //! One page's way: [`flow`] reads the bytes from QEMU's descriptor, [`qemu`] parses them, [`delta`] decides what becomes
 //! of the page with the help of [`page_cache`] and [`xbzrle`], the result lands in a slot of the [`flow`]'s arena,
-//! a worker packs the slot with a [`codec`] into a [`frame`], and [`flow`] writes it to the wire.
+//! a worker replaces what stood earlier by references ([`matching`]) and packs the rest with a [`codec`] into a
+//! [`frame`], and [`flow`] writes it to the wire.
 
 pub mod archive;
 pub mod checksum;

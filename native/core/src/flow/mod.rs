@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!            source thread                workers            sink thread
-//! encode:  fd → [delta] → slot ──frame──▶ pack ──in order──▶ fd
-//! decode:  fd → frame   → slot ──frame──▶ unpack ──in order──▶ fd
+//! encode:  fd → [delta] → slot ──frame──▶ [match] pack ──in order──▶ fd
+//! decode:  fd → frame   → slot ──frame──▶ unpack       ──in order──▶ fd
 //! ```
 //! A source fills slots and tells of each by an [`Event`]; whoever listens (JavaScript) has it packed or unpacked on
 //! any thread ([`Flow::pack`], [`Flow::unpack`]) and hands the slots to the sink in their order ([`Flow::write`]).

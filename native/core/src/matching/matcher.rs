@@ -10,6 +10,9 @@ use std::sync::Arc;
 /// What is looked through at once: few enough anchors that their buckets are still in the cache when they are compared.
 const STRETCH: usize = 8 << 10;
 
+/// The same behind a reference, where the next one is likely to begin soon: what it covers was looked through for nothing.
+const SHORT_STRETCH: usize = 512;
+
 /// How hard to look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Effort {
@@ -109,8 +112,9 @@ impl Matcher {
         let first = found.len();
         // Where the next reference may begin, and up to where anchors were looked for.
         let (mut free, mut seen) = (start, start as usize);
+        let mut stretch = SHORT_STRETCH;
         while seen + run <= raw.len() {
-            let upto = (seen + STRETCH).min(raw.len() - run + 1);
+            let upto = (seen + stretch).min(raw.len() - run + 1);
             positions.clear();
             anchors::find(raw, seen, upto, self.effort.spacing(), positions);
             anchors.clear();
@@ -161,6 +165,11 @@ impl Matcher {
                 free = best.end();
                 found.push(best);
             }
+            stretch = if free as usize > seen {
+                SHORT_STRETCH
+            } else {
+                (2 * stretch).min(STRETCH)
+            };
             seen = upto.max(free as usize);
         }
     }

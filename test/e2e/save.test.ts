@@ -1,0 +1,49 @@
+// A guest that works while it is saved, and comes back from the file: `pagewire -o FILE` and `pagewire -dc FILE`.
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { existsSync, readdirSync } from 'node:fs';
+import { dirname } from 'node:path';
+import { describe, it } from 'node:test';
+import { until } from '#src/demo/time.js';
+import { bareGuest } from './harness/guests.js';
+import { assertSameGuest, lastTickOf } from './harness/migrate.js';
+import { Qemu } from './harness/qemu.js';
+import { keepsDirtyPages, qemus } from './harness/qemus.js';
+import { atOnce, pagewire, shellCommand } from './harness/repository.js';
+import { onStage } from './harness/stage.js';
+
+void describe('a guest is saved and restored', { concurrency: atOnce }, () => {
+  for (const build of qemus) {
+    for (const options of [['--direct'], ['-9']]) {
+      void it(`pagewire ${options.join(' ')}, QEMU ${build.version}`, () =>
+        onStage(async (stage) => {
+          const machine = { type: 'q35', guest: bareGuest(stage, 'mixed') };
+          const file = stage.path('guest.pw');
+          const from = await Qemu.start(stage, machine, { build });
+          // The RAM of a QEMU that loses dirty pages by itself is no measure, unless the guest stands still.
+          const isLive = keepsDirtyPages(build, 1);
+          if (isLive) await from.slowDown();
+          else await from.qmp.execute('stop');
+          const save = shellCommand(pagewire, ...options, '-o', file);
+          await from.qmp.execute('migrate', { uri: `exec:${save}` });
+          assert.ok(!existsSync(file), 'no name before it is whole');
+          await from.finishMigration(isLive ? 3 : 1);
+          // QEMU does not wait for the program behind its pipe.
+          await until(
+            () => existsSync(file),
+            30,
+            () => `no file: ${readdirSync(dirname(file)).join(' ')}; ${from.complaint()}`,
+          );
+          const test = spawnSync(pagewire, ['-t', file], { encoding: 'utf8' });
+          assert.deepEqual([test.status, test.stderr], [0, '']);
+
+          const to = await Qemu.start(stage, machine, { build, incoming: true });
+          const restore = shellCommand(pagewire, '-dc', file);
+          await to.qmp.execute('migrate-incoming', { uri: `exec:${restore}` });
+          await to.waitForMigration('completed');
+          await assertSameGuest(from, to);
+          await to.runsOnFrom(lastTickOf(from));
+        }));
+    }
+  }
+});
