@@ -24,7 +24,7 @@ export function libvirtLacks(): string | undefined {
     env: { ...process.env, PAGEWIRE_CACHE: cache },
   });
   if (status === 0) return undefined;
-  return inCi ? `scripts/libvirt/setup.sh: ${stderr}` : 'no libvirt: run scripts/libvirt/setup.sh (some 400 MB)';
+  return inCi ? `scripts/libvirt/setup.sh: ${stderr}` : 'no libvirt: run scripts/libvirt/setup.sh (some 300 MB)';
 }
 
 /** For `describe` and `it`: false, or why they are not run here. In CI they are, and fail. */
