@@ -3,7 +3,7 @@
 #
 #   setup.sh [--print]
 #
-# It lies in libvirt/root under ${PAGEWIRE_CACHE:-${XDG_CACHE_HOME:-~/.cache}/pagewire}, some 400 MB: packages that were
+# It lies in libvirt/root under ${PAGEWIRE_CACHE:-${XDG_CACHE_HOME:-~/.cache}/pagewire}, some 300 MB: packages that were
 # unpacked and no more, so that nothing is installed, started or configured on this machine. test/e2e/libvirt/host.ts
 # makes hosts of it, in namespaces, as root. Safe to run again and at the same time. --print only tells where it is; to
 # remove it, delete the folder.

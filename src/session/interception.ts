@@ -122,20 +122,27 @@ export class Interception {
     }
     const to = { kind: 'tcp', host: original.host, port: original.port } as const;
     const before = this.#sessions.get(endpointText(to));
-    switch (before?.session.snapshot().state) {
+    if (!before) {
+      this.#begin(fd, to);
+      return;
+    }
+    switch (before.session.snapshot().state) {
       case 'waiting':
       case 'connecting':
       case 'running':
       case 'reconnecting':
-        before?.session.accept(fd);
+        before.session.accept(fd);
         break;
       // All of it has arrived, and the other end still knows it: the next one is to come after it.
       case 'ending':
-        void before?.done.then(() => {
+        void before.done.then(() => {
           this.#begin(fd, to);
         });
         break;
-      default:
+      // It waits for its end by itself: the destination knows whether a new one may come.
+      case 'in doubt':
+      case 'ended':
+      case 'failed':
         this.#begin(fd, to);
     }
   }

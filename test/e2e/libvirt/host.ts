@@ -24,7 +24,7 @@ export function libvirtLacks(): string | undefined {
     env: { ...process.env, PAGEWIRE_CACHE: cache },
   });
   if (status === 0) return undefined;
-  return inCi ? `scripts/libvirt/setup.sh: ${stderr}` : 'no libvirt: run scripts/libvirt/setup.sh (some 400 MB)';
+  return inCi ? `scripts/libvirt/setup.sh: ${stderr}` : 'no libvirt: run scripts/libvirt/setup.sh (some 300 MB)';
 }
 
 /** For `describe` and `it`: false, or why they are not run here. In CI they are, and fail. */
@@ -68,6 +68,7 @@ exec chroot . /bin/bash -c 'while :; do sleep 1000 & wait; done'
 
 /** The address of each host on the link between the two. */
 export const ADDRESS = { a: '10.77.0.1', b: '10.77.0.2' } as const;
+export const ADDRESS6 = { a: 'fd77::1', b: 'fd77::2' } as const;
 export type HostName = keyof typeof ADDRESS;
 
 const UUID = { a: 'aaaaaaaa-0000-4000-8000-00000000000a', b: 'bbbbbbbb-0000-4000-8000-00000000000b' };
@@ -285,6 +286,7 @@ export class Hosts {
     enter('ip', 'link', 'add', 'mig0', 'type', 'veth', 'peer', 'name', 'mig0', 'netns', `${b.pid}`);
     for (const host of [a, b]) {
       await host.run(['ip', 'address', 'add', `${host.address}/24`, 'dev', 'mig0']);
+      await host.run(['ip', 'address', 'add', `${ADDRESS6[host.name]}/64`, 'dev', 'mig0', 'nodad']);
       await host.run(['ip', 'link', 'set', 'mig0', 'up']);
     }
     return new Hosts(a, b);

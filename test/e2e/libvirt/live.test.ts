@@ -8,7 +8,7 @@ import { Stage } from '../harness/stage.js';
 import type { Running } from '../harness/stage.js';
 import { boot, forget, furnish, isGone, lastTick, printed, runs } from './guest.js';
 import type { GuestPlan } from './guest.js';
-import { Hosts, skipLibvirt } from './host.js';
+import { ADDRESS6, Hosts, inside, skipLibvirt } from './host.js';
 import type { Host, HostOptions } from './host.js';
 import { Cook } from './recipes.js';
 
@@ -206,10 +206,29 @@ void describe('virsh migrate through the proxies', { skip }, () => {
     await kitchen.hasStayed();
   });
 
-  kitchen.test('no proxy at the source: virsh says so, the guest stays', async () => {
+  kitchen.test('no proxy at the source, or one that was killed: virsh says so, the guest stays', async () => {
+    const failsBy = async (why: string): Promise<void> => {
+      const migrate = kitchen.a.startVirsh(...BY_SOCKET);
+      assert.notEqual(await migrate.exitCode(60), 0);
+      assert.match(migrate.said(), new RegExp(`Failed to connect socket to '/run/pagewire/vm1.sock': ${why}`));
+    };
+    await failsBy('No such file or directory');
+    await kitchen.cook.run('Through a unix socket', prepared);
+    const source = kitchen.cook.proxy('source');
+    for (const pid of inside(source)) process.kill(pid, 'SIGKILL');
+    await source.exitCode(20);
+    await failsBy('Connection refused');
+    await kitchen.hasStayed();
+  });
+
+  kitchen.test('a name that is not the guest waits by: virsh says so, the guest stays', async () => {
+    await kitchen.cook.run('Through a unix socket', (words) => prepared(words.replace('--name vm1', '--name other')));
     const migrate = kitchen.a.startVirsh(...BY_SOCKET);
     assert.notEqual(await migrate.exitCode(60), 0);
-    assert.match(migrate.said(), /Failed to connect socket to '\/run\/pagewire\/vm1.sock'/);
+    assert.match(migrate.said(), /^error: ./m);
+    const source = kitchen.cook.proxy('source');
+    assert.equal(await source.exitCode(20), EXIT.failed, source.said());
+    assert.match(source.said(), /cannot connect to unix:\/run\/pagewire\/other.sock: no such file or directory/);
     await kitchen.hasStayed();
   });
 });
@@ -260,6 +279,15 @@ void describe('interception', { skip }, () => {
       await kitchen.hasMoved();
     });
   }
+
+  kitchen.test('IPv6', async () => {
+    await kitchen.cook.run('Interception', (words) =>
+      intercepted('--migrateuri', `tcp://[${ADDRESS6.b}]`)(words.replace('tls:0.0.0.0:', 'tls:[::]:')),
+    );
+    await says(kitchen.cook.proxy('source'), /a migration to tcp:\[fd77::2\]:49/, 20);
+    await isTold();
+    await kitchen.hasMoved();
+  });
 
   kitchen.test(
     'the recipe "Interception to hosts without pagewire": the mark lets our own connection pass',
