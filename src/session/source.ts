@@ -19,7 +19,7 @@ import { bytes } from '../telemetry/amounts.js';
 import type { Log } from '../telemetry/log.js';
 import { endpointText } from '../transport/endpoint.js';
 import { backoff } from './backoff.js';
-import { Channel, FURTHER_IN_FLIGHT } from './channel.js';
+import { Channel, FURTHER_IN_FLIGHT, LAST_WORD_MS } from './channel.js';
 import { Packer } from './packer.js';
 import { type Dialled, type Dialler } from './dial.js';
 import { MOST_CHANNELS, type OpenHello, PROTOCOL, readJoinWelcome, readOpenWelcome } from './hello.js';
@@ -539,7 +539,12 @@ export class SourceSession {
     this.#endedAt = performance.now();
     this.#state = 'ending';
     await Promise.all(this.#channels.map((channel) => channel.close(reason)));
-    for (const fd of this.#waiting.splice(0)) closeSync(fd);
+    const waiting = this.#waiting.splice(0);
+    if (reason !== undefined && this.#options.libvirt === true) {
+      const hears = waiting.filter((fd) => native.refuseCalls(fd, `pagewire: ${reason}`));
+      if (hears.length > 0) await sleep(LAST_WORD_MS);
+    }
+    for (const fd of waiting) closeSync(fd);
     await this.#workers.close();
     this.#state = state;
     settle();

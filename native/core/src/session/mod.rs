@@ -19,6 +19,7 @@ mod receiver;
 mod returning;
 mod watch;
 
+pub use daemon::refuse_calls;
 pub use pace::Bandwidth;
 pub(crate) use receiver::{Broken, Receiver};
 
@@ -505,17 +506,17 @@ impl Wire {
         self.shared.outgoing.try_write_now(&self.shared, &bytes);
     }
 
-    /// Tells the source's daemon, where it is one, why what it waits for has failed. The connection is of no use to it after
-    /// that. Returns whether it waits for anything.
+    /// Tells the source's daemon, where it is one, why what it waits for, and what it calls from now on, has failed; to be
+    /// called before the flow is stopped. Returns whether it waits for anything: then it needs a moment to take that in.
     pub fn fail_calls(&self, reason: &str) -> bool {
+        if self.shared.options.side != Side::Source {
+            return false;
+        }
         let waiting = lock(&self.shared.doubt)
             .libvirt()
             .map(|doubt| doubt.unanswered())
             .unwrap_or_default();
-        if self.shared.options.side == Side::Source {
-            self.shared.daemon.fail(&waiting, reason);
-        }
-        !waiting.is_empty()
+        self.shared.daemon.fail(&waiting, reason)
     }
 
     /// Ends every wait in a thread of this wire, now and later; [`Drop`] waits for them.
