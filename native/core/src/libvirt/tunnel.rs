@@ -44,6 +44,9 @@ pub struct Tunnel {
     packets: Packets,
     /// Bytes of the input pushed last that were not looked at.
     unread: usize,
+    /// The packet whose parts come, and the one in which the host has stopped.
+    current: Option<Header>,
+    stopped_in: Option<Header>,
     /// `None`: every byte passes as it is.
     options: Option<delta::Options>,
     delta_on: bool,
@@ -153,6 +156,8 @@ impl Tunnel {
         Tunnel {
             packets: Packets::default(),
             unread: 0,
+            current: None,
+            stopped_in: None,
             options,
             delta_on: true,
             left: None,
@@ -175,15 +180,22 @@ impl Tunnel {
         loop {
             let part = self.packets.next(&mut input);
             self.unread = input.len();
-            match part {
-                Ok(Some(Part::Header(header))) => self.begin(&header, host)?,
-                Ok(Some(Part::Body(body))) => self.body(body, host)?,
+            let done = match part {
+                Ok(Some(Part::Header(header))) => {
+                    self.current = Some(header);
+                    self.begin(&header, host)
+                }
+                Ok(Some(Part::Body(body))) => self.body(body, host),
                 Ok(None) => return Ok(()),
                 Err(error) => {
                     self.out.flush(host)?;
                     return Err(error.into());
                 }
+            };
+            if done.is_err() {
+                self.stopped_in = self.current;
             }
+            done?;
         }
     }
 
@@ -193,9 +205,12 @@ impl Tunnel {
         self.unread
     }
 
-    /// After the host has stopped: the calls in what comes next, which nothing else is done with.
+    /// After the host has stopped: the calls in what comes next, and the one in which it has stopped; nothing else is done with
+    /// them.
     pub fn calls(&mut self, mut input: &[u8]) -> Vec<Header> {
-        let mut calls = Vec::new();
+        let stopped_in = self.stopped_in.take();
+        let mut calls: Vec<_> = stopped_in.into_iter().collect();
+        calls.retain(|header| header.kind == Kind::Call);
         while let Ok(Some(part)) = self.packets.next(&mut input) {
             match part {
                 Part::Header(header) if header.kind == Kind::Call => calls.push(header),

@@ -69,12 +69,9 @@ impl Daemon {
         }
     }
 
-    /// Tells the daemon why what it waits for has failed: libvirt shows that to whoever asked for it. Returns whether it waits
-    /// for anything; what it calls from now on is answered by who reads from it.
-    pub(super) fn fail(&self, waiting: &[Header], reason: &str) -> bool {
+    /// From now on whoever reads from the daemon tells it that what it calls has failed: libvirt shows that to whoever asked.
+    pub(super) fn fail(&self, reason: &str) {
         *lock(&self.failing) = Some(reason.to_owned());
-        self.refuse(waiting, reason);
-        !waiting.is_empty()
     }
 
     /// Why all has failed, if it has.

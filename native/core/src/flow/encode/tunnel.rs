@@ -1,6 +1,6 @@
 //! The source of an encoder whose input is the conversation of two libvirt daemons.
 
-use super::{EncodeOptions, Filler, PARSE_BUFFER, PUBLISH_EVERY, Publish, Source, Wait};
+use super::{EncodeOptions, Filler, PARSE_BUFFER, PUBLISH_EVERY, Publish, Source, Urgency, Wait};
 use crate::delta;
 use crate::descriptor::Ready;
 use crate::flow::{Event, FlowError, StreamEnd, lock};
@@ -94,8 +94,11 @@ impl Source<'_> {
         let Some(reason) = wire.daemon().failing() else {
             return;
         };
-        wire.daemon()
-            .refuse(&tunnel.calls(&buffer[unread]), &reason);
+        // What stands in a slot still is among what the daemon waits for, too.
+        let _ = self.filler.seal(Urgency::None);
+        let mut calls = wire.unanswered();
+        calls.extend(tunnel.calls(&buffer[unread]));
+        wire.daemon().refuse(&calls, &reason);
         let wake = &self.filler.shared.source_wake;
         let until = Instant::now() + LAST_WORD;
         loop {
