@@ -100,6 +100,7 @@ const suites = [
     title: 'TypeScript (node:test)',
     minutes: 10,
     command: () => nodeTests(compiledTests('.', ['e2e', 'repository']), 180),
+    env: { PAGEWIRE_TEST_FULL: options.full ? '1' : '' },
     counts: nodeCounts,
   },
   {
@@ -107,7 +108,7 @@ const suites = [
     title: 'fuzz targets, a short run (npm run fuzz for long ones)',
     minutes: 10,
     when: () => existsSync(join(root, 'scripts/fuzz.mjs')),
-    command: () => script('fuzz.mjs', '--seconds', options.full ? '60' : '10'),
+    command: () => script('fuzz.mjs', '--seconds', options.full ? '60' : '5'),
     counts: fuzzCounts,
   },
   {

@@ -542,6 +542,8 @@ export interface Native {
   acceptLink(fd: number, tls: NativeTls | null, timeoutMs: number): Promise<NativeLink>;
   /** A plain link over one socket, given twice, or two pipes. The descriptors are duplicated and stay the caller's. */
   pipeLink(readFd: number, writeFd: number, peer: string): NativeLink;
+  /** Answers the calls that a libvirt daemon has made over a connection that comes to nothing; whether there were any. */
+  refuseCalls(fd: number, reason: string): boolean;
   /** A connection to a QEMU: its descriptor, the caller's. */
   connectSocket(address: NativeAddress, timeoutMs: number): Promise<number>;
   NativeListener: {

@@ -51,7 +51,7 @@ const ABORT_MS = 700;
 const ABORT_AGAIN_MS = 10;
 
 /** How long a libvirt daemon gets to take in why its calls have failed, in milliseconds. */
-const LAST_WORD_MS = 300;
+export const LAST_WORD_MS = 500;
 
 /** Frames on their way in a channel beside QEMU's main one, which carries little or is one of many. */
 export const FURTHER_IN_FLIGHT = 4;

@@ -19,7 +19,7 @@ import { bytes } from '../telemetry/amounts.js';
 import type { Log } from '../telemetry/log.js';
 import { endpointText } from '../transport/endpoint.js';
 import { backoff } from './backoff.js';
-import { Channel, FURTHER_IN_FLIGHT } from './channel.js';
+import { Channel, FURTHER_IN_FLIGHT, LAST_WORD_MS } from './channel.js';
 import { Packer } from './packer.js';
 import { type Dialled, type Dialler } from './dial.js';
 import { type JoinHello, MOST_CHANNELS, type OpenHello, PROTOCOL, readJoinWelcome, readOpenWelcome } from './hello.js';
@@ -79,7 +79,7 @@ const DOUBT_RETRY_MS = 1000;
 const CANCEL_LOOK_MS = 250;
 
 /** How long a destination without a link is looked for, to tell it that all is over, in milliseconds. */
-const LAST_WORD_MS = 500;
+const RELINK_MS = 500;
 
 /** Bytes that are kept for a channel beside QEMU's main one until the peer has acknowledged them. */
 const FURTHER_REPLAY = 8 << 20;
@@ -555,7 +555,7 @@ export class SourceSession {
     if (!main || !this.#lost.has(main) || this.#hopeless || this.#options.dialler.isOnce) return;
     main.stopSending();
     try {
-      const { link, welcome } = await this.#options.dialler.join(this.#join(main), 0, LAST_WORD_MS);
+      const { link, welcome } = await this.#options.dialler.join(this.#join(main), 0, RELINK_MS);
       main.attach(link, readJoinWelcome(welcome).received);
     } catch (error) {
       this.#log.debug(`the destination cannot be told: ${PagewireError.from(error).message}`);
@@ -577,7 +577,12 @@ export class SourceSession {
     this.#state = 'ending';
     if (reason !== undefined) await this.#relink();
     await Promise.all(this.#channels.map((channel) => channel.close(reason)));
-    for (const fd of this.#waiting.splice(0)) closeSync(fd);
+    const waiting = this.#waiting.splice(0);
+    if (reason !== undefined && this.#options.libvirt === true) {
+      const hears = waiting.filter((fd) => native.refuseCalls(fd, `pagewire: ${reason}`));
+      if (hears.length > 0) await sleep(LAST_WORD_MS);
+    }
+    for (const fd of waiting) closeSync(fd);
     await this.#workers.close();
     this.#state = state;
     settle();

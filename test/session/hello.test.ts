@@ -204,6 +204,19 @@ describe('a refusal', () => {
     const { message } = refusal({ ...OPEN, capabilities: poor.capabilities }, { ...END, require: ['zstd'] }) ?? {};
     assert.match(message ?? '', /the destination requires what pagewire 1\.2\.3 at the source lacks.*: zstd/);
   });
+  it("a source for libvirt's tunnel and a destination for QEMUs refuse each other, and the other way round", () => {
+    const libvirts = { ...END, capabilities: { ...END.capabilities, libvirt: true } };
+    for (const [theirs, mine] of [
+      [END, libvirts],
+      [libvirts, END],
+    ] as const) {
+      const { code, message } = refusal({ ...OPEN, capabilities: theirs.capabilities }, mine) ?? {};
+      assert.equal(code, 'REQUIRED');
+      assert.match(message ?? '', /give --libvirt to both proxies or none/);
+    }
+    assert.equal(refusal({ ...OPEN, capabilities: libvirts.capabilities }, libvirts), undefined);
+  });
+
   it('names formats that have nothing in common', () => {
     const capabilities = { ...END.capabilities, formats: [2, 3] };
     const { code, message } = refusal({ ...OPEN, program: '9', capabilities }, END) ?? {};

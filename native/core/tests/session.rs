@@ -2,6 +2,7 @@
 
 use pagewire_core::codec::Codec;
 use pagewire_core::flow::{EncodeOptions, Event, Flow};
+use pagewire_core::libvirt::{Allow, Header, Key, Kind, Status, keepalive, procedure, program};
 use pagewire_core::net::Link;
 use pagewire_core::session::{Bandwidth, Event as WireEvent, Options, Side, Wire, WireError};
 use std::io::{Read, Write};
@@ -22,6 +23,7 @@ fn wire(
     replay_bytes: usize,
     silence: Duration,
     bandwidth: &Arc<Bandwidth>,
+    libvirt: bool,
 ) -> (Arc<Wire>, Receiver<WireEvent>) {
     let (tell, events) = channel();
     let options = Options {
@@ -30,7 +32,7 @@ fn wire(
         replay_bytes,
         silence,
         heartbeat: silence / 5,
-        libvirt: false,
+        libvirt,
     };
     let wire = Wire::new(
         options,
@@ -117,10 +119,21 @@ struct Session {
 }
 
 fn session(replay_bytes: usize, frame_size: usize) -> Session {
+    session_of(replay_bytes, frame_size, None)
+}
+
+/// One between two libvirt daemons, of which the second one gets no more than `allow`.
+fn session_of(replay_bytes: usize, frame_size: usize, allow: Option<Allow>) -> Session {
+    let libvirt = allow.is_some();
     let (bandwidth, unlimited) = (Arc::default(), Arc::default());
-    let (source, source_events) = wire(Side::Source, replay_bytes, SILENCE, &bandwidth);
-    let (destination, destination_events) =
-        wire(Side::Destination, replay_bytes, SILENCE, &unlimited);
+    let (source, source_events) = wire(Side::Source, replay_bytes, SILENCE, &bandwidth, libvirt);
+    let (destination, destination_events) = wire(
+        Side::Destination,
+        replay_bytes,
+        SILENCE,
+        &unlimited,
+        libvirt,
+    );
     let (sender, of_source) = UnixStream::pair().expect("sockets");
     let (receiver, of_destination) = UnixStream::pair().expect("sockets");
     source
@@ -130,7 +143,7 @@ fn session(replay_bytes: usize, frame_size: usize) -> Session {
         frame_size,
         frames: true,
         delta: None,
-        libvirt: false,
+        libvirt,
         matching: None,
         index: None,
     };
@@ -143,7 +156,7 @@ fn session(replay_bytes: usize, frame_size: usize) -> Session {
     );
     let from = Arc::clone(&destination);
     let (decoder, decoder_events) = flow(
-        |listener| Flow::decode_from_wire(from, None, 4, 2, 0, listener).expect("a flow"),
+        |listener| Flow::decode_from_wire(from, allow, 4, 2, 0, listener).expect("a flow"),
         None,
     );
     let session = Session {
@@ -390,8 +403,9 @@ fn what_is_not_acknowledged_is_bounded() {
 #[test]
 fn silence_is_a_lost_link_and_heartbeats_are_none() {
     let silence = Duration::from_millis(300);
-    let (source, events) = wire(Side::Source, 1 << 20, silence, &Arc::default());
-    let (destination, other_events) = wire(Side::Destination, 1 << 20, silence, &Arc::default());
+    let (source, events) = wire(Side::Source, 1 << 20, silence, &Arc::default(), false);
+    let (destination, other_events) =
+        wire(Side::Destination, 1 << 20, silence, &Arc::default(), false);
     let (sender, of_source) = UnixStream::pair().expect("sockets");
     source.start_return(of_source.into()).expect("a thread");
     let from = Arc::clone(&destination);
@@ -530,7 +544,7 @@ fn closing_ends_every_wait() {
 
 #[test]
 fn a_stream_that_is_wrong_before_qemu_has_a_socket_is_told() {
-    let (destination, _events) = wire(Side::Destination, 1 << 20, SILENCE, &Arc::default());
+    let (destination, _events) = wire(Side::Destination, 1 << 20, SILENCE, &Arc::default(), false);
     let from = Arc::clone(&destination);
     let (decoder, events) = flow(
         |listener| Flow::decode_from_wire(from, None, 4, 2, 0, listener).expect("a flow"),
@@ -562,4 +576,136 @@ fn a_stream_that_is_wrong_before_qemu_has_a_socket_is_told() {
         }
     }
     assert!(matches!(decoder.source_result(), Some(Err(_))));
+}
+
+/// A packet of libvirt's.
+fn packet(kind: Kind, procedure: u32, serial: u32, status: Status, body: &[u8]) -> Vec<u8> {
+    let header = Header {
+        length: 28 + body.len() as u32,
+        version: 1,
+        key: Key {
+            program: program::REMOTE,
+            procedure,
+            serial,
+        },
+        kind,
+        status,
+    };
+    [&header.to_bytes()[..], body].concat()
+}
+
+fn call(procedure: u32, serial: u32) -> Vec<u8> {
+    packet(Kind::Call, procedure, serial, Status::Ok, &[0; 8])
+}
+
+fn reply(procedure: u32, serial: u32) -> Vec<u8> {
+    packet(Kind::Reply, procedure, serial, Status::Ok, &[1; 300])
+}
+
+/// The next whole packet.
+fn next(mut socket: &UnixStream) -> (Header, Vec<u8>) {
+    socket.set_read_timeout(Some(HANG)).expect("a timeout");
+    let mut head = [0; 28];
+    socket.read_exact(&mut head).expect("a header");
+    let header = Header::from_bytes(&head).expect("libvirt's");
+    let mut body = vec![0; header.length as usize - 28];
+    socket.read_exact(&mut body).expect("a body");
+    (header, body)
+}
+
+fn is_sign_of_life((header, _): &(Header, Vec<u8>)) -> bool {
+    header.key.program == program::KEEPALIVE && header.key.procedure == keepalive::PONG
+}
+
+#[test]
+fn a_daemon_gets_only_what_is_allowed_and_its_caller_an_answer() {
+    let session = session_of(1 << 20, 64 << 10, Some(Allow::default()));
+    let (mut source, mut destination) = (&session.sender, &session.receiver);
+    source
+        .write_all(&call(procedure::AUTH_LIST, 0))
+        .expect("taken");
+    assert_eq!(next(destination).0.key.serial, 0);
+    // An answer of ours waits for the end of what the daemon is saying.
+    let said = reply(procedure::AUTH_LIST, 0);
+    destination.write_all(&said[..100]).expect("taken");
+    session.until("the first part", |session| {
+        session.source.status().return_bytes == 100
+    });
+    let destroy = 12;
+    for serial in 1..4 {
+        source.write_all(&call(destroy, serial)).expect("taken");
+    }
+    source
+        .write_all(&call(procedure::CONNECT_OPEN, 4))
+        .expect("taken");
+    assert_eq!(next(destination).0.key.serial, 4);
+    assert_eq!(session.decoder.refused(), 3);
+    destination.write_all(&said[100..]).expect("taken");
+    assert_eq!(next(source).1, [1; 300]);
+    for serial in 1..4 {
+        let (header, body) = next(source);
+        assert_eq!((header.key.serial, header.status), (serial, Status::Error));
+        assert!(String::from_utf8_lossy(&body).contains("procedure 12"));
+    }
+    source.shutdown(Shutdown::Write).expect("half closed");
+    destination.shutdown(Shutdown::Write).expect("half closed");
+    session.ends();
+}
+
+#[test]
+fn a_lost_link_leaves_the_daemons_signs_of_life_and_a_doubt() {
+    let session = session_of(1 << 20, 64 << 10, Some(Allow::default()));
+    let (mut source, mut destination) = (&session.sender, &session.receiver);
+    let ping = {
+        let mut header = Header::PONG;
+        header.key.procedure = keepalive::PING;
+        header.to_bytes()
+    };
+    source.write_all(&ping).expect("taken");
+    assert_eq!(next(destination).0.key.procedure, keepalive::PING);
+    destination
+        .write_all(&Header::PONG.to_bytes())
+        .expect("taken");
+    assert!(is_sign_of_life(&next(source)));
+    let finish = procedure::MIGRATE_FINISH3_PARAMS;
+    source.write_all(&call(finish, 7)).expect("taken");
+    assert_eq!(next(destination).0.key.procedure, finish);
+    assert!(session.source.status().doubt);
+    session.until("the far end", |session| session.destination.status().doubt);
+    session.source.drop_link("test");
+    session.destination.drop_link("test");
+    assert!(is_sign_of_life(&next(source)));
+    assert!(is_sign_of_life(&next(destination)));
+    destination.write_all(&reply(finish, 7)).expect("taken");
+    session.link();
+    let answer = loop {
+        let answer = next(source);
+        if !is_sign_of_life(&answer) {
+            break answer;
+        }
+    };
+    assert_eq!((answer.0.key.serial, answer.0.status), (7, Status::Ok));
+    session.until("no doubt", |session| {
+        !session.source.status().doubt && !session.destination.status().doubt
+    });
+}
+
+#[test]
+fn a_daemon_hears_why_its_calls_have_failed() {
+    let session = session_of(1 << 20, 64 << 10, Some(Allow::default()));
+    let mut source = &session.sender;
+    source
+        .write_all(&call(procedure::CONNECT_OPEN, 1))
+        .expect("taken");
+    assert_eq!(next(&session.receiver).0.key.serial, 1);
+    assert!(session.source.fail_calls("no way there"));
+    session.encoder.stop();
+    source
+        .write_all(&call(procedure::CONNECT_CLOSE, 2))
+        .expect("taken");
+    for serial in 1..3 {
+        let (header, body) = next(source);
+        assert_eq!((header.key.serial, header.status), (serial, Status::Error));
+        assert!(String::from_utf8_lossy(&body).contains("no way there"));
+    }
 }

@@ -268,6 +268,14 @@ impl NativeDoubt {
     }
 }
 
+/// Answers the calls that a libvirt daemon has made over a connection that comes to nothing. The descriptor stays the
+/// caller's.
+#[napi]
+pub fn refuse_calls(fd: i32, reason: String) -> Result<bool, String> {
+    let fd = crate::flow::owned(fd)?;
+    Ok(pagewire_core::session::refuse_calls(&fd, &reason))
+}
+
 /// Copies one direction between two sockets until its end, and hands the end on as a half-close.
 #[napi]
 pub struct NativeCopy {

@@ -42,6 +42,11 @@ pub struct Report {
 /// order. Of the input nothing is held but a header that is not whole, and an unfinished record of each guest's stream.
 pub struct Tunnel {
     packets: Packets,
+    /// Bytes of the input pushed last that were not looked at.
+    unread: usize,
+    /// The packet whose parts come, and the one in which the host has stopped.
+    current: Option<Header>,
+    stopped_in: Option<Header>,
     /// `None`: every byte passes as it is.
     options: Option<delta::Options>,
     delta_on: bool,
@@ -150,6 +155,9 @@ impl Tunnel {
     pub fn new(options: Option<delta::Options>) -> Self {
         Tunnel {
             packets: Packets::default(),
+            unread: 0,
+            current: None,
+            stopped_in: None,
             options,
             delta_on: true,
             left: None,
@@ -170,16 +178,46 @@ impl Tunnel {
     /// If it is not libvirt's protocol, or the host stops. What came before is out.
     pub fn push<H: Host>(&mut self, mut input: &[u8], host: &mut H) -> Result<(), TunnelError> {
         loop {
-            match self.packets.next(&mut input) {
-                Ok(Some(Part::Header(header))) => self.begin(&header, host)?,
-                Ok(Some(Part::Body(body))) => self.body(body, host)?,
+            let part = self.packets.next(&mut input);
+            self.unread = input.len();
+            let done = match part {
+                Ok(Some(Part::Header(header))) => {
+                    self.current = Some(header);
+                    self.begin(&header, host)
+                }
+                Ok(Some(Part::Body(body))) => self.body(body, host),
                 Ok(None) => return Ok(()),
                 Err(error) => {
                     self.out.flush(host)?;
                     return Err(error.into());
                 }
+            };
+            if done.is_err() {
+                self.stopped_in = self.current;
+            }
+            done?;
+        }
+    }
+
+    /// After the host has stopped a [`push`](Self::push): how many bytes at the end of that input were not looked at.
+    #[must_use]
+    pub fn unread(&self) -> usize {
+        self.unread
+    }
+
+    /// After the host has stopped: the calls in what comes next, and the one in which it has stopped; nothing else is done with
+    /// them.
+    pub fn calls(&mut self, mut input: &[u8]) -> Vec<Header> {
+        let stopped_in = self.stopped_in.take();
+        let mut calls: Vec<_> = stopped_in.into_iter().collect();
+        calls.retain(|header| header.kind == Kind::Call);
+        while let Ok(Some(part)) = self.packets.next(&mut input) {
+            match part {
+                Part::Header(header) if header.kind == Kind::Call => calls.push(header),
+                _ => {}
             }
         }
+        calls
     }
 
     /// Input has paused: what need not wait goes out.

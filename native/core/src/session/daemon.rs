@@ -2,9 +2,9 @@
 //! may only between two packets.
 
 use super::WireError;
-use crate::libvirt::{Header, Packets, Refusal};
+use crate::libvirt::{Header, Kind, Packets, Part, Refusal};
 use crate::lock::lock;
-use rustix::net::{SendFlags, send};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard};
 
@@ -15,6 +15,7 @@ const MOST_ANSWERS: usize = 256 << 10;
 pub(crate) struct Daemon {
     socket: Mutex<Socket>,
     answers: Mutex<Vec<u8>>,
+    failing: Mutex<Option<String>>,
 }
 
 /// The daemon's socket; whoever writes to it holds it.
@@ -68,10 +69,20 @@ impl Daemon {
         }
     }
 
-    /// Tells the daemon why what it waits for has failed: libvirt shows that to whoever asked for it.
-    pub(super) fn fail(&self, waiting: &[Header], reason: &str) {
+    /// From now on whoever reads from the daemon tells it that what it calls has failed: libvirt shows that to whoever asked.
+    pub(super) fn fail(&self, reason: &str) {
+        *lock(&self.failing) = Some(reason.to_owned());
+    }
+
+    /// Why all has failed, if it has.
+    pub(crate) fn failing(&self) -> Option<String> {
+        lock(&self.failing).clone()
+    }
+
+    /// Answers these calls.
+    pub(crate) fn refuse(&self, calls: &[Header], reason: &str) {
         if let Ok(mut socket) = self.socket.try_lock() {
-            for header in waiting {
+            for header in calls {
                 socket.put_in(&header.refusal(Refusal::Failed, reason));
             }
         }
@@ -94,6 +105,29 @@ impl Daemon {
     }
 }
 
+/// Answers the calls that a daemon has made over a connection that nothing else is done with. Returns whether there were any.
+#[must_use]
+pub fn refuse_calls(fd: &OwnedFd, reason: &str) -> bool {
+    let mut buffer = vec![0; 64 << 10];
+    let Ok((_, came)) = recv(fd, &mut buffer, RecvFlags::DONTWAIT) else {
+        return false;
+    };
+    let (mut packets, mut rest, mut answered) = (Packets::default(), &buffer[..came], false);
+    while let Ok(Some(part)) = packets.next(&mut rest) {
+        if let Part::Header(header) = part {
+            if header.kind == Kind::Call {
+                let answer = header.refusal(Refusal::Failed, reason);
+                let _ = send(fd, &answer, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+                answered = true;
+            }
+        }
+    }
+    answered
+}
+
+/// What the daemon said before our answers, those, and what it said behind them.
+type Pieces<'a> = (&'a [u8], Vec<u8>, &'a [u8]);
+
 /// What the daemon says, with our answers between its packets.
 #[derive(Default)]
 pub(super) struct Replies {
@@ -106,7 +140,7 @@ impl Replies {
         &mut self,
         said: &'a [u8],
         daemon: &Daemon,
-    ) -> Result<(&'a [u8], Vec<u8>, &'a [u8]), WireError> {
+    ) -> Result<Pieces<'a>, WireError> {
         let mut border = self.packets.at_border().then_some(0);
         let mut rest = said;
         loop {

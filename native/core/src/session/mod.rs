@@ -19,6 +19,7 @@ mod receiver;
 mod returning;
 mod watch;
 
+pub use daemon::refuse_calls;
 pub use pace::Bandwidth;
 use pace::FarQemu;
 pub(crate) use receiver::{Broken, Receiver};
@@ -527,17 +528,15 @@ impl Wire {
         self.shared.outgoing.try_write_now(&self.shared, &bytes);
     }
 
-    /// Tells the source's daemon, where it is one, why what it waits for has failed. The connection is of no use to it after
-    /// that. Returns whether it waits for anything.
+    /// Has the flow tell the source's daemon, where it is one, why what it waits for has failed, and what it calls from now on;
+    /// to be called before the flow is stopped. Returns whether there is a daemon: then it needs a moment to take that in.
     pub fn fail_calls(&self, reason: &str) -> bool {
-        let waiting = lock(&self.shared.doubt)
-            .libvirt()
-            .map(|doubt| doubt.unanswered())
-            .unwrap_or_default();
-        if self.shared.options.side == Side::Source {
-            self.shared.daemon.fail(&waiting, reason);
+        let Options { side, libvirt, .. } = self.shared.options;
+        let is_daemons = libvirt && side == Side::Source;
+        if is_daemons {
+            self.shared.daemon.fail(reason);
         }
-        !waiting.is_empty()
+        is_daemons
     }
 
     /// Ends every wait in a thread of this wire, now and later; [`Drop`] waits for them.
@@ -636,6 +635,13 @@ impl Wire {
         self.shared.daemon.answer(packet)?;
         self.shared.return_wake.signal();
         Ok(())
+    }
+
+    /// Calls and streams that the source's daemon waits for.
+    pub(crate) fn unanswered(&self) -> Vec<libvirt::Header> {
+        let mut doubt = lock(&self.shared.doubt);
+        let unanswered = doubt.libvirt().map(|doubt| doubt.unanswered());
+        unanswered.unwrap_or_default()
     }
 
     /// Takes the calls whose streams the destination's daemon has given up.

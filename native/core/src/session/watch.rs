@@ -6,17 +6,17 @@ use crate::qemu;
 /// Follows both directions at the source.
 pub(super) enum Watch {
     /// A QEMU's migration.
-    Qemu(qemu::Doubt),
+    Qemu(Box<qemu::Doubt>),
     /// That of two libvirt daemons, with migrations in it.
-    Libvirt(libvirt::Doubt),
+    Libvirt(Box<libvirt::Doubt>),
 }
 
 impl Watch {
     pub(super) fn new(libvirt: bool) -> Self {
         if libvirt {
-            Watch::Libvirt(libvirt::Doubt::default())
+            Watch::Libvirt(Box::default())
         } else {
-            Watch::Qemu(qemu::Doubt::default())
+            Watch::Qemu(Box::default())
         }
     }
 

@@ -1,11 +1,19 @@
 //! The source of an encoder whose input is the conversation of two libvirt daemons.
 
-use super::{EncodeOptions, Filler, PARSE_BUFFER, PUBLISH_EVERY, Publish, Source, Wait};
+use super::{EncodeOptions, Filler, PARSE_BUFFER, PUBLISH_EVERY, Publish, Source, Urgency, Wait};
 use crate::delta;
+use crate::descriptor::Ready;
 use crate::flow::{Event, FlowError, StreamEnd, lock};
 use crate::frame::Ending;
 use crate::libvirt::{Report, Tunnel, TunnelError};
+use rustix::event::PollFlags;
+use std::ops::Range;
+use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// How long a daemon whose connection has failed gets to take in why.
+const LAST_WORD: Duration = Duration::from_millis(500);
 
 impl Source<'_> {
     /// Through the tunnel, to the end.
@@ -14,18 +22,34 @@ impl Source<'_> {
             max_delta: delta.max_delta,
         });
         let mut tunnel = Tunnel::new(delta);
-        let mut told = Report::default();
         let mut buffer = vec![0; PARSE_BUFFER];
+        let mut came = 0;
+        let result = self.converse(&mut tunnel, &mut buffer, &mut came);
+        if matches!(result, Err(FlowError::Stopped)) {
+            let unread = came - tunnel.unread()..came;
+            self.last_word(&mut tunnel, &mut buffer, unread);
+        }
+        result
+    }
+
+    /// `came`: bytes that the last read has put into the buffer.
+    fn converse(
+        &mut self,
+        tunnel: &mut Tunnel,
+        buffer: &mut [u8],
+        came: &mut usize,
+    ) -> Result<StreamEnd, FlowError> {
+        let mut told = Report::default();
         let mut published_at = 0;
         loop {
             if self.wait()? == Wait::Paused {
                 let paused = tunnel.pause(&mut self.filler);
                 self.filler.host(paused)?;
                 self.filler
-                    .publish_tunnel(&tunnel, &mut told, Publish::IfFree);
+                    .publish_tunnel(tunnel, &mut told, Publish::IfFree);
                 continue;
             }
-            let Some(n) = self.read(&mut buffer)? else {
+            let Some(n) = self.read(buffer)? else {
                 continue;
             };
             if let Some(wire) = &self.filler.wire {
@@ -36,8 +60,7 @@ impl Source<'_> {
             if n == 0 {
                 let within = tunnel.finish(&mut self.filler);
                 let within = self.filler.host(within)?;
-                self.filler
-                    .publish_tunnel(&tunnel, &mut told, Publish::Last);
+                self.filler.publish_tunnel(tunnel, &mut told, Publish::Last);
                 return Ok(StreamEnd {
                     ending: match within {
                         Some(_) => Ending::TruncatedInput,
@@ -46,8 +69,9 @@ impl Source<'_> {
                     within: within.map(str::to_owned),
                 });
             }
-            self.apply_to_tunnel(&mut tunnel);
+            self.apply_to_tunnel(tunnel);
             self.filler.granted = tunnel.granted();
+            *came = n;
             match tunnel.push(&buffer[..n], &mut self.filler) {
                 Ok(()) => {}
                 Err(TunnelError::Packet(error)) => return Err(FlowError::Packet(error)),
@@ -56,7 +80,39 @@ impl Source<'_> {
             if tunnel.report() != told || self.bytes_in - published_at >= PUBLISH_EVERY {
                 published_at = self.bytes_in;
                 self.filler
-                    .publish_tunnel(&tunnel, &mut told, Publish::IfFree);
+                    .publish_tunnel(tunnel, &mut told, Publish::IfFree);
+            }
+        }
+    }
+
+    /// The session has failed, and the daemon was told so. It takes that in when what it sends is out, and what it calls after
+    /// that fails for the same reason: that is what libvirt shows.
+    fn last_word(&mut self, tunnel: &mut Tunnel, buffer: &mut [u8], unread: Range<usize>) {
+        let Some(wire) = self.filler.wire.clone() else {
+            return;
+        };
+        let Some(reason) = wire.daemon().failing() else {
+            return;
+        };
+        // What stands in a slot still is among what the daemon waits for, too.
+        let _ = self.filler.seal(Urgency::None);
+        let mut calls = wire.unanswered();
+        calls.extend(tunnel.calls(&buffer[unread]));
+        wire.daemon().refuse(&calls, &reason);
+        let wake = &self.filler.shared.source_wake;
+        let until = Instant::now() + LAST_WORD;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            match wake.wait(self.input.as_fd(), PollFlags::IN, Some(left)) {
+                Ok(Ready::Yes) => match self.input.read(buffer) {
+                    Ok(n @ 1..) => wire.daemon().refuse(&tunnel.calls(&buffer[..n]), &reason),
+                    _ => return,
+                },
+                Ok(_) => {}
+                Err(_) => return,
             }
         }
     }
