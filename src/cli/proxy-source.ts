@@ -186,7 +186,6 @@ function nameOf({ name, libvirt }: SourceFlags): string {
 function proxySettings(flags: SourceFlags, name: string): SourceProxySettings {
   const { listen, libvirt, connect, port, insecure, stock, delta, codec, level, match, threads, cacheSize } = flags;
   const { memoryLimit } = flags;
-  flags;
   const { listenMode: mode, listenOwner: owner, tlsDir: dir, key, peer: peers } = flags;
   const { replay: replayBytes, silence: silenceMs, require } = flags;
   return {
