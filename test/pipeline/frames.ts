@@ -7,6 +7,8 @@ export const HEADER_BYTES = 48;
 const MAGIC = 0x46_57_50_f3; // f3 50 57 46
 
 export const FrameKind = { START: 1, DATA: 2, END: 3, ABORT: 4, MATCHED: 5 } as const;
+/** Types from here on may be skipped by a reader that does not know them. */
+const SKIPPABLE = 0x80;
 export const CodecNumber = { none: 0, lz4: 1, zlib: 2, zstd: 3 } as const;
 
 export interface Frame {
@@ -79,7 +81,7 @@ export function readFrames(file: Buffer): Frame[] {
   return frames;
 }
 
-/** The DATA and MATCHED frames between START and END, which are held against `content`. */
+/** The DATA and MATCHED frames between START and END, which are held against `content`; others are skipped. */
 export function readStream(file: Buffer, content: Uint8Array): Frame[] {
   const frames = readFrames(file);
   const end = frames.pop();
@@ -87,7 +89,8 @@ export function readStream(file: Buffer, content: Uint8Array): Frame[] {
   assert.ok(start !== undefined && end !== undefined);
   assert.equal(start.payload[0], 1, 'major version');
   const frameSize = start.payload.readUInt32LE(4);
-  for (const { kind, rawLength } of frames) {
+  const data = frames.filter(({ kind }) => kind < SKIPPABLE);
+  for (const { kind, rawLength } of data) {
     assert.ok(
       kind === FrameKind.DATA || (kind === FrameKind.MATCHED && start.payload[1] === 1),
       `a frame of type ${kind}`,
@@ -98,7 +101,7 @@ export function readStream(file: Buffer, content: Uint8Array): Frame[] {
   assert.equal(Number(end.payload.readBigUInt64LE(0)), content.length, 'the total of bytes');
   assert.equal(Number(end.payload.readBigUInt64LE(8)), frames.length + 1, 'the total of frames');
   assert.deepEqual(end.payload.subarray(16, 32), hash128(content), "the content's hash");
-  return frames;
+  return data;
 }
 
 /** What stands in a header; all of it can be said, right or wrong. The checksums come out right. */

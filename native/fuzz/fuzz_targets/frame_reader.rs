@@ -37,7 +37,10 @@ fuzz_target!(|input: &[u8]| {
                 let _ = unpacker.unpack(header.codec, payload, &mut raw);
             }
             // The target `references` looks into those.
-            FrameType::Matched | FrameType::Abort | FrameType::Other(_) => {}
+            FrameType::Matched
+            | FrameType::Abort
+            | FrameType::Session(_)
+            | FrameType::Other(_) => {}
         }
         rest = &behind[packed..];
     }

@@ -67,6 +67,9 @@ impl BaseName {
             limit: (PREFIX + MAX_PATH) as u64,
         };
         let (prefix, rest) = extension.split_first_chunk::<PREFIX>().ok_or_else(wrong)?;
+        if *prefix == [0; PREFIX] {
+            return Ok(None);
+        }
         let number = |from: usize, to: usize| {
             prefix[from..to]
                 .iter()
@@ -414,6 +417,9 @@ mod tests {
         let read = BaseName::from_start(&bytes);
         assert_eq!(read, Ok(Some(name("/var/lib/saves/monday.pw"))));
         assert_eq!(BaseName::from_start(&bytes[..Start::LEN]), Ok(None));
+        // A later version may have something to say behind a base that there is not.
+        let none = [&bytes[..Start::LEN], &[0; PREFIX], b"more"].concat();
+        assert_eq!(BaseName::from_start(&none), Ok(None));
         for cut in Start::LEN + 1..bytes.len() {
             assert!(BaseName::from_start(&bytes[..cut]).is_err(), "{cut}");
         }
