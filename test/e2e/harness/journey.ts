@@ -128,7 +128,7 @@ export function travels(itinerary: Itinerary, passes = 4): Promise<void> {
     });
   const { source } = itinerary;
   // Pages that QEMU loses by itself may be those that the guest runs by: once is chance, twice is not.
-  return source === undefined || keepsDirtyPages(source, 1) ? travel() : travel().catch(travel);
+  return keepsDirtyPages(source, 1) ? travel() : travel().catch(travel);
 }
 
 /** The same, with the guest running at the destination while the rest of its RAM follows. */
