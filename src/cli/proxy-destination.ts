@@ -17,7 +17,14 @@ import { bytes } from '../telemetry/amounts.js';
 import type { Log } from '../telemetry/log.js';
 import { Metrics } from '../telemetry/metrics.js';
 import { Progress } from '../telemetry/progress.js';
-import { failedSession, sessionEnd, sessionProgress, sessionSummary, statsLine } from '../telemetry/session.js';
+import {
+  endedSession,
+  failedSession,
+  sessionEnd,
+  sessionProgress,
+  sessionSummary,
+  statsLine,
+} from '../telemetry/session.js';
 import { openLink } from '../transport/connect.js';
 import { checkPlain, type Endpoint, endpointText, parseEndpoint } from '../transport/endpoint.js';
 import { EXIT, type Signal } from './exit.js';
@@ -206,9 +213,10 @@ async function serveOne(flags: DestinationFlags, settings: HostSettings, listen:
     return of.snapshot();
   };
   try {
-    const { cancelled } = await of.done;
+    const end = await of.done;
+    const { cancelled } = end;
     const snapshot = over();
-    writeStats?.(statsLine(snapshot, cancelled ? { state: 'cancelled', within: null } : { state: 'complete' }));
+    writeStats?.(statsLine(snapshot, endedSession(end)));
     log.info({ guest: of.name }, `${sessionEnd(snapshot, cancelled)}: ${sessionSummary(snapshot)}`);
     return cancelled ? EXIT.truncated : EXIT.ok;
   } catch (error) {

@@ -11,6 +11,7 @@ import type { Log } from '../telemetry/log.js';
 import { Metrics } from '../telemetry/metrics.js';
 import { Progress } from '../telemetry/progress.js';
 import {
+  endedSession,
   failedSession,
   type SessionOutcome,
   sessionEnd,
@@ -154,9 +155,7 @@ async function intercept(flags: SourceFlags, listenPort: number): Promise<number
 }
 
 function outcomeOf(ended: Ended): SessionOutcome {
-  if ('failure' in ended) return failedSession(ended.failure);
-  const { cancelled, within } = ended.end;
-  return cancelled ? { state: 'cancelled', within: within ?? null } : { state: 'complete' };
+  return 'failure' in ended ? failedSession(ended.failure) : endedSession(ended.end);
 }
 
 function tellEnd(log: Log, snapshot: SessionSnapshot, ended: Ended): void {

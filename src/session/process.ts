@@ -6,7 +6,7 @@ import { EXIT, exitCode } from '../cli/exit.js';
 import { plain, replaceStandardStreams, tell } from '../cli/run.js';
 import { faultText, onFault } from '../control/faults.js';
 import { onStop } from '../control/signals.js';
-import { failedSession, sessionEnd, type SessionOutcome, sessionSummary } from '../telemetry/session.js';
+import { endedSession, failedSession, sessionEnd, type SessionOutcome, sessionSummary } from '../telemetry/session.js';
 import type { DestinationSession } from './destination.js';
 import type { Refuse } from './hello.js';
 import { Host, type Registry } from './host.js';
@@ -127,8 +127,9 @@ async function carry(session: DestinationSession, log: Log): Promise<void> {
   let outcome: SessionOutcome;
   let code: number;
   try {
-    const { cancelled, within } = await session.done;
-    outcome = cancelled ? { state: 'cancelled', within: within ?? null } : { state: 'complete' };
+    const end = await session.done;
+    const { cancelled } = end;
+    outcome = endedSession(end);
     code = cancelled ? EXIT.truncated : EXIT.ok;
     const snapshot = session.snapshot();
     log.info({ guest: name }, `${sessionEnd(snapshot, cancelled)}: ${sessionSummary(snapshot)}`);

@@ -1,6 +1,7 @@
 /** A session for people and programs: the progress line, the line at its end, and the lines that `--stats` writes. */
 import type { PagewireError } from '../errors.js';
 import type { SessionSnapshot } from '../session/snapshot.js';
+import type { SessionEnd } from '../session/source.js';
 import { bytes, ratio } from './amounts.js';
 
 /** Makes the progress line anew each time that it is asked for; the rates are those since the last time. */
@@ -72,6 +73,11 @@ export type SessionOutcome =
   | { state: 'complete' }
   | { state: 'cancelled'; within: string | null }
   | { state: 'failed'; code: string; message: string };
+
+/** Of a session that did not fail. */
+export function endedSession({ cancelled, within }: SessionEnd): SessionOutcome {
+  return cancelled ? { state: 'cancelled', within: within ?? null } : { state: 'complete' };
+}
 
 export function failedSession({ code, message }: PagewireError): SessionOutcome {
   return { state: 'failed', code, message };

@@ -16,6 +16,7 @@ mod fault;
 pub mod file;
 pub mod flow;
 pub mod frame;
+mod leb128;
 pub mod libvirt;
 mod lock;
 pub mod matching;

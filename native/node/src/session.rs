@@ -264,7 +264,7 @@ impl NativeDoubt {
     #[napi]
     pub fn is_in_doubt(&self) -> bool {
         let doubt = self.doubt.lock().unwrap_or_else(PoisonError::into_inner);
-        doubt.in_doubt(u64::MAX) || doubt.guest_in_transit()
+        doubt.must_hold(u64::MAX)
     }
 }
 

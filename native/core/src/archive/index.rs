@@ -6,6 +6,7 @@
 
 use crate::codec::{Codec, Packer, Unpacker};
 use crate::frame::{FrameType, MAX_RAW};
+use crate::leb128::{self, unzigzag, zigzag};
 
 /// The type of a DATA frame with references.
 const MATCHED: u8 = 0x05;
@@ -512,16 +513,15 @@ fn open(kind: Kind, payload: &[u8]) -> Result<Vec<u8>, &'static str> {
 struct Writer(Vec<u8>);
 
 impl Writer {
-    fn number(&mut self, mut number: u64) {
-        while number >= 0x80 {
-            self.0.push(number as u8 | 0x80);
-            number >>= 7;
-        }
-        self.0.push(number as u8);
+    fn number(&mut self, number: u64) {
+        let _ = leb128::write(number, |byte| {
+            self.0.push(byte);
+            Some(())
+        });
     }
 
     fn signed(&mut self, number: i64) {
-        self.number((number << 1 ^ number >> 63) as u64);
+        self.number(zigzag(number));
     }
 
     fn text(&mut self, text: &[u8]) {
@@ -541,24 +541,11 @@ impl<'a> Reader<'a> {
     }
 
     fn number(&mut self) -> Result<u64, &'static str> {
-        let mut number = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.bytes(1)?[0];
-            let bits = u64::from(byte & 0x7f);
-            if bits << shift >> shift != bits {
-                break;
-            }
-            number |= bits << shift;
-            if byte & 0x80 == 0 {
-                return Ok(number);
-            }
-        }
-        Err("a number that is too long")
+        leb128::read(&mut self.0)
     }
 
     fn signed(&mut self) -> Result<i64, &'static str> {
-        self.number()
-            .map(|number| (number >> 1) as i64 ^ -((number & 1) as i64))
+        self.number().map(unzigzag)
     }
 
     fn below(&mut self, limit: u64) -> Result<u64, &'static str> {

@@ -6,6 +6,7 @@
 //! ```
 
 use super::{MIN_REFERENCE, Place};
+use crate::leb128::{self, unzigzag, zigzag};
 use thiserror::Error;
 
 /// Bytes before the list.
@@ -131,14 +132,12 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    fn number(&mut self, mut number: u64) -> Option<()> {
-        while number >= 0x80 {
-            *self.out.get_mut(self.at)? = number as u8 | 0x80;
-            (self.at, number) = (self.at + 1, number >> 7);
-        }
-        *self.out.get_mut(self.at)? = number as u8;
-        self.at += 1;
-        Some(())
+    fn number(&mut self, number: u64) -> Option<()> {
+        leb128::write(number, |byte| {
+            *self.out.get_mut(self.at)? = byte;
+            self.at += 1;
+            Some(())
+        })
     }
 
     fn bytes(&mut self, bytes: &[u8]) -> Option<()> {
@@ -221,33 +220,11 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn number(&mut self) -> Result<u64, ReferenceError> {
-        let begin = self.at;
-        let mut number = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = *self
-                .list
-                .get(self.at)
-                .ok_or(ReferenceError::List { at: begin })?;
-            self.at += 1;
-            let bits = u64::from(byte & 0x7f);
-            if bits << shift >> shift != bits {
-                break;
-            }
-            number |= bits << shift;
-            if byte & 0x80 == 0 {
-                return Ok(number);
-            }
-        }
-        Err(ReferenceError::List { at: begin })
+        let mut rest = &self.list[self.at..];
+        let number = leb128::read(&mut rest).map_err(|_| ReferenceError::List { at: self.at })?;
+        self.at = self.list.len() - rest.len();
+        Ok(number)
     }
-}
-
-fn zigzag(n: i64) -> u64 {
-    (n << 1 ^ n >> 63) as u64
-}
-
-fn unzigzag(n: u64) -> i64 {
-    (n >> 1) as i64 ^ -((n & 1) as i64)
 }
 
 /// The bytes of a base's original stream, for references into it.

@@ -87,6 +87,13 @@ impl Doubt {
                 .is_some_and(|number| number != PING_BEFORE_RUN)
     }
 
+    /// Whether the source's QEMU must not see its connection end when the bytes before `upto` may be with the destination:
+    /// [both guests](Self::in_doubt) might run then, or [none](Self::guest_in_transit).
+    #[must_use]
+    pub fn must_hold(&self, upto: u64) -> bool {
+        self.in_doubt(upto) || self.guest_in_transit()
+    }
+
     /// The way there.
     #[must_use]
     pub fn switchover(&self) -> &Switchover {

@@ -47,7 +47,7 @@ impl Watch {
     /// Whether the source must not be cut off when the bytes before `upto` may be with the destination.
     pub(super) fn in_doubt(&self, upto: u64) -> bool {
         match self {
-            Watch::Qemu(doubt) => doubt.in_doubt(upto) || doubt.guest_in_transit(),
+            Watch::Qemu(doubt) => doubt.must_hold(upto),
             Watch::Libvirt(doubt) => doubt.in_doubt(upto),
         }
     }
