@@ -8,6 +8,7 @@
 //! [`frame`], and [`flow`] writes it to the wire.
 
 pub mod archive;
+pub mod bench;
 pub mod checksum;
 pub mod codec;
 pub mod delta;

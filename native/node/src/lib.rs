@@ -5,6 +5,7 @@
 #![cfg_attr(test, allow(dead_code))] // in a test build napi-derive registers nothing
 
 mod archive;
+mod bench;
 mod descriptor;
 mod file;
 mod flow;

@@ -1,0 +1,61 @@
+//! What `pagewire bench` measures with: a sample of a stream, codecs over blocks of it, and XBZRLE beside its rivals over
+//! pairs of a page's versions.
+//!
+//! Unlike everywhere else, the sample's bytes do go to JavaScript: codecs that are written there are measured on them.
+
+mod blocks;
+mod deltas;
+mod mirror;
+mod thin;
+mod walk;
+
+pub use blocks::BlockCodec;
+pub use deltas::{DeltaCodec, Rival};
+pub use mirror::{Pairs, StreamFacts, facts, pairs, ram_digest};
+pub use thin::{Thinned, thin};
+
+/// Why something cannot be measured.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BenchError {
+    /// The stream cannot be read, or the sample not written.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// Lengths that do not belong together.
+    #[error("{what}: {actual} bytes, expected {expected}")]
+    Length {
+        /// Of what.
+        what: &'static str,
+        /// As it is.
+        actual: usize,
+        /// As it should be.
+        expected: usize,
+    },
+    /// A result does not decode.
+    #[error("piece {piece} does not decode: {reason}")]
+    Decode {
+        /// Counted from 0 in what was given.
+        piece: usize,
+        /// What was wrong.
+        reason: String,
+    },
+    /// A page record of the stream cannot be applied.
+    #[error("a page record at byte {offset} of the stream cannot be applied")]
+    Record {
+        /// Where it begins.
+        offset: u64,
+    },
+}
+
+/// `actual`, where it is what is expected.
+fn expect(what: &'static str, actual: usize, expected: usize) -> Result<(), BenchError> {
+    if actual == expected {
+        Ok(())
+    } else {
+        Err(BenchError::Length {
+            what,
+            actual,
+            expected,
+        })
+    }
+}

@@ -1,0 +1,104 @@
+//! A smaller stream of the same kind: with some of the guest's pages instead of all, whenever they come.
+
+use super::BenchError;
+use super::walk::{Piece, walk};
+use crate::qemu::{Element, MAX_RECORD_HEAD, PageAt, record_head, wire::flag};
+use std::io::{Read, Write};
+
+/// Pages are kept in runs of so many neighbours, as they lie in memory: 1 MiB of pages of 4 KiB.
+const RUN: u64 = 256;
+/// What is kept of what stands behind the RAM, in bytes.
+const MAX_REST: u64 = 32 << 20;
+/// A stream that is no QEMU stream is kept in pieces of so many bytes.
+const PIECE: u64 = 1 << 20;
+
+/// What was kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Thinned {
+    /// Bytes of the stream.
+    pub bytes: u64,
+    /// Bytes of what was written.
+    pub kept: u64,
+}
+
+/// Writes about `limit` of the `total` bytes of a stream. Of a QEMU stream each run of pages is kept or left out as a
+/// whole and through all passes, so what is kept is a stream of a smaller guest, which any QEMU could read. What is not
+/// understood is kept in pieces, evenly. Never writes more than a quarter beyond `limit`, but for what stands behind the
+/// RAM (32 MiB at the most).
+///
+/// # Errors
+/// If reading or writing fails.
+pub fn thin(
+    input: impl Read,
+    total: u64,
+    limit: u64,
+    output: &mut impl Write,
+) -> Result<Thinned, BenchError> {
+    let one_of = total.div_ceil(limit.max(1)).max(1);
+    let most = limit + limit / 4;
+    let mut result = Thinned::default();
+    let mut last_block = None;
+    let mut rest = 0;
+    walk(input, |reader, piece, offset, bytes| {
+        result.bytes = offset + bytes.len() as u64;
+        let at = match piece {
+            Piece::Element(
+                Element::Page { at, .. }
+                | Element::Fill { at, .. }
+                | Element::Xbzrle { at, .. }
+                | Element::CompressPage { at, .. },
+            ) => at,
+            Piece::Element(_) => {
+                output.write_all(bytes)?;
+                result.kept += bytes.len() as u64;
+                return Ok(true);
+            }
+            Piece::Opaque => {
+                // Behind the RAM: the devices' states. Else whatever it is.
+                let is_kept = match reader.guest() {
+                    Some(_) => rest + bytes.len() as u64 <= MAX_REST,
+                    None => (offset / PIECE) % one_of == 0 && result.kept < most,
+                };
+                if is_kept {
+                    output.write_all(bytes)?;
+                    result.kept += bytes.len() as u64;
+                    rest += bytes.len() as u64;
+                }
+                return Ok::<bool, BenchError>(true);
+            }
+        };
+        if !is_chosen(at.number / RUN, one_of) || result.kept > most {
+            return Ok(true);
+        }
+        let name = (last_block != Some(at.block))
+            .then(|| reader.guest()?.blocks.get(at.block as usize))
+            .flatten();
+        let mut head = [0; MAX_RECORD_HEAD];
+        let length = record_head(&mut head, at.address, kind(bytes), name.map(|b| &*b.name));
+        let payload = payload(bytes, at);
+        output.write_all(&head[..length])?;
+        output.write_all(payload)?;
+        last_block = Some(at.block);
+        result.kept += (length + payload.len()) as u64;
+        Ok(true)
+    })?;
+    Ok(result)
+}
+
+/// What a record is, without CONTINUE, which [`record_head`] sets.
+fn kind(record: &[u8]) -> u64 {
+    let word = record
+        .first_chunk()
+        .map_or(0, |word| u64::from_be_bytes(*word));
+    word & flag::MASK & !flag::CONTINUE
+}
+
+fn payload(record: &[u8], at: PageAt) -> &[u8] {
+    record.get(usize::from(at.head)..).unwrap_or_default()
+}
+
+/// One run of `one_of`, by a hash: content of a guest is often laid out in powers of two.
+fn is_chosen(run: u64, one_of: u64) -> bool {
+    let mixed = (run ^ (run >> 15)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> 20) % one_of == 0
+}
