@@ -58,6 +58,15 @@ export {
   type VerifiedFile,
   verifyFile,
 } from './archive/index.js';
+export {
+  bench,
+  type BenchOptions,
+  type BenchReport,
+  type BlockVariant,
+  type ChainVariant,
+  type DeltaVariant,
+  type Variant,
+} from './bench/index.js';
 export { type Codec, CODECS } from './codecs.js';
 export { ERROR_CODES, type ErrorCode, PagewireError } from './errors.js';
 export type { Guest, PageCounts, Pass } from './native.js';

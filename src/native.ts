@@ -464,6 +464,50 @@ export interface SalvagedFile {
   faults: string[];
 }
 
+/** What stands in a stream. */
+export interface StreamFacts {
+  /** Whether it is a QEMU stream that names the guest's RAM. */
+  isQemu: boolean;
+  /** The machine type; empty if the stream does not tell it. */
+  machine: string;
+  ramBytes: number;
+  /** Bytes; 0 where the stream named no RAM. */
+  pageSize: number;
+  /** Page records of every kind. */
+  records: number;
+  /** Records of whole pages. */
+  whole: number;
+  /** Of those, pages that had come before. */
+  again: number;
+  /** Different pages that came with content, not as one byte all over. */
+  distinct: number;
+}
+
+/** Two versions of pages, side by side: both are as long. */
+export interface NativePairs {
+  old: Buffer;
+  new: Buffer;
+}
+
+/** A block codec on one thread. Lengths that do not belong together, and what does not unpack, are thrown. */
+export interface NativeBlockCodec {
+  /** Packs the blocks of `raw` into `out`, which is as long, one behind the other; the sum of `lengths`. */
+  pack(raw: Uint8Array, out: Uint8Array, lengths: Uint32Array): number;
+  /** Unpacks into `out`, which is as long as what was packed. */
+  unpack(packed: Uint8Array, lengths: Uint32Array, out: Uint8Array): void;
+}
+
+/** Deltas of pages on one thread, likewise. */
+export interface NativeDeltaCodec {
+  /** Makes the deltas of the pages in `fresh` against those in `old` into `out`; all three are as long. */
+  encode(old: Uint8Array, fresh: Uint8Array, out: Uint8Array, lengths: Uint32Array): number;
+  /** Makes the new pages in `out`, which is as long as `old`. */
+  decode(deltas: Uint8Array, lengths: Uint32Array, old: Uint8Array, out: Uint8Array): void;
+}
+
+/** XBZRLE and what could stand in its place. */
+export type NativeRival = 'raw' | 'xbzrle' | 'page+lz4' | 'page+zstd' | 'xor+lz4' | 'xor+zstd' | 'zstd-prefix';
+
 /** What the addon exports. */
 export interface Native {
   NativeFlow: {
@@ -527,6 +571,17 @@ export interface Native {
   archiveVerify(path: string, bases: string[]): Promise<VerifiedFile>;
   archivePage(path: string, block: string, address: number, bases: string[]): Promise<Buffer>;
   archiveSalvage(path: string, bases: string[], output: string | null): Promise<SalvagedFile>;
+
+  // What `pagewire bench` measures with: native/node/src/bench.rs. Here bytes of a stream do go to JavaScript.
+  NativeBlockCodec: new (codec: number, level: number, blockSize: number) => NativeBlockCodec;
+  NativeDeltaCodec: new (rival: NativeRival, level: number, pageSize: number) => NativeDeltaCodec;
+  /** Writes about `limit` bytes of a stream to another file, as the stream of a smaller guest; how many they are. */
+  thinStream(from: string, to: string, limit: number): Promise<number>;
+  streamFacts(path: string): Promise<StreamFacts>;
+  /** Pages that had come before, with what they were: at most `limit` bytes of either, of `again` pages. */
+  streamPairs(path: string, again: number, limit: number): Promise<NativePairs>;
+  /** What a destination has after the stream; the same for what delta makes of it. */
+  streamRamDigest(path: string): Promise<string>;
 
   // Connections: native/node/src/net.rs. Promises are kept on threads of their own; they are rejected with an error whose
   // `code` is one of ERROR_CODES and whose message names endpoint, operation, reason and remedy.

@@ -5,6 +5,7 @@ import { CODECS } from '../codecs.js';
 import { PROGRAMS } from '../libvirt/programs.js';
 import { WAYS } from '../libvirt/ways.js';
 import type { FlattenFlags } from './archive.js';
+import type { BenchFlags } from './bench.js';
 import type { CheckFlags } from './check.js';
 import type { DecodeFlags } from './decode.js';
 import type { DemoFlags } from './demo.js';
@@ -16,7 +17,7 @@ import { filterOptions } from './filter-options.js';
 import type { SetupFlags } from './libvirt-setup.js';
 import type { DestinationFlags, SourceFlags } from './proxy.js';
 import { replaceStandardStreams, run, tell } from './run.js';
-import { cache, each, integer, list, mode, rate, size, time } from './values.js';
+import { cache, each, integer, list, mode, rate, seconds, size, time } from './values.js';
 
 const EXIT_CODES = `
 Exit codes:
@@ -155,6 +156,30 @@ function commands(): Command {
     .action(async (flags: DemoFlags) => {
       const { demo } = await import('./demo.js');
       await run('demo', (signal) => demo(flags, signal));
+    });
+
+  command
+    .command('bench')
+    .description('compares codecs, deltas and chains of them on streams (docs/bench.md)')
+    .argument('[STREAM...]', 'files; default: a guest under QEMU where there is one, else a simulated one')
+    .option('--json <FILE>', 'write the report as JSON')
+    .option('--csv <FILE>', 'write a line for each variant')
+    .option('--html <FILE>', 'write a page with plots')
+    .option('--svg <DIR>', 'write the plots, each to a file')
+    .option('--compare <OLD>', 'tell what changed beyond the noise since this JSON report')
+    .option('--filter <TEXT>', 'only variants with this in their name; may be repeated', each)
+    .option('--variants <MODULE>', 'variants of your own, from a JavaScript module; may be repeated', each)
+    .option('--list', 'only name the variants', false)
+    .option('--quick', 'a small sample, short runs', false)
+    .option('--runs <N>', 'measured runs of each variant (default: 3)', integer)
+    .option('--seconds <S>', 'about how long a run over blocks or pages may take (default: 0.25)', seconds)
+    .option('--sample <SIZE>', 'measure on so much of a stream, at the most (default: 256M)', size)
+    .option('--simulate', 'without STREAM: the simulated guest, also where there is a QEMU', false)
+    .option('-q, --quiet', 'no progress', false)
+    .addHelpText('after', EXIT_CODES)
+    .action(async (streams: string[], flags: BenchFlags) => {
+      const { bench } = await import('./bench.js');
+      await run('bench', (signal) => bench(streams, flags, signal));
     });
   const proxy = command
     .command('proxy')

@@ -34,6 +34,11 @@ export function integer(text: string): number {
   return Number(text);
 }
 
+export function seconds(text: string): number {
+  if (!/^\d+(\.\d+)?$|^\.\d+$/.test(text)) throw new InvalidArgumentError('seconds such as 2 or 0.5 are needed');
+  return Number(text);
+}
+
 export function size(text: string): number {
   const bytes = parseBytes(text);
   if (bytes === undefined) throw new InvalidArgumentError('a size such as 512M or 2G is needed');

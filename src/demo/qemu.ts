@@ -48,6 +48,12 @@ const CAP_MS = 6000;
  */
 export async function qemuDemo(note: (text: string) => void, signal: AbortSignal): Promise<DemoReport> {
   const qemu = findQemu();
+  if (!qemu) {
+    throw new PagewireError(
+      'OPEN_FAILED',
+      'no QEMU for x86 found: install qemu-system-x86 (Debian, Ubuntu) or qemu-kvm, or name one in PAGEWIRE_QEMU',
+    );
+  }
   const folder = mkdtempSync(join(tmpdir(), 'pagewire-demo-'));
   const machines: Machine[] = [];
   const start = async (name: string, incoming: boolean): Promise<Machine> => {
@@ -114,17 +120,31 @@ async function migrate(
   };
 }
 
-function findQemu(): { command: string; version: string } {
+/** Migrates the demo's guest into `file`, while it dirties its memory; `folder` is for what QEMU needs. */
+export async function captureGuest(command: string, file: string, folder: string, signal: AbortSignal): Promise<void> {
+  const machine = await Machine.start(command, folder, 'source', false);
+  const end = (): void => {
+    void machine.end();
+  };
+  signal.addEventListener('abort', end, { once: true });
+  try {
+    signal.throwIfAborted();
+    await machine.migrateTo(file);
+  } finally {
+    signal.removeEventListener('abort', end);
+    await machine.end();
+  }
+}
+
+/** The first QEMU for x86 that runs here: of PAGEWIRE_QEMU, or of the path. */
+export function findQemu(): { command: string; version: string } | undefined {
   const named = process.env['PAGEWIRE_QEMU']?.split(':')[0];
   for (const command of named === undefined ? ['qemu-system-x86_64', 'qemu-system-i386'] : [named]) {
     const { status, stdout } = spawnSync(command, ['--version'], { encoding: 'utf8' });
     const version = /version (\S+)/.exec(status === 0 ? stdout : '')?.[1];
     if (version !== undefined) return { command, version: `QEMU ${version}` };
   }
-  throw new PagewireError(
-    'OPEN_FAILED',
-    'no QEMU for x86 found: install qemu-system-x86 (Debian, Ubuntu) or qemu-kvm, or name one in PAGEWIRE_QEMU',
-  );
+  return undefined;
 }
 
 /** One QEMU with the demo's guest in it. */

@@ -5,6 +5,7 @@ import type { StreamEnd } from './lane.js';
 import { slotOf } from './outcome.js';
 import { checkThreads, framesInFlight, INLINE_BYTES, windowLimit } from './settings.js';
 import { Transfer } from './transfer.js';
+import type { Workers } from './workers.js';
 
 export interface DecoderOptions {
   /** The frames. */
@@ -36,7 +37,8 @@ export class Decoder {
   readonly #transfer: Transfer;
   #last: DecoderSnapshot | undefined;
 
-  constructor(options: DecoderOptions) {
+  /** `workers` are threads that stay when it ends; without them it has its own. */
+  constructor(options: DecoderOptions, workers?: Workers) {
     const threads = checkThreads(options.threads);
     const settings = {
       inFlight: framesInFlight(threads),
@@ -49,6 +51,7 @@ export class Decoder {
       input: options.input,
       output: options.output,
       threads,
+      workers,
       signal: options.signal,
       start: (input, output, listener) => native.NativeFlow.decode(input, output, settings, listener),
       work: (slot, bytes) => this.#unpack(slot, bytes),

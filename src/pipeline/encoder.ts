@@ -7,6 +7,7 @@ import { PagewireError } from '../errors.js';
 import { bytes as amount } from '../telemetry/amounts.js';
 import { type CheckedSettings, checkEncoder, checkLevel, type EncoderSettings, INLINE_BYTES } from './settings.js';
 import { Transfer } from './transfer.js';
+import type { Workers } from './workers.js';
 
 export interface EncoderOptions extends EncoderSettings {
   /** The stream to encode. */
@@ -41,7 +42,8 @@ export class Encoder {
   #cacheBytes: number | undefined;
   #last: EncoderSnapshot | undefined;
 
-  constructor(options: EncoderOptions) {
+  /** `workers` are threads that stay when it ends; without them it has its own. */
+  constructor(options: EncoderOptions, workers?: Workers) {
     const settings = checkEncoder(options);
     this.#settings = settings;
     this.#codec = settings.codec;
@@ -51,6 +53,7 @@ export class Encoder {
       input: options.input,
       output: options.output,
       threads: settings.threads,
+      workers,
       signal: options.signal,
       start: (input, output, listener) =>
         native.NativeFlow.encode(input, output, settings.native, (event, slot, bytes) => {

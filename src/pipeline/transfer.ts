@@ -8,6 +8,8 @@ export interface TransferOptions {
   input: Input;
   output: Output;
   threads: number;
+  /** Threads that stay when the flow ends; without them it has its own. */
+  workers?: Workers | undefined;
   signal: AbortSignal | undefined;
   /** Starts the native threads between the two descriptors. */
   start: (input: number, output: number, listener: Listener) => NativeFlow;
@@ -22,13 +24,15 @@ export class Transfer {
   readonly done: Promise<StreamEnd>;
   readonly flow: NativeFlow;
   readonly workers: Workers;
+  readonly #ownWorkers: boolean;
   readonly #lane: Lane;
   readonly #stopped: Promise<void>;
   #stop!: () => void;
   #closed = false;
 
   constructor(options: TransferOptions) {
-    this.workers = new Workers(options.threads);
+    this.workers = options.workers ?? new Workers(options.threads);
+    this.#ownWorkers = options.workers === undefined;
     this.#lane = new Lane(() => this.flow, options.work);
     this.#stopped = new Promise((resolve) => {
       this.#stop = resolve;
@@ -81,7 +85,7 @@ export class Transfer {
       signal?.removeEventListener('abort', stop);
       closing();
       this.#closed = true;
-      await this.workers.close();
+      if (this.#ownWorkers) await this.workers.close();
       this.flow.close();
     }
   }

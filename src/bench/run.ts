@@ -1,0 +1,104 @@
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { basename, join } from 'node:path';
+import { PagewireError } from '../errors.js';
+import { thisMachine } from './machine.js';
+import { measure, type Method } from './measure.js';
+import { type BenchReport, type StreamReport, VERSION } from './report/schema.js';
+import { type Sample, type SampleLimits, takeSample } from './sample.js';
+import { guestSource, simulatedSource, type Source } from './source.js';
+import { Crews } from './trials/chain.js';
+import { roomFor } from './trials/pieces.js';
+import type { Variant } from './variant.js';
+
+/** What a benchmark is told. */
+export interface BenchSettings extends Method {
+  /** Files with streams; empty: a guest under QEMU where there is one, else the simulator. */
+  streams: readonly string[];
+  /** No file: the simulator, also where there is a QEMU. */
+  simulate: boolean;
+  sample: SampleLimits;
+  variants: readonly Variant[];
+  /** Called with what is being done. */
+  note: (text: string) => void;
+  signal: AbortSignal;
+}
+
+/** Where nothing else is said. */
+export const DEFAULTS = { runs: 3, seconds: 0.25, sample: { bytes: 256 << 20, pieces: 32 << 20 } };
+/** To see that all works, and roughly what is what. */
+export const QUICK = { runs: 2, seconds: 0.05, sample: { bytes: 24 << 20, pieces: 8 << 20 } };
+
+/** Measures every variant on every stream. */
+export async function runBench(settings: BenchSettings): Promise<BenchReport> {
+  const { signal, note, variants, runs, seconds } = settings;
+  const date = new Date().toISOString();
+  const machine = thisMachine();
+  const folder = workFolder();
+  const remove = (): void => {
+    rmSync(folder, { recursive: true, force: true });
+  };
+  // Also where the process is ended before it comes back here.
+  process.once('exit', remove);
+  const crews = new Crews();
+  try {
+    const streams: StreamReport[] = [];
+    const measured: BenchReport['variants'] = [];
+    for (const [index, source] of (await sourcesOf(settings, folder)).entries()) {
+      note(`${source.name}: taking a sample`);
+      const sample = await takeSample(source, settings.sample, folder, `${index}`);
+      const room = roomFor(Math.max(sample.blocks.length, sample.pairs.new.length));
+      streams.push(streamReport(sample));
+      measured.push(...(await measure(variants, sample, { runs, seconds }, { folder, room, crews, signal, note })));
+    }
+    return { version: VERSION, date, machine, method: { runs, seconds }, streams, variants: measured };
+  } finally {
+    await crews.close();
+    process.off('exit', remove);
+    remove();
+  }
+}
+
+/** In memory where there is room: a disk is not what is measured. */
+function workFolder(): string {
+  for (const parent of ['/dev/shm', tmpdir()]) {
+    try {
+      if (existsSync(parent)) return mkdtempSync(join(parent, 'pagewire-bench-'));
+    } catch {
+      // Not for us.
+    }
+  }
+  throw new PagewireError('OPEN_FAILED', `cannot make a folder in ${tmpdir()}: set TMPDIR to one that can be written`);
+}
+
+async function sourcesOf(settings: BenchSettings, folder: string): Promise<Source[]> {
+  const { streams, simulate, note, signal } = settings;
+  if (streams.length > 0) {
+    const names = streams.map((path) => basename(path));
+    // A name stands for one stream.
+    return streams.map((path, index) => ({
+      name: names.indexOf(names[index]!) === index ? names[index]! : path,
+      path,
+    }));
+  }
+  const guest = simulate ? undefined : await guestSource(folder, note, signal);
+  if (guest) return [guest];
+  note('simulating a guest');
+  return [await simulatedSource(folder)];
+}
+
+function streamReport({ name, streamBytes, bytes, digest, blocks, pairs, facts }: Sample): StreamReport {
+  return {
+    name,
+    bytes: streamBytes,
+    sampleBytes: bytes,
+    sampleDigest: digest,
+    blockBytes: blocks.length,
+    deltaBytes: pairs.new.length,
+    machine: facts.machine,
+    ramBytes: facts.ramBytes,
+    pageSize: facts.pageSize,
+    pages: facts.records,
+    pagesAgain: facts.again,
+  };
+}
