@@ -273,7 +273,7 @@ if (options.list || unknown.length > 0) {
 
 /** What the last suites need is fetched while the first ones compute; where this fails, they say so. */
 function fetchAhead() {
-  const fetches = spawn('sh', ['-c', 'scripts/qemu/setup.sh; scripts/libvirt/setup.sh'], {
+  const fetches = spawn('sh', ['-c', 'scripts/chromium/setup.sh; scripts/qemu/setup.sh; scripts/libvirt/setup.sh'], {
     cwd: root,
     stdio: 'ignore',
     detached: true,
@@ -286,7 +286,7 @@ function fetchAhead() {
 const isRun = ({ name }) => (options.only.length === 0 || options.only.includes(name)) && !options.skip.includes(name);
 
 console.log('=== setting up');
-if (inCi && suites.some((suite) => ['e2e', 'libvirt'].includes(suite.name) && isRun(suite))) fetchAhead();
+if (inCi && suites.some((suite) => ['unit', 'e2e', 'libvirt'].includes(suite.name) && isRun(suite))) fetchAhead();
 const notRun = new Set();
 const results = [];
 try {

@@ -45,8 +45,7 @@ export function compare(before: BenchReport, after: BenchReport): Comparison {
 
 function pairsOf(old: Measured, now: Measured): [Change['what'], Spread | null, Spread | null, number][] {
   return [
-    // A slow variant gets more or less of the blocks, as the machine is.
-    ['ratio', old.rawBytes === now.rawBytes ? old.ratioSpread : null, now.ratioSpread, LEAST_RATIO],
+    ['ratio', old.ratioSpread, now.ratioSpread, LEAST_RATIO],
     ['encode', old.encodeSpread, now.encodeSpread, LEAST],
     ['decode', old.decodeSpread, now.decodeSpread, LEAST],
   ];

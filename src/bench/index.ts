@@ -41,14 +41,14 @@ export async function bench(options: BenchOptions = {}): Promise<BenchReport> {
   const { streams = [], simulate = false, variants = [], filter = [] } = options;
   const registry = (await Registry.builtIn()).add(...variants);
   const preset = options.quick ? QUICK : DEFAULTS;
-  const { runs = preset.runs, seconds = preset.seconds, sampleBytes = preset.sample.bytes } = options;
+  const { runs = preset.runs, seconds = preset.seconds, sampleBytes = preset.sampleBytes } = options;
   return runBench({
     streams,
     simulate,
     variants: registry.variants(filter),
     runs,
     seconds,
-    sample: { bytes: sampleBytes, pieces: Math.min(preset.sample.pieces, sampleBytes) },
+    sampleBytes,
     note: options.onNote ?? (() => undefined),
     signal: options.signal ?? new AbortController().signal,
   });

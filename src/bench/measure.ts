@@ -46,7 +46,8 @@ export async function measure(
     if (!trial) continue;
     workshop.note(`${sample.name}: warming up ${index + 1} of ${entries.length}: ${entry.variant.name}`);
     await entry.attempt(workshop, async () => {
-      const { bytes } = await risingBy(() => trial.warm(method.seconds));
+      const { result, bytes } = await risingBy(() => trial.warm(method.seconds));
+      entry.first = result;
       entry.memoryBytes = contextBytes(entry.variant) ?? bytes;
     });
     trials.push([entry, trial]);
@@ -66,6 +67,8 @@ export async function measure(
 /** A variant and what has become of it. */
 class Entry {
   readonly variant: Variant;
+  /** The turn that warmed up: over all of the input. */
+  first: Turn | undefined;
   readonly turns: Turn[] = [];
   memoryBytes: number | undefined;
   failure: string | undefined;
@@ -108,7 +111,7 @@ class Entry {
     const whyNot = this.#whyNot();
     if (whyNot !== undefined) return { ...known, status: 'not applicable', reason: whyNot };
     if (this.failure !== undefined) return { ...known, status: 'failed', reason: this.failure };
-    return { ...known, status: 'measured', memoryBytes: this.memoryBytes ?? null, ...figures(this.turns) };
+    return { ...known, status: 'measured', memoryBytes: this.memoryBytes ?? null, ...figures(this.first, this.turns) };
   }
 
   #whyNot(): string | undefined {
@@ -140,19 +143,21 @@ function contextBytes(variant: Variant): number | undefined {
 }
 
 /** What the runs of a variant come to. */
-function figures(turns: readonly Turn[]): Partial<VariantReport> {
+function figures(all: Turn | undefined, turns: readonly Turn[]): Partial<VariantReport> {
   const [first] = turns;
-  if (!first) throw new PagewireError('INTERNAL', 'a variant was not run');
+  if (!all || !first) throw new PagewireError('INTERNAL', 'a variant was not run');
   const over = (value: (turn: Turn) => number): Spread => spreadOf(turns.map(value));
   const speed = (side: 'encode' | 'decode'): Spread | null =>
     first[side] ? over((turn) => turn.rawBytes / 1e6 / Math.max(of(turn, side).seconds, 1e-9)) : null;
   const cpu = (side: 'encode' | 'decode'): number | null =>
     first[side] ? over((turn) => of(turn, side).cpuSeconds / (turn.rawBytes / 1e9)).median : null;
-  const ratio = over((turn) => turn.rawBytes / Math.max(turn.packedBytes, 1));
+  const sizes = [all, ...turns].filter(({ rawBytes }) => rawBytes === all.rawBytes);
+  const ratio = spreadOf(sizes.map(({ rawBytes, packedBytes }) => rawBytes / Math.max(packedBytes, 1)));
   const [encode, decode] = [speed('encode'), speed('decode')];
   return {
-    rawBytes: first.rawBytes,
-    packedBytes: first.packedBytes,
+    rawBytes: all.rawBytes,
+    packedBytes: all.packedBytes,
+    timedBytes: first.rawBytes,
     ratio: ratio.median,
     ratioSpread: ratio,
     encodeMBps: encode?.median ?? null,

@@ -17,7 +17,8 @@ export interface BenchSettings extends Method {
   streams: readonly string[];
   /** No file: the simulator, also where there is a QEMU. */
   simulate: boolean;
-  sample: SampleLimits;
+  /** Bytes of a stream that are measured on, at the most (and a quarter more, by chance). */
+  sampleBytes: number;
   variants: readonly Variant[];
   /** Called with what is being done. */
   note: (text: string) => void;
@@ -25,9 +26,17 @@ export interface BenchSettings extends Method {
 }
 
 /** Where nothing else is said. */
-export const DEFAULTS = { runs: 3, seconds: 0.25, sample: { bytes: 256 << 20, pieces: 32 << 20 } };
+export const DEFAULTS = { runs: 3, seconds: 0.25, sampleBytes: 256 << 20 };
 /** To see that all works, and roughly what is what. */
-export const QUICK = { runs: 2, seconds: 0.05, sample: { bytes: 24 << 20, pieces: 8 << 20 } };
+export const QUICK = { runs: 2, seconds: 0.05, sampleBytes: 32 << 20 };
+
+/** What of a sample is for the variants that take pieces of it: slow levels go over all of it once. */
+const PIECES = 1 / 16;
+
+/** What a sample of so many bytes is made of. */
+function limits(sampleBytes: number): SampleLimits {
+  return { bytes: sampleBytes, pieces: Math.max(sampleBytes * PIECES, 2 << 20) };
+}
 
 /** Measures every variant on every stream. */
 export async function runBench(settings: BenchSettings): Promise<BenchReport> {
@@ -46,7 +55,7 @@ export async function runBench(settings: BenchSettings): Promise<BenchReport> {
     const measured: BenchReport['variants'] = [];
     for (const [index, source] of (await sourcesOf(settings, folder)).entries()) {
       note(`${source.name}: taking a sample`);
-      const sample = await takeSample(source, settings.sample, folder, `${index}`);
+      const sample = await takeSample(source, limits(settings.sampleBytes), folder, `${index}`);
       const room = roomFor(Math.max(sample.blocks.length, sample.pairs.new.length));
       streams.push(streamReport(sample));
       measured.push(...(await measure(variants, sample, { runs, seconds }, { folder, room, crews, signal, note })));

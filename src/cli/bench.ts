@@ -44,16 +44,15 @@ export async function bench(streams: string[], flags: BenchFlags, signal: AbortS
     return EXIT.ok;
   }
   const preset = flags.quick ? QUICK : DEFAULTS;
-  const { runs = preset.runs, seconds = preset.seconds, sample = preset.sample.bytes } = flags;
-  checkNumbers(runs, seconds, sample);
+  const { runs = preset.runs, seconds = preset.seconds, sample: sampleBytes = preset.sampleBytes } = flags;
+  checkNumbers(runs, seconds, sampleBytes);
   // Read first: a report that is none is told before anything is measured.
   const before = flags.compare === undefined ? undefined : readReport(flags.compare);
   const progress = new Progress(flags.quiet);
   let report: BenchReport;
   try {
     report = await runBench({
-      ...{ streams, simulate: flags.simulate, variants, runs, seconds, signal },
-      sample: { bytes: sample, pieces: Math.min(preset.sample.pieces, sample) },
+      ...{ streams, simulate: flags.simulate, variants, runs, seconds, sampleBytes, signal },
       note: (text) => {
         progress.note(text);
       },
@@ -107,6 +106,7 @@ class Progress {
   readonly #quiet: boolean;
   readonly #terminal = isatty(2);
   #last = -Infinity;
+  #phase = '';
 
   constructor(quiet: boolean) {
     this.#quiet = quiet;
@@ -115,8 +115,11 @@ class Progress {
   note(text: string): void {
     if (this.#quiet) return;
     const now = performance.now();
-    if (now - this.#last < (this.#terminal ? 100 : 5000)) return;
+    // What comes before the count: each phase is told at once.
+    const phase = text.replace(/\d+ of .*/, '');
+    if (phase === this.#phase && now - this.#last < (this.#terminal ? 100 : 5000)) return;
     this.#last = now;
+    this.#phase = phase;
     tell(this.#terminal ? `\r\x1b[K${text.slice(0, 78)}` : `${text}\n`);
   }
 

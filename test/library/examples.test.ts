@@ -17,7 +17,12 @@ const EXPECTED: Record<string, { prints: RegExp; leaves: string[]; beside?: type
   'README.md': [
     { prints: /^$/, leaves: ['guest.stream.pw', 'guest.pw', 'again.stream', 'smaller.stream'] },
     { prints: /^guest\.stream\.pw\n[\s\S]*pc-q35-10\.0/, leaves: ['later.stream.pw'] },
+    { prints: /^zstd 3 +\d[\s\S]*^delta \+ zstd 1 +\d/m, leaves: ['report.html'] },
     { prints: /^\d+ bytes became \d+\n$/, leaves: ['guest.pw'] },
+  ],
+  'docs/bench.md': [
+    { prints: /^zstd 3 +\d[\s\S]*Compared with report\.json: /m, leaves: ['report.html', 'report.json'] },
+    { prints: /^zstd 3 true\nraw deflate true\n$/, leaves: [] },
   ],
   'docs/library.md': [
     { prints: /^all of it\n$/, leaves: ['guest.pw', 'again.stream'] },
@@ -80,7 +85,9 @@ for (const [document, expected] of Object.entries(EXPECTED)) {
 
 const DOCUMENTS = [
   ...['README.md', 'ARCHITECTURE.md', 'CHANGELOG.md', 'contrib/README.md'],
-  ...['cli', 'format', 'library', 'libvirt', 'libvirt-tunnel', 'proxy', 'stats'].map((name) => `docs/${name}.md`),
+  ...['bench', 'cli', 'format', 'library', 'libvirt', 'libvirt-tunnel', 'proxy', 'stats'].map(
+    (name) => `docs/${name}.md`,
+  ),
 ];
 
 it('the documents link to what there is', () => {

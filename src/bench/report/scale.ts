@@ -1,6 +1,6 @@
 /** A way from values to places along an axis. */
 export interface Scale {
-  place(value: number): number;
+  readonly place: (value: number) => number;
   ticks: number[];
 }
 
@@ -27,7 +27,11 @@ export function logarithmic(values: readonly number[], from: number, to: number)
     Array.from({ length: Math.floor(high) - Math.floor(low) + 1 }, (_, n) => Math.floor(low) + n)
       .flatMap((exponent) => factors.map((factor) => factor * 10 ** exponent))
       .filter((tick) => Math.log10(tick) >= low && Math.log10(tick) <= high);
-  const choices = [[1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9], [1, 1.5, 2, 3, 5, 7], [1, 2, 5], [1]].map(within);
-  const ticks = choices.find((choice) => choice.length <= MOST_TICKS) ?? choices.at(-1) ?? [];
+  const every = (step: number): number[] => within([1]).filter((tick) => Math.round(Math.log10(tick)) % step === 0);
+  const choices = [
+    ...[[1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9], [1, 1.5, 2, 3, 5, 7], [1, 2, 5], [1]].map(within),
+    ...[2, 3, 4].map(every),
+  ];
+  const ticks = choices.find((choice) => choice.length <= MOST_TICKS) ?? [];
   return { ticks, place: (value) => from + ((to - from) * (Math.log10(value) - low)) / (high - low) };
 }

@@ -17,9 +17,11 @@ const variant = z.object({
   status: z.enum(['measured', 'not installed', 'not applicable', 'failed']),
   /** Why it was not measured. */
   reason: z.string().optional(),
-  /** Bytes that went in and came out, in each run. */
+  /** Bytes that went in and came out, in the first run. */
   rawBytes: amount.optional(),
   packedBytes: amount.optional(),
+  /** Bytes that went in in each run that was timed: fewer where the variant is slow. */
+  timedBytes: amount.optional(),
   /** The first by the second. */
   ratio: amount.optional(),
   /** MB (10^6 bytes) of what went in, a second; the median of the runs. Null where it does not do that itself. */

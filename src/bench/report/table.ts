@@ -13,6 +13,7 @@ export const KINDS: Record<Kind, { title: string; about: string }> = {
   },
 };
 
+const WIDTH = 100;
 const HEAD = ['', 'ratio', 'encode', '±%', 'decode', '±%', 'CPU', 'memory', '0.2', '1', '10', '25'];
 
 export function table(report: BenchReport): string {
@@ -21,14 +22,18 @@ export function table(report: BenchReport): string {
     `${machine.processor}, ${machine.cores} cores, Linux ${machine.kernel}, Node ${machine.node}, pagewire ` +
       `${machine.pagewire} (${machine.tier}); ${method.runs} runs after a warm-up`,
     'encode, decode, 0.2 to 25 Gbit/s: MB/s of what goes in; CPU: seconds a GB, both ends',
-    'ratio*: slow, so measured on evenly chosen parts of the blocks',
     ...caveats(report),
   ];
   for (const stream of streams) {
     lines.push('', describe(stream));
     for (const kind of Object.keys(KINDS) as Kind[]) lines.push(...section(report, stream, kind));
   }
-  return `${lines.join('\n')}\n`;
+  return `${lines.flatMap(wrap).join('\n')}\n`;
+}
+
+/** Between words, at 100 columns; a line that is shorter stays as it is. */
+function wrap(line: string): string[] {
+  return line.length <= WIDTH ? [line] : (line.match(/\S.{0,99}(?=\s|$)/g) ?? [line]);
 }
 
 /** What takes from the figures' worth. */
@@ -55,7 +60,7 @@ function section(report: BenchReport, stream: StreamReport, kind: Kind): string[
   return [
     '',
     `${title}: ${about}`,
-    ...columns([HEAD, ...measured.map((variant) => row(variant, kind === 'block' ? stream.blockBytes : 0))]),
+    ...columns([HEAD, ...measured.map(row)]),
     ...cacheLine(measured),
     ...others.map(({ name, status, reason }) => `${name}: ${status}${reason ? ` (${reason})` : ''}`),
   ];
@@ -69,12 +74,11 @@ function cacheLine(variants: readonly Measured[]): string[] {
   return told.length === 0 ? [] : [`Pages that the cache had: ${told.join(', ')}`];
 }
 
-/** A star tells a ratio that is of a part of the blocks, because the variant is slow. */
-function row(variant: Measured, bytesForAll: number): string[] {
+function row(variant: Measured): string[] {
   const { name, ratio, encodeSpread, decodeSpread, memoryBytes, links } = variant;
   return [
     name,
-    `${number(ratio)}${variant.rawBytes < bytesForAll ? '*' : ' '}`,
+    number(ratio),
     number(variant.encodeMBps),
     noise(encodeSpread),
     number(variant.decodeMBps),

@@ -7,8 +7,8 @@ import type { Timing, Trial, Turn } from './trial.js';
 
 /** What goes to the codec in one call: enough that the call itself does not count. */
 const GROUP = 1 << 20;
-/** However slow a variant is, it is measured on so many groups. */
-const LEAST_GROUPS = 4;
+/** However slow a variant is, it is timed on so many groups. */
+const LEAST_GROUPS = 2;
 
 /** Memory for what is encoded and for what comes back; one trial after the other uses it. */
 export interface Room {
@@ -21,7 +21,7 @@ export function roomFor(bytes: number): Room {
   return { packed: Buffer.alloc(bytes, 1), back: Buffer.alloc(bytes, 1) };
 }
 
-/** A variant over pieces, on one thread; over as many of them, evenly chosen, as its speed allows. */
+/** A variant over pieces, on one thread: the first time over all of them, then over as many as its speed allows, evenly. */
 export class PieceTrial implements Trial {
   readonly variant: PresentVariant;
   readonly #batch: Batch;
@@ -44,15 +44,14 @@ export class PieceTrial implements Trial {
     this.#count = this.#order.length;
   }
 
-  warm(seconds: number): Promise<Turn> {
-    return this.#run(seconds);
+  async warm(seconds: number): Promise<Turn> {
+    const turn = await this.turn();
+    const perGroup = Math.max(turn.encode?.seconds ?? 0, turn.decode?.seconds ?? 0) / this.#count;
+    this.#count = Math.min(Math.max(Math.ceil(seconds / perGroup), LEAST_GROUPS), this.#count);
+    return turn;
   }
 
-  turn(): Promise<Turn> {
-    return this.#run(Infinity);
-  }
-
-  async #run(limit: number): Promise<Turn> {
+  async turn(): Promise<Turn> {
     const { raw, piece } = this.#batch;
     const { packed, back } = this.#room;
     const lengths = new Map<number, Uint32Array>();
@@ -63,18 +62,14 @@ export class PieceTrial implements Trial {
     };
 
     const encode = new Watch(this.#signal);
-    let taken = 0;
     for (const group of this.#order.slice(0, this.#count)) {
       const [from, to] = bounds(group);
       const made = new Uint32Array(Math.ceil((to - from) / piece));
       lengths.set(group, made);
       const size = encode.time(() => this.#batch.encode(from, to, packed.subarray(from, to), made));
       sizes.set(group, size);
-      taken++;
-      if (taken >= LEAST_GROUPS && encode.seconds > limit) break;
       await encode.rest();
     }
-    this.#count = taken;
 
     const decode = new Watch(this.#signal);
     for (const [group, made] of lengths) {

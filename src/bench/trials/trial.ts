@@ -19,7 +19,7 @@ export interface Timing {
 /** A variant that is ready to be measured on a sample. */
 export interface Trial {
   readonly variant: PresentVariant;
-  /** The first turn: finds out how much of the input fits into `seconds` for the turns that follow. */
+  /** The first turn, over all of the input: the turns that follow may take a part of it, for about `seconds`. */
   warm(seconds: number): Promise<Turn>;
   /** @throws PagewireError with the code INTERNAL where what comes back is not what went in. */
   turn(): Promise<Turn>;

@@ -1,0 +1,48 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { compare, describeComparison } from '#src/bench/compare.js';
+import { isMeasured } from '#src/bench/report/schema.js';
+import type { BenchReport } from '#src/index.js';
+import { measured } from './measured.js';
+
+/** The same report with another encoding speed of one variant. */
+function faster(report: BenchReport, name: string, factor: number): BenchReport {
+  const variants = report.variants.map((variant) => {
+    if (variant.name !== name || !isMeasured(variant) || !variant.encodeSpread) return variant;
+    const { median, least, most } = variant.encodeSpread;
+    return { ...variant, encodeSpread: { median: median * factor, least: least * factor, most: most * factor } };
+  });
+  return { ...report, variants };
+}
+
+describe('--compare', () => {
+  it('finds nothing in the same report, and what changed beyond the noise in another', async (t) => {
+    const report = await measured(t, { filter: ['stored', 'zstd 1', 'xbzrle'] });
+    const same = compare(report, report);
+    assert.deepEqual({ changes: same.changes, caveats: same.caveats }, { changes: [], caveats: [] });
+    assert.ok(same.compared > 10);
+
+    const after = faster(report, 'xbzrle', 50);
+    const { changes } = compare(report, after);
+    assert.deepEqual(
+      changes.map(({ name, what }) => [name, what]),
+      [['xbzrle', 'encode']],
+    );
+    assert.ok(Math.abs(changes[0]!.after / changes[0]!.before - 50) < 1e-6);
+    assert.match(
+      describeComparison(compare(report, after), 'old.json'),
+      /^Compared with old\.json: 1 of \d+ figures changed beyond the noise\.\n {2}\+4900\.0% {2}xbzrle, encode: \d+ → \d+ MB\/s \(guest\.qemu\)\n$/,
+    );
+  });
+
+  it('says where the two are not of the same machine or bytes', async (t) => {
+    const report = await measured(t, { filter: ['stored'], runs: 1 });
+    const streams = report.streams.map((stream) => ({ ...stream, sampleDigest: '0' }));
+    const other = { ...report, machine: { ...report.machine, processor: 'abacus' }, streams };
+    assert.deepEqual(compare(other, report).caveats, [
+      `processor: abacus before, ${report.machine.processor} now`,
+      'guest.qemu: not the same bytes as before',
+    ]);
+    assert.deepEqual(compare({ ...report, streams: [] }, report).caveats, ['guest.qemu: was not measured before']);
+  });
+});

@@ -1,0 +1,113 @@
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { describe, it } from 'node:test';
+import { EXIT, signalExit } from '#src/cli/exit.js';
+import { readReport } from '#src/bench/report/schema.js';
+import { smallStream } from '../bench/measured.js';
+import { folder, pagewire, Running } from './command.js';
+
+/** Quick ones of each kind. */
+const SOME = ['stored', 'zlib-sync', 'xbzrle', 'raw page', 'cache'].flatMap((name) => ['--filter', name]);
+
+describe('pagewire bench', () => {
+  it('writes its report as a table, JSON, CSV, a page and pictures, and compares it', async (t) => {
+    const path = folder(t);
+    writeFileSync(path('guest.qemu'), smallStream());
+    const out = ['--json', 'report.json', '--csv', 'report.csv', '--html', 'report.html', '--svg', 'plots'];
+    const args = ['bench', 'guest.qemu', '--quick', '--runs', '1', ...SOME];
+    const first = await pagewire(t, [...args, ...out], { cwd: path('.') });
+    assert.equal(first.code, EXIT.ok, first.stderr);
+    assert.match(first.stderr, /taking a sample/);
+
+    const lines = first.stdout.toString().split('\n');
+    assert.deepEqual(
+      lines.filter((line) => line.length > 100),
+      [],
+    );
+    const report = readReport(path('report.json'));
+    for (const { name, status } of report.variants) {
+      assert.equal(status, 'measured', name);
+      assert.ok(
+        lines.some((line) => line.startsWith(`${name} `)),
+        name,
+      );
+    }
+    const csv = readFileSync(path('report.csv'), 'utf8').split('\r\n');
+    assert.equal(csv.length, report.variants.length + 2);
+    assert.ok(
+      csv[0]?.startsWith('stream,kind,name,status,') && csv.some((row) => row.includes('"delta + zstd 1, cache 10%"')),
+    );
+    assert.match(readFileSync(path('report.html'), 'utf8'), /^<!doctype html>[\s\S]*<svg class="plot"/);
+    assert.deepEqual(readdirSync(path('plots')).sort(), [
+      ...['block-links.svg', 'block-ratio-speed.svg', 'chain-cache.svg', 'chain-links.svg', 'chain-ratio-speed.svg'],
+      ...['delta-links.svg', 'delta-ratio-speed.svg'],
+    ]);
+
+    const again = await pagewire(t, [...args, '-q', '--compare', 'report.json'], { cwd: path('.') });
+    assert.deepEqual({ code: again.code, stderr: again.stderr }, { code: EXIT.ok, stderr: '' });
+    assert.match(
+      again.stdout.toString(),
+      /^Compared with report\.json: \d+ of \d+ figures changed beyond the noise\.$/m,
+    );
+  });
+
+  it('names the variants', async (t) => {
+    const { code, stdout } = await pagewire(t, ['bench', '--list', '--filter', 'xbzrle', '--filter', 'stored']);
+    assert.deepEqual({ code, stdout: stdout.toString() }, { code: EXIT.ok, stdout: 'block  stored\ndelta  xbzrle\n' });
+  });
+
+  it('lists and measures what is there, where npm packages are not', async (t) => {
+    const path = folder(t);
+    const hook = `export const resolve = (name, context, next) => {
+      if (name === 'lz4-napi' || name === 'zlib-sync') throw new Error('no such package');
+      return next(name, context);
+    };`;
+    const register = `import { register } from 'node:module'; register('data:text/javascript,' + ${JSON.stringify(encodeURIComponent(hook))});`;
+    writeFileSync(path('hide.mjs'), register);
+    writeFileSync(path('guest.qemu'), smallStream());
+    const env = { NODE_OPTIONS: `--import=${path('hide.mjs')}` };
+    const filter = ['lz4-napi', 'zlib-sync', 'stored'].flatMap((name) => ['--filter', name]);
+    const list = await pagewire(t, ['bench', '--list', ...filter], { env });
+    const told = 'block  stored\nblock  lz4-napi (not installed)\nblock  zlib-sync inflate (not installed)\n';
+    assert.equal(list.stdout.toString(), told);
+    const run = await pagewire(t, ['bench', path('guest.qemu'), '--quick', '-q', ...filter], { env });
+    assert.equal(run.code, EXIT.ok, run.stderr);
+    assert.match(run.stdout.toString(), /^stored +1\.00[\s\S]*^lz4-napi: not installed \(npm install lz4-napi\)$/m);
+  });
+
+  const refused: [what: string, args: string[], message: RegExp][] = [
+    ['a file that is not there', ['gone.qemu'], /^pagewire bench: cannot open gone\.qemu: .*\n$/],
+    [
+      'what is no file',
+      ['/dev/null'],
+      /^pagewire bench: \/dev\/null is no file: a stream is read more than once, .*\n$/,
+    ],
+    ['a filter that nothing fits', ['--filter', 'snappy'], /^pagewire bench: no variant has snappy in its name .*\n$/],
+    ['no runs', ['--runs', '0'], /^pagewire bench: 0 runs: from 1 to 1000\n$/],
+    ['no time', ['--seconds', '0'], /^pagewire bench: 0 seconds: more than 0, up to 3600\n$/],
+    ['a report that is none', ['--compare', '/etc/hostname'], /^pagewire bench: \/etc\/hostname is no report of .*\n$/],
+  ];
+  for (const [what, args, message] of refused) {
+    it(`refuses ${what}, with one line`, async (t) => {
+      const { code, stderr } = await pagewire(t, ['bench', '-q', ...args], { cwd: folder(t)('.') });
+      assert.equal(code, EXIT.usage);
+      assert.match(stderr, message);
+    });
+  }
+
+  it('ends by Ctrl-C, and leaves nothing behind', async (t) => {
+    const path = folder(t);
+    const running = new Running(t, ['bench', '--simulate'], { env: { TMPDIR: path('.') } });
+    await running.says(/simulated guest: warming up/);
+    const open = spawnSync('ls', ['-l', `/proc/${running.child.pid ?? 0}/fd`], { encoding: 'utf8' }).stdout;
+    running.child.kill('SIGINT');
+    const { code, stdout } = await running.ended;
+    assert.deepEqual({ code, stdout: stdout.toString() }, { code: signalExit('SIGINT'), stdout: '' });
+    const mine = [...open.matchAll(/(\/dev\/shm\/pagewire-bench-\w+)/g)].map(([, name = '']) => name);
+    assert.deepEqual(
+      [readdirSync(path('.')), mine.filter((name) => spawnSync('test', ['-e', name]).status === 0)],
+      [[], []],
+    );
+  });
+});
