@@ -575,8 +575,11 @@ export interface Native {
   // What `pagewire bench` measures with: native/node/src/bench.rs. Here bytes of a stream do go to JavaScript.
   NativeBlockCodec: new (codec: number, level: number, blockSize: number) => NativeBlockCodec;
   NativeDeltaCodec: new (rival: NativeRival, level: number, pageSize: number) => NativeDeltaCodec;
-  /** Writes about `limit` bytes of a stream to another file, as the stream of a smaller guest; how many they are. */
-  thinStream(from: string, to: string, limit: number): Promise<number>;
+  /**
+   * Writes about `limit` bytes of a stream to another file, as the stream of a smaller guest, if it is larger, or its
+   * guest more than 16 times as large. Whether it has.
+   */
+  thinStream(from: string, to: string, limit: number): Promise<boolean>;
   streamFacts(path: string): Promise<StreamFacts>;
   /** Pages that had come before, with what they were: at most `limit` bytes of either, of `again` pages. */
   streamPairs(path: string, again: number, limit: number): Promise<NativePairs>;

@@ -12,6 +12,8 @@ export interface BenchOptions {
   simulate?: boolean | undefined;
   /** Variants beside those that pagewire brings. */
   variants?: readonly Variant[] | undefined;
+  /** Our block codecs at every level, not at chosen ones. */
+  everyLevel?: boolean | undefined;
   /** Only variants with one of these texts in their name. */
   filter?: readonly string[] | undefined;
   /** Measured runs of each variant, after one that warms up; default: 3. */
@@ -38,8 +40,8 @@ export async function bench(options: BenchOptions = {}): Promise<BenchReport> {
     import('./registry.js'),
     import('./run.js'),
   ]);
-  const { streams = [], simulate = false, variants = [], filter = [] } = options;
-  const registry = (await Registry.builtIn()).add(...variants);
+  const { streams = [], simulate = false, everyLevel = false, variants = [], filter = [] } = options;
+  const registry = (await Registry.builtIn({ everyLevel })).add(...variants);
   const preset = options.quick ? QUICK : DEFAULTS;
   const { runs = preset.runs, seconds = preset.seconds, sampleBytes = preset.sampleBytes } = options;
   return runBench({

@@ -13,10 +13,10 @@ import { npmVariants } from './variants/npm.js';
 export class Registry {
   readonly #variants = new Map<string, Variant>();
 
-  /** All that pagewire brings; those whose npm package is not installed are among them, as missing. */
-  static async builtIn(): Promise<Registry> {
+  /** All that pagewire brings, our block codecs at chosen levels or at every one; those whose npm package is not installed are among them, as missing. */
+  static async builtIn({ everyLevel = false } = {}): Promise<Registry> {
     const registry = new Registry();
-    registry.add(...blockVariants(), ...(await npmVariants()), ...deltaVariants(), ...chainVariants());
+    registry.add(...blockVariants(everyLevel), ...(await npmVariants()), ...deltaVariants(), ...chainVariants());
     return registry;
   }
 

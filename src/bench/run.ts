@@ -41,6 +41,7 @@ function limits(sampleBytes: number): SampleLimits {
 /** Measures every variant on every stream. */
 export async function runBench(settings: BenchSettings): Promise<BenchReport> {
   const { signal, note, variants, runs, seconds } = settings;
+  checkNumbers(settings);
   const date = new Date().toISOString();
   const machine = thisMachine();
   const folder = workFolder();
@@ -65,6 +66,15 @@ export async function runBench(settings: BenchSettings): Promise<BenchReport> {
     await crews.close();
     process.off('exit', remove);
     remove();
+  }
+}
+
+function checkNumbers({ runs, seconds, sampleBytes }: BenchSettings): void {
+  const bad = (message: string): PagewireError => new PagewireError('BAD_OPTION', message);
+  if (!Number.isInteger(runs) || runs < 1 || runs > 1000) throw bad(`${runs} runs: from 1 to 1000`);
+  if (!(seconds > 0 && seconds <= 3600)) throw bad(`${seconds} seconds: more than 0, up to 3600`);
+  if (!Number.isInteger(sampleBytes) || sampleBytes < 2 ** 20 || sampleBytes > 2 ** 36) {
+    throw bad(`a sample of ${sampleBytes} bytes: from 1M to 64G`);
   }
 }
 

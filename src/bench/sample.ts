@@ -43,8 +43,8 @@ export async function takeSample(
 ): Promise<Sample> {
   const { name } = stream;
   const streamBytes = await sizeOf(stream.path);
-  const path = streamBytes > limits.bytes ? join(folder, `${label}.sample`) : stream.path;
-  if (path !== stream.path) await native.thinStream(stream.path, path, limits.bytes);
+  const thinned = join(folder, `${label}.sample`);
+  const path = (await native.thinStream(stream.path, thinned, limits.bytes)) ? thinned : stream.path;
   const facts = await native.streamFacts(path);
   const [blocks, pairs, digest] = await Promise.all([
     readPieces(path, limits.pieces),

@@ -169,6 +169,7 @@ function commands(): Command {
     .option('--compare <OLD>', 'tell what changed beyond the noise since this JSON report')
     .option('--filter <TEXT>', 'only variants with this in their name; may be repeated', each)
     .option('--variants <MODULE>', 'variants of your own, from a JavaScript module; may be repeated', each)
+    .option('--all-levels', 'every level of every codec', false)
     .option('--list', 'only name the variants', false)
     .option('--quick', 'a small sample, short runs', false)
     .option('--runs <N>', 'measured runs of each variant (default: 3)', integer)

@@ -21,6 +21,15 @@ describe('the registry', () => {
     });
   });
 
+  it('has every level of every codec, where that is asked for', async () => {
+    const names = (await Registry.builtIn({ everyLevel: true })).variants().map(({ name }) => name);
+    const upTo = (codec: string, highest: number): string[] =>
+      Array.from({ length: highest }, (_, n) => `${codec} ${n + 1}`);
+    for (const name of [...upTo('lz4', 12), ...upTo('zlib', 12), ...upTo('zstd', 19), 'zstd -64', 'stored']) {
+      assert.ok(names.includes(name), name);
+    }
+  });
+
   const faults: [what: string, variant: unknown, message: RegExp][] = [
     ['nothing', undefined, /^a variant: an object is needed$/],
     ['no name', { kind: 'block', pack: same, unpack: same }, /a name of 1 to 40/],

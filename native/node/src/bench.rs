@@ -7,7 +7,8 @@ use napi::bindgen_prelude::{Buffer, Object, Uint8Array, Uint32Array};
 use napi::{Env, Error, Result};
 use napi_derive::napi;
 use pagewire_core::bench::{
-    BenchError, BlockCodec, DeltaCodec, Rival, StreamFacts, facts, pairs, ram_digest, thin,
+    BenchError, BlockCodec, DeltaCodec, Rival, StreamFacts, facts, is_too_large, pairs, ram_digest,
+    thin,
 };
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -152,18 +153,22 @@ pub struct NativePairs {
     pub new: Buffer,
 }
 
-/// Writes about `limit` bytes of a stream to another file: see `core::bench::thin`. Bytes that were written.
-#[napi(ts_return_type = "Promise<number>")]
+/// Writes about `limit` bytes of a stream to another file, if it is larger or has too large a guest: see
+/// `core::bench::thin`. Whether it has.
+#[napi(ts_return_type = "Promise<boolean>")]
 pub fn thin_stream(env: Env, from: String, to: String, limit: f64) -> Result<Object<'static>> {
     let work = move || {
-        let input = File::open(from)?;
-        let total = input.metadata()?.len();
+        let total = File::open(&from)?.metadata()?.len();
+        let limit = limit as u64;
+        if !is_too_large(File::open(&from)?, total, limit)? {
+            return Ok::<_, BenchError>(false);
+        }
         let mut output = BufWriter::with_capacity(1 << 20, File::create(to)?);
-        let thinned = thin(input, total, limit as u64, &mut output)?;
+        thin(File::open(&from)?, total, limit, &mut output)?;
         output.flush()?;
-        Ok::<_, BenchError>(thinned.kept)
+        Ok(true)
     };
-    promise(env, work, |kept| kept as f64)
+    promise(env, work, |thinned| thinned)
 }
 
 /// What stands in a stream.

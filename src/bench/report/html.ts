@@ -5,7 +5,7 @@ import type { Kind } from '../variant.js';
 import { plots, type Plot } from './plots.js';
 import { type BenchReport, isMeasured, type Measured, type StreamReport, type VariantReport } from './schema.js';
 import { COLOURS, DARK_COLOURS, escape, PICTURE_STYLE } from './svg.js';
-import { caveats, describe, KINDS, number } from './table.js';
+import { caveats, describe, KINDS, number, winners } from './table.js';
 
 const STYLE = `
   :root { color-scheme: light dark; ${COLOURS} }
@@ -65,10 +65,16 @@ ${kinds
 <div class="plots">
 ${mine.map(figure).join('\n')}
 </div>
+<p>${escape(best(variants.filter((variant) => variant.kind === kind)))}</p>
 ${table(variants.filter((variant) => variant.kind === kind))}`;
   })
   .join('\n')}
 </section>`;
+}
+
+function best(variants: readonly VariantReport[]): string {
+  const measured = variants.filter(isMeasured);
+  return measured.length > 1 ? `${winners(measured)}.` : '';
 }
 
 function figure({ title, about, svg }: Plot): string {

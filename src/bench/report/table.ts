@@ -1,4 +1,5 @@
 /** The report for a terminal: up to 100 columns. */
+import { LINKS } from '../../measuring/links.js';
 import { bytes } from '../../telemetry/amounts.js';
 import type { Kind } from '../variant.js';
 import { type BenchReport, isMeasured, type Measured, type StreamReport } from './schema.js';
@@ -62,8 +63,20 @@ function section(report: BenchReport, stream: StreamReport, kind: Kind): string[
     `${title}: ${about}`,
     ...columns([HEAD, ...measured.map(row)]),
     ...cacheLine(measured),
+    ...(measured.length > 1 ? [winners(measured)] : []),
     ...others.map(({ name, status, reason }) => `${name}: ${status}${reason ? ` (${reason})` : ''}`),
   ];
+}
+
+/** Who is best on which link. What leaves encoding to another is no rival. */
+export function winners(variants: readonly Measured[]): string {
+  const rivals = variants.filter(({ encodeMBps }) => encodeMBps !== null);
+  const best = LINKS.map(({ name: link }) => {
+    const rate = ({ links }: Measured): number => links.find(({ name }) => name === link)?.MBps ?? 0;
+    const [first] = [...rivals].sort((a, b) => rate(b) - rate(a));
+    return `${link}: ${first?.name ?? '-'}`;
+  });
+  return `Best at ${best.join('; ')}`;
 }
 
 /** The share of pages that caches of some sizes had. */

@@ -1,4 +1,5 @@
-import type { Codec } from '../../codecs.js';
+import { type Codec, codecNumber, CODECS } from '../../codecs.js';
+import { native } from '../../native.js';
 import type { NativeBlockVariant } from '../variant.js';
 
 /**
@@ -12,13 +13,16 @@ const LEVELS: Record<Codec, readonly number[]> = {
   zstd: [-7, -3, -1, 1, 2, 3, 5, 7, 9, 12, 15, 19],
 };
 
+/** How much faster than their fastest level lz4 and zstd are tried: up to level -64. */
+const FASTER = [-64, -32, -16, -8, -7, -6, -5, -4, -3, -2, -1];
+
 /** Smaller blocks than a frame, down to a page, for the codecs that are in use. */
 const BLOCK_SIZES = [4 << 10, 64 << 10];
 
-/** Our block codecs at their levels, on blocks of 1 MiB, and the fast ones on smaller blocks. */
-export function blockVariants(): NativeBlockVariant[] {
-  const levels = Object.entries(LEVELS).flatMap(([codec, numbers]) =>
-    numbers.map((level) => block(codec as Codec, level)),
+/** Our block codecs at chosen levels, or at every one, on blocks of 1 MiB, and the fast ones on smaller blocks. */
+export function blockVariants(everyLevel: boolean): NativeBlockVariant[] {
+  const levels = CODECS.flatMap((codec) =>
+    (everyLevel ? every(codec) : LEVELS[codec]).map((level) => block(codec, level)),
   );
   const sizes = BLOCK_SIZES.flatMap((size) => [block('lz4', 1, size), block('zstd', 1, size)]);
   return [...levels, ...sizes];
@@ -28,4 +32,11 @@ function block(codec: Codec, level: number, blockSize?: number): NativeBlockVari
   const name = codec === 'none' ? 'stored' : `${codec} ${level}`;
   if (blockSize === undefined) return { kind: 'block', name, codec, level };
   return { kind: 'block', name: `${name}, ${blockSize >> 10}K blocks`, codec, level, blockSize };
+}
+
+/** Level 0 is one of the others. */
+function every(codec: Codec): number[] {
+  const [lowest, highest] = native.codecLevels(codecNumber(codec));
+  const usual = Array.from({ length: highest }, (_, n) => n + 1);
+  return codec === 'none' ? [0] : [...FASTER.filter((level) => level >= lowest), ...usual];
 }

@@ -12,7 +12,7 @@ mod walk;
 pub use blocks::BlockCodec;
 pub use deltas::{DeltaCodec, Rival};
 pub use mirror::{Pairs, StreamFacts, facts, pairs, ram_digest};
-pub use thin::{Thinned, thin};
+pub use thin::{Thinned, is_too_large, thin};
 
 /// Why something cannot be measured.
 #[derive(Debug, thiserror::Error)]

@@ -12,6 +12,23 @@ const MAX_REST: u64 = 32 << 20;
 /// A stream that is no QEMU stream is kept in pieces of so many bytes.
 const PIECE: u64 = 1 << 20;
 
+/// Of the guest's RAM, so many times the limit is kept at the most: records of empty pages are small, and whoever reads the
+/// sample remembers each page.
+const RAM_FACTOR: u64 = 16;
+
+/// Whether a stream has to be thinned for a limit: its length, or its guest, is too large.
+///
+/// # Errors
+/// If reading fails.
+pub fn is_too_large(input: impl Read, total: u64, limit: u64) -> Result<bool, BenchError> {
+    let mut ram = 0;
+    walk(input, |reader, piece, _, _| {
+        ram = reader.guest().map_or(0, |guest| guest.total_bytes);
+        Ok::<bool, BenchError>(ram == 0 && matches!(piece, Piece::Element(_)))
+    })?;
+    Ok(total > limit || ram > limit.saturating_mul(RAM_FACTOR))
+}
+
 /// What was kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Thinned {
@@ -24,7 +41,7 @@ pub struct Thinned {
 /// Writes about `limit` of the `total` bytes of a stream. Of a QEMU stream each run of pages is kept or left out as a
 /// whole and through all passes, so what is kept is a stream of a smaller guest, which any QEMU could read. What is not
 /// understood is kept in pieces, evenly. Never writes more than a quarter beyond `limit`, but for what stands behind the
-/// RAM (32 MiB at the most).
+/// RAM (32 MiB at the most), and keeps no more of the guest's RAM than 16 times `limit`, as near as chance allows.
 ///
 /// # Errors
 /// If reading or writing fails.
@@ -67,6 +84,8 @@ pub fn thin(
                 return Ok::<bool, BenchError>(true);
             }
         };
+        let ram = reader.guest().map_or(0, |guest| guest.total_bytes);
+        let one_of = one_of.max(ram.div_ceil(limit.max(1).saturating_mul(RAM_FACTOR)));
         if !is_chosen(at.number / RUN, one_of) || result.kept > most {
             return Ok(true);
         }
