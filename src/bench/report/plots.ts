@@ -3,7 +3,7 @@ import { effectiveMBps } from '../measure.js';
 import type { Kind } from '../variant.js';
 import { linear, logarithmic } from './scale.js';
 import { type BenchReport, isMeasured, type Measured } from './schema.js';
-import { axes, label, Labels, line, picture, PLOT, point, SERIES } from './svg.js';
+import { axes, Labels, legend, line, picture, PLOT, point, SERIES } from './svg.js';
 import { KINDS, number } from './table.js';
 
 export interface Plot {
@@ -110,33 +110,26 @@ function rateAgainstLink(variants: readonly Measured[], kind: string): Drawn | u
     PLOT.bottom,
     PLOT.top,
   );
+  const key = legend(drawn.map(({ name }, n) => ({ name, colour: `var(--c${n})` })));
   const title = `${kind}: effective rate against link speed`;
   return {
     title,
     about: 'MB of what goes in that arrive each second: the variants that win on some link, and what packs nothing.',
-    svg: picture(title, [
-      ...axes(x, y, 'link, Gbit/s', 'effective rate, MB/s'),
-      ...drawn.flatMap((variant, n) => {
-        const colour = `var(--c${n})`;
-        const points = DRAWN_LINKS.map((link): [number, number] => [
-          x.place(link / 125e6),
-          y.place(rate(variant, link)),
-        ]);
-        const key = PLOT.top + 14 + n * 17;
-        return [
-          line(points, 'rate', colour),
+    svg: picture(
+      title,
+      [
+        ...axes(x, y, 'link, Gbit/s', 'effective rate, MB/s'),
+        ...drawn.map((variant, n) =>
           line(
-            [
-              [PLOT.left + 8, key - 4],
-              [PLOT.left + 26, key - 4],
-            ],
-            '',
-            colour,
+            DRAWN_LINKS.map((link) => [x.place(link / 125e6), y.place(rate(variant, link))]),
+            'rate',
+            `var(--c${n})`,
           ),
-          label(PLOT.left + 32, key, variant.name, 'start'),
-        ];
-      }),
-    ]),
+        ),
+        ...key.content,
+      ],
+      key.height,
+    ),
   };
 }
 

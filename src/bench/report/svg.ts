@@ -33,9 +33,9 @@ export function escape(text: string): string {
   return text.replace(/[&<>"']/g, (character) => names[character] ?? '');
 }
 
-export function picture(title: string, content: string[]): string {
+export function picture(title: string, content: string[], height = HEIGHT): string {
   return [
-    `<svg class="plot" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${HEIGHT}" role="img" aria-label="${escape(title)}">`,
+    `<svg class="plot" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${height}" role="img" aria-label="${escape(title)}">`,
     ...content,
     '</svg>',
   ].join('\n');
@@ -55,7 +55,7 @@ export function axes(x: Scale, y: Scale, xName: string, yName: string, xUnit = '
   return [
     ...x.ticks.flatMap((tick) => [
       `<line class="rule" x1="${at(x.place(tick))}" y1="${top}" x2="${at(x.place(tick))}" y2="${bottom}"/>`,
-      label(x.place(tick), bottom + 18, short(tick) + xUnit, 'middle', 'tick'),
+      label(withinPicture(x.place(tick), short(tick) + xUnit), bottom + 18, short(tick) + xUnit, 'middle', 'tick'),
     ]),
     ...y.ticks.flatMap((tick) => [
       `<line class="rule" x1="${left}" y1="${at(y.place(tick))}" x2="${right}" y2="${at(y.place(tick))}"/>`,
@@ -68,6 +68,28 @@ export function axes(x: Scale, y: Scale, xName: string, yName: string, xUnit = '
 
 export function label(x: number, y: number, text: string, anchor: 'start' | 'middle' | 'end', style = ''): string {
   return `<text${style && ` class="${style}"`} x="${at(x)}" y="${at(y)}" text-anchor="${anchor}">${escape(text)}</text>`;
+}
+
+/** The middle of a text that is to stand at `x`, as near as the picture's edge allows. */
+function withinPicture(x: number, text: string): number {
+  return Math.min(x, WIDTH - (text.length * LETTER) / 2 - 2);
+}
+
+/** Which line is which, under the axes; the picture's height with it. */
+export function legend(entries: readonly { name: string; colour: string }[]): { height: number; content: string[] } {
+  const key = 26;
+  const columns = entries.every(({ name }) => key + name.length * LETTER < WIDTH / 2) ? 2 : 1;
+  const rows = Math.ceil(entries.length / columns);
+  const content = entries.flatMap(({ name, colour }, n) => {
+    const x = 8 + Math.floor(n / rows) * (WIDTH / 2);
+    const y = HEIGHT + 8 + (n % rows) * 18;
+    const stroke: [number, number][] = [
+      [x, y - 4],
+      [x + key - 8, y - 4],
+    ];
+    return [line(stroke, 'key', colour), label(x + key, y, name, 'start')];
+  });
+  return { height: HEIGHT + rows * 18 + 4, content };
 }
 
 /** A point that says what it is to whoever points at it. */
@@ -97,6 +119,8 @@ export class Labels {
       [x - 9 - width, y + 4],
       [x - width / 2, y - 10],
       [x - width / 2, y + 20],
+      [x + 6, y - 8],
+      [x + 6, y + 18],
     ] as const) {
       const box = { left, right: left + width, top: baseline - FONT + 2, bottom: baseline + 3 };
       const isInside =
