@@ -92,18 +92,21 @@ function workFolder(): string {
 
 async function sourcesOf(settings: BenchSettings, folder: string): Promise<Source[]> {
   const { streams, simulate, note, signal } = settings;
-  if (streams.length > 0) {
-    const names = streams.map((path) => basename(path));
-    // A name stands for one stream.
-    return streams.map((path, index) => ({
-      name: names.indexOf(names[index]!) === index ? names[index]! : path,
-      path,
-    }));
-  }
+  if (streams.length > 0) return named(streams);
   const guest = simulate ? undefined : await guestSource(folder, note, signal);
   if (guest) return [guest];
   note('simulating a guest');
   return [await simulatedSource(folder)];
+}
+
+/** A name stands for one stream: the file's, or where that is taken its path, or that with a number. */
+function named(paths: readonly string[]): Source[] {
+  const taken = new Set<string>();
+  return paths.map((path, index) => {
+    const name = [basename(path), path].find((name) => !taken.has(name)) ?? `${path} (${index + 1})`;
+    taken.add(name);
+    return { name, path };
+  });
 }
 
 function streamReport({ name, streamBytes, bytes, digest, blocks, pairs, facts }: Sample): StreamReport {

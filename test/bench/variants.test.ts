@@ -3,9 +3,10 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import type { BlockVariant, DeltaVariant } from '#src/index.js';
 import { Registry } from '#src/bench/registry.js';
+import { plots } from '#src/bench/report/plots.js';
 import { checkReport } from '#src/bench/report/schema.js';
 import { LINKS } from '#src/measuring/links.js';
-import { noise } from '../pipeline/content.js';
+import { noise, text } from '../pipeline/content.js';
 import { folder } from '../cli/command.js';
 import { measured } from './measured.js';
 import { bench } from '#src/index.js';
@@ -67,6 +68,24 @@ describe('every variant', () => {
       const isForPages = kind === 'delta' || name.includes('cache');
       assert.equal(status, isForPages ? 'not applicable' : 'measured', `${name}: ${reason ?? ''}`);
     }
+  });
+});
+
+describe('several streams', () => {
+  it('are measured each by itself, under names of their own', async (t) => {
+    const path = folder(t);
+    writeFileSync(path('one'), text(600_000));
+    writeFileSync(path('other'), noise(600_000));
+    const streams = [path('one'), path('other'), path('one'), path('one')];
+    const report = await bench({ streams, filter: ['zstd 3'], runs: 1, seconds: 0.01 });
+    const names = ['one', 'other', path('one'), `${path('one')} (4)`];
+    assert.deepEqual(
+      report.streams.map(({ name }) => name),
+      names,
+    );
+    const ratios = names.map((name) => report.variants.find(({ stream }) => stream === name)?.ratio ?? NaN);
+    assert.ok(ratios[0]! > 2 && ratios[1] === 1 && ratios[2] === ratios[0], ratios.join());
+    assert.equal(new Set(plots(report).map(({ file }) => file)).size, plots(report).length);
   });
 });
 

@@ -17,6 +17,7 @@ describe('the library', () => {
       'CODECS',
       'ERROR_CODES',
       'PagewireError',
+      'bench',
       'createDecoder',
       'createEncoder',
       'createSourceProxy',
