@@ -1,4 +1,4 @@
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { accessSync, constants, mkdtempSync, rmSync, statfsSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { PagewireError } from '../errors.js';
@@ -44,7 +44,7 @@ export async function runBench(settings: BenchSettings): Promise<BenchReport> {
   checkNumbers(settings);
   const date = new Date().toISOString();
   const machine = thisMachine();
-  const folder = workFolder();
+  const folder = workFolder(settings.sampleBytes);
   const remove = (): void => {
     rmSync(folder, { recursive: true, force: true });
   };
@@ -78,16 +78,28 @@ function checkNumbers({ runs, seconds, sampleBytes }: BenchSettings): void {
   }
 }
 
-/** In memory where there is room: a disk is not what is measured. */
-function workFolder(): string {
-  for (const parent of ['/dev/shm', tmpdir()]) {
-    try {
-      if (existsSync(parent)) return mkdtempSync(join(parent, 'pagewire-bench-'));
-    } catch {
-      // Not for us.
-    }
+/** Samples that /dev/shm must have room for: one, what a chain makes of it and what comes back, and as much left. */
+const SAMPLES = 8;
+
+/** In memory where there is much room: a disk is not what is measured. */
+function workFolder(sampleBytes: number): string {
+  const parent = freeBytes('/dev/shm') >= SAMPLES * sampleBytes ? '/dev/shm' : tmpdir();
+  try {
+    return mkdtempSync(join(parent, 'pagewire-bench-'));
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : '?';
+    throw new PagewireError('OPEN_FAILED', `cannot make a folder in ${parent}: ${reason} (set TMPDIR to another)`);
   }
-  throw new PagewireError('OPEN_FAILED', `cannot make a folder in ${tmpdir()}: set TMPDIR to one that can be written`);
+}
+
+function freeBytes(folder: string): number {
+  try {
+    accessSync(folder, constants.W_OK);
+    const { bavail, bsize } = statfsSync(folder);
+    return bavail * bsize;
+  } catch {
+    return 0;
+  }
 }
 
 async function sourcesOf(settings: BenchSettings, folder: string): Promise<Source[]> {

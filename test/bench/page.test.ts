@@ -5,11 +5,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { pathToFileURL } from 'node:url';
+import { deflateRawSync, inflateRawSync } from 'node:zlib';
 import { html } from '#src/bench/report/html.js';
 import { plots } from '#src/bench/report/plots.js';
 import { isMeasured } from '#src/bench/report/schema.js';
 import { standalone } from '#src/bench/report/svg.js';
-import type { BenchReport } from '#src/index.js';
+import type { BenchReport, BlockVariant } from '#src/index.js';
 import { folder } from '../cli/command.js';
 import { open, type Scheme, skip } from './browser.js';
 import { measuredIn } from './measured.js';
@@ -108,7 +109,14 @@ describe("the report's page in a browser", { skip }, () => {
   before(async () => {
     const names = ['stored', 'lz4 -8', 'lz4 1', 'lz4 3', 'zstd -', 'zstd 2', 'zstd 3', 'zlib 1', 'zlib 3', 'zlib-sync'];
     const filter = [...names, 'xbzrle', 'raw page', 'xor', 'pass through', 'delta', 'cache'];
-    report = await measuredIn(path, { filter });
+    // A name is text, whatever it holds.
+    const mine: BlockVariant = {
+      kind: 'block',
+      name: `<img src="x"> & 'mine' </svg>`,
+      pack: (block) => deflateRawSync(block, { level: 1 }),
+      unpack: (packed) => inflateRawSync(packed),
+    };
+    report = await measuredIn(path, { variants: [mine], filter: [...filter, mine.name] });
   });
 
   for (const [width, scheme] of [
@@ -133,7 +141,9 @@ describe("the report's page in a browser", { skip }, () => {
       const scatters = seen.plots.filter(({ title }) => title.includes('ratio against speed'));
       assert.deepEqual(
         scatters.flatMap(({ points }) => points),
-        measuredOnes.map(({ name }) => name),
+        ['block', 'delta', 'chain'].flatMap((kind) =>
+          measuredOnes.filter((variant) => variant.kind === kind).map(({ name }) => name),
+        ),
       );
       assert.equal(scatters.length, 3);
       assert.equal(seen.plots.filter(({ title }) => title.includes('effective rate')).length, 3);
