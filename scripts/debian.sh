@@ -1,4 +1,5 @@
-# What scripts/qemu/setup.sh, scripts/libvirt/setup.sh and scripts/chromium/setup.sh share: Debian packages, downloaded by an APT of our own.
+# What scripts/qemu/setup.sh, scripts/libvirt/setup.sh and scripts/chromium/setup.sh share: Debian packages, downloaded
+# by an APT of our own.
 # The mirror and how to reach it come from this machine's own APT configuration; nothing is installed.
 # $instead: what to do where that does not work.
 
