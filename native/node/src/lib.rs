@@ -8,6 +8,7 @@ mod archive;
 mod descriptor;
 mod file;
 mod flow;
+mod inspect;
 mod net;
 mod session;
 
