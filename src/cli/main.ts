@@ -10,6 +10,7 @@ import type { DecodeFlags } from './decode.js';
 import type { DemoFlags } from './demo.js';
 import type { EncodeFlags } from './encode.js';
 import type { InstallFlags } from './install-libvirt-filter.js';
+import type { InspectFlags } from './inspect.js';
 import type { KeygenFlags } from './keygen.js';
 import { EXIT } from './exit.js';
 import { filterOptions } from './filter-options.js';
@@ -144,6 +145,20 @@ function commands(): Command {
     .action(async (file: string, block: string, address: string, { base }: { base?: string[] }) => {
       const { page } = await import('./archive.js');
       await run('page', () => page(file, block, address, base));
+    });
+
+  command
+    .command('inspect')
+    .description('what is in a QEMU stream, and what each way to carry it would make of it')
+    .argument('<FILE>', 'a stream, a file of pagewire, an image saved by libvirt; - is standard input')
+    .option('--json <FILE>', 'write the report in JSON too, to a file or fd:N; - instead of the text (docs/inspect.md)')
+    .option('--no-forecast', 'do not measure codecs, delta and match')
+    .option('--base <FILE>', 'a base that is not where it was; may be repeated', each)
+    .option('--memory-limit <SIZE>', 'for all of it (default: half of what is free)', size)
+    .addHelpText('after', EXIT_CODES)
+    .action(async (file: string, flags: InspectFlags) => {
+      const { inspect } = await import('./inspect.js');
+      await run('inspect', (signal) => inspect(file, flags, signal));
     });
 
   command

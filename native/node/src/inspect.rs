@@ -2,7 +2,7 @@
 
 use crate::flow::{codec, owned};
 use crate::net::{Coded, promise};
-use napi::bindgen_prelude::{Buffer, Object};
+use napi::bindgen_prelude::{Buffer, Object, Uint8Array};
 use napi::{Env, Result};
 use napi_derive::napi;
 use pagewire_core::flow::FlowError;
@@ -10,7 +10,7 @@ use pagewire_core::inspect::{
     Command, Inspected, Measured, Mismatch, Outline, Pages, Sample, Section, SectionKind, Tally,
     inspect,
 };
-use pagewire_core::qemu::GuestRam;
+use pagewire_core::qemu::{GuestRam, Reason};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +32,7 @@ impl Coded for Mismatch {
 pub struct NativeStreamReport {
     pub bytes: f64,
     pub understood: f64,
+    pub ended: String,
     pub reason: Option<String>,
     pub within: String,
     pub read_error: Option<String>,
@@ -247,6 +248,13 @@ fn report(Inspected { inspector, failed }: &Inspected) -> NativeStreamReport {
     NativeStreamReport {
         bytes: inspector.bytes() as f64,
         understood: inspector.understood() as f64,
+        ended: match inspector.reason() {
+            None => "open",
+            Some(Reason::EndOfStream) => "end",
+            Some(Reason::DeviceState) => "devices",
+            Some(_) => "unknown",
+        }
+        .to_owned(),
         reason: inspector.reason().map(|reason| reason.as_str().to_owned()),
         within: inspector.place().as_str().to_owned(),
         read_error: failed.as_ref().map(ToString::to_string),
@@ -320,11 +328,17 @@ impl NativeInspection {
     }
 }
 
-/// Reads a stream to its end; the descriptor is duplicated and stays the caller's.
+/// Reads a stream to its end, of which `head` was read before; the descriptor is duplicated and stays the caller's.
 #[napi]
-pub fn inspect_stream(env: Env, fd: i32, cache_bytes: f64) -> Result<Object<'static>, String> {
+pub fn inspect_stream(
+    env: Env,
+    fd: i32,
+    head: Uint8Array,
+    cache_bytes: f64,
+) -> Result<Object<'static>, String> {
     let fd = owned(fd)?;
-    let work = move || inspect(fd, cache_bytes as u64).map(NativeInspection::from);
+    let head = head.to_vec();
+    let work = move || inspect(fd, &head, cache_bytes as u64).map(NativeInspection::from);
     promise::<_, _, FlowError>(env, work, |inspection| inspection)
         .map_err(|error| napi::Error::new("INTERNAL".to_owned(), error.reason.clone()))
 }

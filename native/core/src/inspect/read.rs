@@ -17,13 +17,14 @@ pub struct Inspected {
     pub failed: Option<FlowError>,
 }
 
-/// Reads a stream from a descriptor to its end.
+/// Reads a stream from a descriptor to its end; `head` was read of it before.
 ///
 /// # Errors
 /// If the descriptor cannot be read at all; what fails later is told with what was seen before.
-pub fn inspect(fd: OwnedFd, cache_bytes: u64) -> Result<Inspected, FlowError> {
+pub fn inspect(fd: OwnedFd, head: &[u8], cache_bytes: u64) -> Result<Inspected, FlowError> {
     let input = Input::new(fd)?;
     let mut inspector = Inspector::new(cache_bytes);
+    inspector.feed(head);
     let failed = read_all(&input, &mut inspector)
         .err()
         .map(|source| FlowError::Read {

@@ -1,0 +1,28 @@
+/** Numbers and columns for a terminal. */
+
+export type Alignment = 'left' | 'right';
+
+/** Columns as wide as their widest cell; without alignments the first is to the left, the others to the right. */
+export function columns(rows: readonly (readonly string[])[], ...alignments: Alignment[]): string[] {
+  const count = Math.max(...rows.map((row) => row.length));
+  const widths = Array.from({ length: count }, (_, column) => Math.max(...rows.map((row) => row[column]?.length ?? 0)));
+  return rows.map((row) =>
+    row
+      .map((cell, column) => {
+        const alignment = alignments[column] ?? (column === 0 ? 'left' : 'right');
+        const width = widths[column] ?? 0;
+        return alignment === 'left' ? cell.padEnd(width) : cell.padStart(width);
+      })
+      .join('  ')
+      .trimEnd(),
+  );
+}
+
+/** `1,234,567` */
+export function number(n: number): string {
+  return n.toLocaleString('en-US');
+}
+
+export function percent(part: number, whole: number): string {
+  return whole === 0 ? '0 %' : `${((part / whole) * 100).toFixed(1)} %`;
+}
