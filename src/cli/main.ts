@@ -25,7 +25,7 @@ Exit codes:
   1  reading or writing failed
   2  wrong usage, or a file that cannot be opened
   3  the QEMU stream ended in the middle (all its bytes were carried)
-  4  the frames are damaged, cut off, or of a later version
+  4  the frames are damaged, cut off, or of a later version; inspect: or the stream
   5  the memory limit is too small for what was asked
   6  no link to the peer, or none any more; or the two do not fit together
   128 + N  ended by signal N`;

@@ -1,5 +1,4 @@
 /** How a stream ends: as it should, or where and why not. */
-import { EXIT, exitCode } from '../cli/exit.js';
 import type { PagewireError } from '../errors.js';
 import type { StreamReport } from '../native.js';
 import type { DeviceStates } from './devices.js';
@@ -20,18 +19,18 @@ export function endingOf(
   const ending = { understood, within: null, reason: null, error: null };
   if (failure) {
     const { code, message, offset = null } = failure;
-    const error = { code, message: `${name}: ${message}`, offset, exitCode: exitCode(code) };
+    const error = { code, message: `${name}: ${message}`, offset };
     return { ...ending, state: 'failed', error };
   }
   if (report.readError !== undefined) {
-    const error = { code: 'READ_FAILED', message: report.readError, offset: bytes, exitCode: EXIT.failed };
+    const error = { code: 'READ_FAILED', message: report.readError, offset: bytes };
     return { ...ending, state: 'failed', error };
   }
   if (report.ended === 'open') return { ...ending, ...truncated(name, bytes, within) };
   if (report.ended === 'unknown') {
     const reason = report.reason ?? null;
     const message = `${name}: byte ${understood} of the stream: ${reason}; nothing from there on was looked at`;
-    const error = { code: 'STREAM_UNKNOWN', message, offset: understood, exitCode: EXIT.frames };
+    const error = { code: 'STREAM_UNKNOWN', message, offset: understood };
     return { ...ending, state: 'unknown', reason, error };
   }
   if (behind?.isWhole === false) return { ...ending, ...truncated(name, bytes, 'the device states') };
@@ -42,6 +41,6 @@ export function endingOf(
 
 function truncated(name: string, bytes: number, within: string): Pick<Ending, 'state' | 'within' | 'error'> {
   const message = `${name}: the QEMU stream ends at byte ${bytes}, before its end (within ${within})`;
-  const error = { code: 'STREAM_TRUNCATED', message, offset: bytes, exitCode: EXIT.truncated };
+  const error = { code: 'STREAM_TRUNCATED', message, offset: bytes };
   return { state: 'truncated', within, error };
 }

@@ -2,7 +2,7 @@
 import { LINKS } from '../measuring/links.js';
 import { bytes } from '../telemetry/amounts.js';
 import type { Forecast } from './schema.js';
-import { columns } from './table.js';
+import { columns, wrapped } from './table.js';
 
 export function forecastLines({ threads, sample, variants, best, notes }: Forecast): string[] {
   const head = ['  ', 'ratio', 'pack', 'unpack', ...LINKS.map(({ name }) => name.replace(' Gbit/s', ' G'))];
@@ -21,8 +21,11 @@ export function forecastLines({ threads, sample, variants, best, notes }: Foreca
     'Forecast: MB/s of one thread on this machine, and seconds over links of Gbit/s',
     ...columns([head, ...rows]),
     ...best.map(({ link, variant }) => `  ${`${link}:`.padEnd(12)} ${variant}`),
-    `  Seconds are with ${threads} ${threads === 1 ? 'thread' : 'threads'}. Codecs were measured on ${bytes(sample.bytes)} of the stream${of}.`,
-    ...notes.map((note) => `  ${note}`),
+    ...[
+      `Seconds are with ${threads} ${threads === 1 ? 'thread' : 'threads'}.`,
+      `Codecs were measured on ${bytes(sample.bytes)} of the stream${of}.`,
+      ...notes,
+    ].flatMap(wrapped),
   ];
 }
 

@@ -2,7 +2,7 @@
 import { bytes } from '../telemetry/amounts.js';
 import { forecastLines } from './forecast-report.js';
 import type { Inspection, Section, Tally } from './schema.js';
-import { columns, number, percent } from './table.js';
+import { columns, number, percent, wrapped } from './table.js';
 
 /** Commands and devices' sections that are shown one by one; JSON has all. */
 const MOST_COMMANDS = 20;
@@ -141,21 +141,19 @@ function add(a: Tally, b: Tally): Tally {
 function again({ resent, contents }: Pages): string[] {
   const { lookedAt, equal, oneIn } = contents;
   const how = oneIn === 1 ? '' : `, estimated from one in ${number(oneIn)}`;
-  return [
-    'The same again',
-    ...sentAgain(resent),
-    `  ${number(equal)} of ${number(lookedAt)} whole pages (${percent(equal, lookedAt)}) hold what another page held${how}`,
-  ];
+  const whole = `${number(equal)} of ${number(lookedAt)} whole pages (${percent(equal, lookedAt)})`;
+  return ['The same again', ...sentAgain(resent), ...wrapped(`${whole} hold what another page held${how}`)];
 }
 
 function sentAgain(resent: Pages['resent']): string[] {
   if (resent === null) return ['  the guest is too large to count how often each page was sent'];
   const { sent, moreThanOnce, records, most } = resent;
   if (moreThanOnce === 0) return [`  ${number(sent)} pages were sent, each of them once`];
-  return [
-    `  ${number(sent)} pages were sent, ${number(moreThanOnce)} of them more than once: ${number(records)} records`,
-    `  beyond the first of each; the busiest page ${most === 255 ? '255 times or more' : `${most} times`}`,
-  ];
+  const busiest = most === 255 ? '255 times or more' : `${most} times`;
+  return wrapped(
+    `${number(sent)} pages were sent, ${number(moreThanOnce)} of them more than once: ${number(records)} records ` +
+      `beyond the first of each; the busiest page ${busiest}`,
+  );
 }
 
 function deltas({ deltas: { sizes, tooLarge, bytes: sum, withoutBase } }: Pages): string[] {

@@ -64,9 +64,7 @@ export const inspection = z.strictObject({
     within: z.string().nullable(),
     reason: z.string().nullable(),
   }),
-  error: z
-    .strictObject({ code: z.string(), message: z.string(), offset: count.nullable(), exitCode: count })
-    .nullable(),
+  error: z.strictObject({ code: z.string(), message: z.string(), offset: count.nullable() }).nullable(),
   machine: z.string(),
   uuid: z.string().nullable(),
   pageSize: count.nullable(),

@@ -26,3 +26,20 @@ export function number(n: number): string {
 export function percent(part: number, whole: number): string {
   return whole === 0 ? '0 %' : `${((part / whole) * 100).toFixed(1)} %`;
 }
+
+/** Where lines of text are broken. */
+const WIDTH = 80;
+
+/** Text in lines that begin with two blanks; a word that is longer than a line stands by itself. */
+export function wrapped(text: string): string[] {
+  const lines: string[] = [];
+  let line = ' ';
+  for (const word of text.split(' ')) {
+    if (line.trim() !== '' && line.length + 1 + word.length > WIDTH) {
+      lines.push(line);
+      line = ' ';
+    }
+    line += ` ${word}`;
+  }
+  return [...lines, line];
+}
