@@ -59,6 +59,11 @@ async function inspected(file: string, options: InputOptions, forecasts: boolean
 
 async function write(target: Target, inspection: Inspection): Promise<void> {
   const text = Buffer.from(`${JSON.stringify(inspection, null, 2)}\n`);
-  for (let at = 0; at < text.length;) at += writeSync(target.fd, text, at);
+  try {
+    for (let at = 0; at < text.length;) at += writeSync(target.fd, text, at);
+  } catch (error) {
+    const why = (error as Error).message;
+    throw new PagewireError('WRITE_FAILED', `cannot write ${target.name}: ${why}`, { cause: error });
+  }
   await target.commit();
 }

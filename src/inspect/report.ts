@@ -2,7 +2,7 @@
 import { bytes } from '../telemetry/amounts.js';
 import { forecastLines } from './forecast-report.js';
 import type { Inspection, Section, Tally } from './schema.js';
-import { columns, number, percent, wrapped } from './table.js';
+import { columns, name as shown, number, percent, wrapped } from './table.js';
 
 /** Commands and devices' sections that are shown one by one; JSON has all. */
 const MOST_COMMANDS = 20;
@@ -56,7 +56,7 @@ const STATES = {
 
 function blocks({ blocks }: Inspection): string[] {
   if (blocks.length === 0) return [];
-  const rows = blocks.map(({ name, bytes: size, pages }) => [`  ${shorten(name, 24)}`, bytes(size), ...kinds(pages)]);
+  const rows = blocks.map(({ name, bytes: size, pages }) => [`  ${shown(name, 24)}`, bytes(size), ...kinds(pages)]);
   return ['Blocks, and the page records for each', ...columns([['  name', 'size', ...KINDS], ...rows])];
 }
 
@@ -93,7 +93,7 @@ function what({ type, kind, name, id, instance, version, count, pages }: Section
     case 'opaque':
       return 'not taken apart';
     case 'device':
-      return `${shorten(name ?? '', 34)}, instance ${instance ?? 0}, version ${version ?? 0}`;
+      return `${shown(name ?? '', 34)}, instance ${instance ?? 0}, version ${version ?? 0}`;
     case 'ram': {
       const named = count > 1 ? `${number(count)} parts` : kind;
       return `ram (${id ?? 0}), ${named}: ${number(pages ?? 0)} page records`;
@@ -176,9 +176,4 @@ function deltas({ deltas: { sizes, tooLarge, bytes: sum, withoutBase } }: Pages)
     ),
     ...(withoutBase > 0 ? [`  ${number(withoutBase)} more whose last version is not known`] : []),
   ];
-}
-
-/** Names come from the stream, and may be 255 bytes long. */
-function shorten(name: string, width: number): string {
-  return name.length > width ? `…${name.slice(1 - width)}` : name;
 }

@@ -18,6 +18,12 @@ export function columns(rows: readonly (readonly string[])[], ...alignments: Ali
   );
 }
 
+/** A name from a stream, which may be 255 bytes of anything, cut to a width; nothing in it gets to the terminal as a command. */
+export function name(text: string, width: number): string {
+  const visible = text.replaceAll(/\p{C}/gu, '?');
+  return visible.length > width ? `…${visible.slice(1 - width)}` : visible;
+}
+
 /** `1,234,567` */
 export function number(n: number): string {
   return n.toLocaleString('en-US');

@@ -93,12 +93,6 @@ impl Elements {
         self.reader.offset()
     }
 
-    /// Bytes behind those: the start of an element of which more must come.
-    #[must_use]
-    pub fn held(&self) -> usize {
-        self.held.len()
-    }
-
     /// Why nothing more will be told, if so.
     #[must_use]
     pub fn reason(&self) -> Option<Reason> {
