@@ -4,7 +4,6 @@ import { type GuestPages, native, type NativeInspection, type StreamReport } fro
 import { BASE_BYTES, defaultMemoryLimit } from '../policy/memory.js';
 import { bytes as amount } from '../telemetry/amounts.js';
 import { type DeviceStates, deviceStates } from './devices.js';
-import type { Ending } from './ending.js';
 import { endingOf } from './ending.js';
 import { type InputOptions, type OpenStream, openStream } from './input.js';
 import { type Inspection, type Section, VERSION } from './schema.js';
@@ -59,7 +58,7 @@ function describe(
 ): Inspection {
   const report = sample.report();
   const behind = statesOf(report, sample);
-  const ending: Ending = endingOf(spec === '-' ? 'standard input' : spec, report, behind, failure);
+  const ending = endingOf(spec === '-' ? 'standard input' : spec, report, behind, failure);
   return {
     version: VERSION,
     file: spec,
@@ -98,23 +97,28 @@ function statesOf({ ended, understood, footers }: StreamReport, sample: NativeIn
   return bytes === null ? undefined : deviceStates(bytes, { offset: understood, behindEnd: ended === 'end', footers });
 }
 
-const NO_SECTION = { name: null, id: null, kind: null, pages: null, count: 1, instance: null, version: null };
-
 function sectionsOf(report: StreamReport, behind: DeviceStates | undefined): Section[] {
+  const { configurationEnd, understood, bytes } = report;
   const sections: Section[] = [];
-  if (report.configurationEnd > 0) {
-    const offset = 8; // behind the magic and the version
-    sections.push({ ...NO_SECTION, type: 'configuration', offset, bytes: report.configurationEnd - offset });
-  }
-  for (const section of report.sections) sections.push({ ...NO_SECTION, type: 'ram', name: 'ram', ...section });
-  for (const device of behind?.devices ?? []) sections.push({ ...NO_SECTION, type: 'device', ...device });
-  if (behind?.opaque) sections.push({ ...NO_SECTION, type: 'opaque', ...behind.opaque });
-  if (behind?.description) sections.push({ ...NO_SECTION, type: 'description', ...behind.description });
-  if (!behind && report.understood < report.bytes) {
-    const { understood: offset, bytes } = report;
-    sections.push({ ...NO_SECTION, type: 'opaque', offset, bytes: bytes - offset });
+  // Behind the magic and the version.
+  if (configurationEnd > 0) sections.push(section('configuration', { offset: 8, bytes: configurationEnd - 8 }));
+  for (const its of report.sections) sections.push(section('ram', { name: 'ram', ...its }));
+  for (const its of behind?.devices ?? []) sections.push(section('device', its));
+  if (behind?.opaque) sections.push(section('opaque', behind.opaque));
+  if (behind?.description) sections.push(section('description', behind.description));
+  if (!behind && understood < bytes) {
+    sections.push(section('opaque', { offset: understood, bytes: bytes - understood }));
   }
   return sections;
+}
+
+/** A section of one of the types: the fields that the others have are null. */
+function section(
+  type: Section['type'],
+  { offset, bytes, ...its }: Pick<Section, 'offset' | 'bytes'> & Partial<Section>,
+): Section {
+  const none = { name: null, id: null, kind: null, pages: null, count: 1, instance: null, version: null };
+  return { type, offset, bytes, ...none, ...its };
 }
 
 function pagesOf({ total, passes, passesMerged, resent, contents, deltas }: GuestPages): Inspection['pages'] {
