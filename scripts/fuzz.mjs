@@ -33,6 +33,7 @@ const targets = {
     ],
   },
   qemu_stream: { maxLength: 64 << 10, seeds: () => [qemuStream(0), qemuStream(255)] },
+  inspect: { maxLength: 64 << 10, seeds: () => [qemuStream(0), qemuStream(255)] },
   switchover: {
     maxLength: 64 << 10,
     seeds: () => [qemuStream(255), postcopyStream(0), postcopyStream(255), recoveredStream(9)],

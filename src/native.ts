@@ -508,6 +508,99 @@ export interface NativeDeltaCodec {
 /** XBZRLE and what could stand in its place. */
 export type NativeRival = 'raw' | 'xbzrle' | 'page+lz4' | 'page+zstd' | 'xor+lz4' | 'xor+zstd' | 'zstd-prefix';
 
+/** Page records by kind, and the bytes of all of them. */
+export interface PageTally {
+  /** Whole pages. */
+  raw: number;
+  /** Pages of zeros. */
+  zero: number;
+  /** Pages of one other byte. */
+  fill: number;
+  /** Differences that QEMU made. */
+  xbzrle: number;
+  /** Pages that QEMU compressed. */
+  compressed: number;
+  bytes: number;
+}
+
+/** A section of the guest's RAM, or `count` of them where there are very many. */
+export interface RamSection {
+  kind: 'start' | 'part' | 'end';
+  id: number;
+  offset: number;
+  /** With its footer. */
+  bytes: number;
+  /** Page records. */
+  pages: number;
+  count: number;
+}
+
+/** What was seen of the guest's pages. */
+export interface GuestPages {
+  pageSize: number;
+  blocks: { name: string; bytes: number; tally: PageTally }[];
+  total: PageTally;
+  /** Each ends where the order of block and address goes back; at most 256, the last one for all that follow. */
+  passes: { offset: number; tally: PageTally }[];
+  passesMerged: boolean;
+  /** Undefined where the guest is too large to count (256 GiB of 4 KiB pages). `most` is 255 for that and more. */
+  resent?: { sent: number; moreThanOnce: number; records: number; most: number };
+  /** Differences of whole pages that were sent again, by size: up to each of `bounds`. */
+  deltas: { bounds: number[]; counts: number[]; tooLarge: number; bytes: number; withoutBase: number };
+  /** Whole pages whose content another page had before; exact where `oneIn` is 1. */
+  contents: { lookedAt: number; equal: number; oneIn: number };
+}
+
+/** What is in a stream, up to where it is understood. */
+export interface StreamReport {
+  bytes: number;
+  understood: number;
+  /** What follows: nothing, in the middle of the stream; what is behind the end mark; device states; what is not understood. */
+  ended: 'open' | 'end' | 'devices' | 'unknown';
+  /** Why what follows is not understood. */
+  reason?: string;
+  /** What the stream stands in where it ends. */
+  within: string;
+  /** Why it could not be read to its end. */
+  readError?: string;
+  machine: string;
+  /** In hexadecimal digits. */
+  uuid?: string;
+  capabilities: number;
+  /** 0: there is no configuration. */
+  configurationEnd: number;
+  sections: RamSection[];
+  /** The first 1024; the first 16 bytes of what each carries, in hexadecimal digits. */
+  commands: { code: number; offset: number; payload: string }[];
+  commandCount: number;
+  /** Whether sections end with footers. */
+  footers: boolean;
+  /** multifd or RDMA: pages travel over other channels. */
+  pagesElsewhere: boolean;
+  /** Undefined where the stream ends before its list of RAM blocks does. */
+  guest?: GuestPages;
+}
+
+/** What a codec made of a sample, on one thread. */
+export interface Measured {
+  frames: number;
+  rawBytes: number;
+  packedBytes: number;
+  packSeconds: number;
+  unpackSeconds: number;
+}
+
+/** A stream that was looked at, and a sample of it. */
+export interface NativeInspection {
+  report(): StreamReport;
+  /** What stands behind the RAM, from `understood` on; null where it is more than 16 MiB. */
+  deviceState(): Buffer | null;
+  /** Bytes of the sample, and of how many frames of 1 MiB one is in it. */
+  sample(): [bytes: number, oneIn: number];
+  /** Packs and unpacks the sample, or as much of it as the CPU time allows. */
+  measure(codec: number, level: number, limitMs: number): Promise<Measured>;
+}
+
 /** What the addon exports. */
 export interface Native {
   NativeFlow: {
@@ -585,6 +678,11 @@ export interface Native {
   streamPairs(path: string, again: number, limit: number): Promise<NativePairs>;
   /** What a destination has after the stream; the same for what delta makes of it. */
   streamRamDigest(path: string): Promise<string>;
+  /**
+   * Reads a stream to its end; `head` was read of it before. The last versions of pages, for differences, take up to
+   * `cacheBytes`. The descriptor is duplicated and stays the caller's. native/node/src/inspect.rs.
+   */
+  inspectStream(fd: number, head: Uint8Array, cacheBytes: number): Promise<NativeInspection>;
 
   // Connections: native/node/src/net.rs. Promises are kept on threads of their own; they are rejected with an error whose
   // `code` is one of ERROR_CODES and whose message names endpoint, operation, reason and remedy.

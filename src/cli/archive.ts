@@ -18,7 +18,7 @@ import { encodeLine } from '../telemetry/progress.js';
 import { encodeStats } from '../telemetry/stats.js';
 import { openSource, openTarget } from './endpoint.js';
 import { EXIT, exitCode } from './exit.js';
-import { plain, say } from './run.js';
+import { plain, print, say } from './run.js';
 import { type FileFlags, fileOptions, transfer } from './transfer.js';
 
 /** `pagewire -l FILE…`: each file by itself; the exit code is that of the first that failed. */
@@ -165,11 +165,6 @@ export async function flatten(file: string, flags: FlattenFlags, signal: AbortSi
       stats: (outcome, seconds) => encodeStats(encoder.snapshot(), outcome, seconds),
     };
   });
-}
-
-function print(text: string): void {
-  const all = Buffer.from(text);
-  for (let at = 0; at < all.length;) at += writeSync(1, all, at);
 }
 
 function wrong(message: string): PagewireError {

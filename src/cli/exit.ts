@@ -9,7 +9,7 @@ export const EXIT = {
   usage: 2,
   /** The QEMU stream ended in the middle; all its bytes were carried. */
   truncated: 3,
-  /** The frames are damaged, cut off, or of a later version. */
+  /** The frames are damaged, cut off, or of a later version; of inspect: or the QEMU stream is not understood. */
   frames: 4,
   /** The memory limit is too small for what was asked. */
   memory: 5,

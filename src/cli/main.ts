@@ -11,6 +11,7 @@ import type { DecodeFlags } from './decode.js';
 import type { DemoFlags } from './demo.js';
 import type { EncodeFlags } from './encode.js';
 import type { InstallFlags } from './install-libvirt-filter.js';
+import type { InspectFlags } from './inspect.js';
 import type { KeygenFlags } from './keygen.js';
 import { EXIT } from './exit.js';
 import { filterOptions } from './filter-options.js';
@@ -25,7 +26,7 @@ Exit codes:
   1  reading or writing failed
   2  wrong usage, or a file that cannot be opened
   3  the QEMU stream ended in the middle (all its bytes were carried)
-  4  the frames are damaged, cut off, or of a later version
+  4  the frames are damaged, cut off, or of a later version; inspect: or the stream
   5  the memory limit is too small for what was asked
   6  no link to the peer, or none any more; or the two do not fit together
   128 + N  ended by signal N`;
@@ -145,6 +146,20 @@ function commands(): Command {
     .action(async (file: string, block: string, address: string, { base }: { base?: string[] }) => {
       const { page } = await import('./archive.js');
       await run('page', () => page(file, block, address, base));
+    });
+
+  command
+    .command('inspect')
+    .description('what is in a QEMU stream, and what each way to carry it would make of it')
+    .argument('<FILE>', 'a stream, a file of pagewire, an image saved by libvirt; - is standard input')
+    .option('--json <FILE>', 'write the report in JSON too, to a file or fd:N; - instead of the text (docs/inspect.md)')
+    .option('--no-forecast', 'do not measure codecs, delta and match')
+    .option('--base <FILE>', 'a base that is not where it was; may be repeated', each)
+    .option('--memory-limit <SIZE>', 'for all of it (default: half of what is free)', size)
+    .addHelpText('after', EXIT_CODES)
+    .action(async (file: string, flags: InspectFlags) => {
+      const { inspect } = await import('./inspect.js');
+      await run('inspect', (signal) => inspect(file, flags, signal));
     });
 
   command

@@ -38,6 +38,12 @@ export function say(name: string, message: string): void {
   tell(`pagewire${name && ` ${name}`}: ${message}\n`);
 }
 
+/** Writes to standard output, which is nobody's stream here. */
+export function print(text: string): void {
+  const all = Buffer.from(text);
+  for (let at = 0; at < all.length;) at += writeSync(1, all, at);
+}
+
 /** A system's error without its number: the words before it say the same. */
 export function plain(message: string): string {
   return message.replace(/ \(os error \d+\)/g, '');

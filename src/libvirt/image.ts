@@ -19,18 +19,32 @@ const HEADER = { length: 92, magic: Buffer.from('LibvirtQemudSave'), dataLength:
 /** The magic of our frames (docs/format.md). */
 const FRAMES = Buffer.from([0xf3, 0x50, 0x57, 0x46]);
 
+/** The length of libvirt's own header, in bytes. */
+export const HEADER_BYTES = HEADER.length;
+
+/** What a header says of the image behind it; undefined where it is none, or not a whole one. */
+export function parseHeader(header: Buffer): Omit<SavedGuest, 'isPagewire'> | undefined {
+  if (header.length < HEADER.length || !header.subarray(0, HEADER.magic.length).equals(HEADER.magic)) return undefined;
+  const number = header.readUInt32LE(HEADER.format);
+  const payload = HEADER.length + header.readUInt32LE(HEADER.dataLength);
+  return { format: FORMATS[number] ?? `${number}`, payload };
+}
+
+/** Whether frames of ours begin with these bytes. */
+export function isFrames(bytes: Buffer): boolean {
+  return bytes.subarray(0, FRAMES.length).equals(FRAMES);
+}
+
 /** Reads the header of a file; undefined where it is no guest that libvirt saved, or not a whole one. */
 export function readImage(path: string): SavedGuest | undefined {
   const fd = openSync(path, 'r');
   try {
     const header = Buffer.alloc(HEADER.length);
     if (readSync(fd, header, 0, HEADER.length, 0) < HEADER.length) return undefined;
-    if (!header.subarray(0, HEADER.magic.length).equals(HEADER.magic)) return undefined;
-    const payload = HEADER.length + header.readUInt32LE(HEADER.dataLength);
-    const number = header.readUInt32LE(HEADER.format);
+    const image = parseHeader(header);
+    if (image === undefined) return undefined;
     const magic = Buffer.alloc(FRAMES.length);
-    const isPagewire = readSync(fd, magic, 0, magic.length, payload) === magic.length && magic.equals(FRAMES);
-    return { format: FORMATS[number] ?? `${number}`, payload, isPagewire };
+    return { ...image, isPagewire: readSync(fd, magic, 0, magic.length, image.payload) > 0 && isFrames(magic) };
   } finally {
     closeSync(fd);
   }

@@ -78,6 +78,9 @@ const DOUBT_RETRY_MS = 1000;
 /** How often to look whether QEMU has given up, in milliseconds. */
 const CANCEL_LOOK_MS = 250;
 
+/** How long QEMU's further connections may take to be carried to their end once it has cancelled, in milliseconds. */
+const CANCEL_MS = 400;
+
 /** How long a destination without a link is looked for, to tell it that all is over, in milliseconds. */
 const RELINK_MS = 500;
 
@@ -117,6 +120,8 @@ export class SourceSession {
   #furtherBytes = 0;
   /** Why the link is lost for good: only a doubt keeps the session then. */
   #hopeless: PagewireError | undefined;
+  /** Where QEMU has cancelled. */
+  #cutOff: StreamEnd | undefined;
   #stopRequests = 0;
   /** Nothing more of the stream is given to links: only an answer of the destination can end it well. */
   #isStopped = false;
@@ -388,8 +393,7 @@ export class SourceSession {
     },
     read: (channel: Channel, cutOff: StreamEnd | undefined): void => {
       if (channel.number > 0 || this.#isOver) return;
-      // No guest can be made of what went over: nothing of it is worth waiting for.
-      if (cutOff) this.#finish(cutOff);
+      if (cutOff) this.#cancelled(cutOff);
       // It was held for QEMU's sake, which has been told by somebody how it is.
       else if (this.#hopeless) this.#fail(this.#hopeless);
     },
@@ -402,9 +406,22 @@ export class SourceSession {
     },
   };
 
+  /**
+   * No guest can be made of what went over, but QEMU's multifd at the destination waits on its main connection for what
+   * each of the others said before, and for ever if they end without it: they are carried to their end if that is soon.
+   */
+  #cancelled(cutOff: StreamEnd): void {
+    this.#cutOff = cutOff;
+    this.#after(CANCEL_MS, () => {
+      this.#finish(cutOff);
+    });
+    this.#look();
+  }
+
   /** A cancelled migration ends at once, even where there is no room to read all that QEMU wrote before. */
   #watch(main: Channel): void {
     this.#after(CANCEL_LOOK_MS, () => {
+      if (this.#cutOff) return;
       if (main.isGivenUp) this.#finish({ truncated: true, within: undefined });
       else this.#watch(main);
     });
@@ -491,6 +508,10 @@ export class SourceSession {
 
   #look(): void {
     if (this.#isOver) return;
+    if (this.#cutOff) {
+      if (this.#channels.slice(1).every(({ status }) => status.confirmed)) this.#finish(this.#cutOff);
+      return;
+    }
     const verdict = judge(
       'source',
       this.#channels.map(({ status }) => status),

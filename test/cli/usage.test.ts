@@ -20,7 +20,7 @@ describe('help', () => {
   }
 
   it('names every option that docs/cli.md describes, and the other way round', async (t) => {
-    for (const command of ['encode', 'decode', 'demo', '[FILE...]']) {
+    for (const command of ['encode', 'decode', 'inspect', 'demo', '[FILE...]']) {
       const { stdout } = await pagewire(t, command === '[FILE...]' ? ['--help'] : [command, '--help']);
       const options = /Options:\n([\s\S]*?)\n\n/.exec(stdout.toString())?.[1] ?? '';
       const told = [...options.matchAll(/^ {2}(?:-\w, )?(-[\w-]+)/gm)].map(([, name]) => name);

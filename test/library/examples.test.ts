@@ -15,7 +15,10 @@ const ROOT = fileURLToPath(new URL('../../../', import.meta.url));
 /** What each example must print, and leave behind. */
 const EXPECTED: Record<string, { prints: RegExp; leaves: string[]; beside?: typeof migration }[]> = {
   'README.md': [
-    { prints: /^$/, leaves: ['guest.stream.pw', 'guest.pw', 'again.stream', 'smaller.stream'] },
+    {
+      prints: /^guest\.stream\n {2}stream .*complete\n {2}machine +pc-q35-10\.0\n[\s\S]*\nForecast/,
+      leaves: ['guest.stream.pw', 'guest.pw', 'again.stream', 'smaller.stream'],
+    },
     { prints: /^guest\.stream\.pw\n[\s\S]*pc-q35-10\.0/, leaves: ['later.stream.pw'] },
     { prints: /^zstd 3 +\d[\s\S]*^delta \+ zstd 1 +\d/m, leaves: ['report.html'] },
     { prints: /^\d+ bytes became \d+\n$/, leaves: ['guest.pw'] },
@@ -85,7 +88,7 @@ for (const [document, expected] of Object.entries(EXPECTED)) {
 
 const DOCUMENTS = [
   ...['README.md', 'ARCHITECTURE.md', 'CHANGELOG.md', 'contrib/README.md'],
-  ...['bench', 'cli', 'format', 'library', 'libvirt', 'libvirt-tunnel', 'proxy', 'stats'].map(
+  ...['bench', 'cli', 'format', 'inspect', 'library', 'libvirt', 'libvirt-tunnel', 'proxy', 'stats'].map(
     (name) => `docs/${name}.md`,
   ),
 ];

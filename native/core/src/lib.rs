@@ -17,6 +17,7 @@ mod fault;
 pub mod file;
 pub mod flow;
 pub mod frame;
+pub mod inspect;
 mod leb128;
 pub mod libvirt;
 mod lock;

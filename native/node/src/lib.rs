@@ -9,6 +9,7 @@ mod bench;
 mod descriptor;
 mod file;
 mod flow;
+mod inspect;
 mod net;
 mod session;
 

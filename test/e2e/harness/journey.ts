@@ -117,23 +117,32 @@ export async function arrives(journey: Journey, seconds = 90): Promise<void> {
   await to.runsOnFrom(to.lastTick() ?? before);
 }
 
+/**
+ * Plays a migration through; once more if it fails with a QEMU that loses dirty pages by itself. They may be those that
+ * the guest runs by: once is chance, twice is not.
+ */
+export function plays({ source }: Itinerary, play: (stage: Stage) => Promise<void>): Promise<void> {
+  const once = (): Promise<void> => onStage(play);
+  if (keepsDirtyPages(source, 1)) return once();
+  return once().catch((error: unknown) => {
+    console.error(`QEMU ${source.version} loses dirty pages by itself; once more after: ${String(error)}`);
+    return once();
+  });
+}
+
 /** A whole journey: some passes over the RAM of a guest that is at work, then the end. */
 export function travels(itinerary: Itinerary, passes = 4): Promise<void> {
-  const travel = (): Promise<void> =>
-    onStage(async (stage) => {
-      const journey = await prepare(stage, itinerary);
-      await setOut(journey);
-      await journey.from.finishMigration(passes);
-      await arrives(journey);
-    });
-  const { source } = itinerary;
-  // Pages that QEMU loses by itself may be those that the guest runs by: once is chance, twice is not.
-  return keepsDirtyPages(source, 1) ? travel() : travel().catch(travel);
+  return plays(itinerary, async (stage) => {
+    const journey = await prepare(stage, itinerary);
+    await setOut(journey);
+    await journey.from.finishMigration(passes);
+    await arrives(journey);
+  });
 }
 
 /** The same, with the guest running at the destination while the rest of its RAM follows. */
 export function travelsByPostcopy(itinerary: Itinerary, passes = 3): Promise<void> {
-  return onStage(async (stage) => {
+  return plays(itinerary, async (stage) => {
     const { capabilities = [] } = itinerary;
     const journey = await prepare(stage, {
       atOnce: true,

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { until } from '#src/demo/time.js';
 import { readImage } from '#src/libvirt/image.js';
+import { look } from '#src/inspect/inspect.js';
 import { dropIn, FILTER, FOLDER } from '#src/libvirt/install.js';
 import { root as repository } from '../harness/repository.js';
 import { onStage, type Stage } from '../harness/stage.js';
@@ -74,9 +75,19 @@ async function thereAndBack(host: Host, ...options: string[]): Promise<void> {
   assert.equal(await stateOf(host), undefined);
   const image = readImage(host.path(IMAGE));
   assert.deepEqual([image?.format, image?.isPagewire], ['lzop', true]);
+  await inspects(host.path(IMAGE), image?.payload);
   await host.virsh('restore', ...options, IMAGE);
   await runs(host);
   assert.ok(lastTick(host) > before);
+}
+
+/** `pagewire inspect` sees libvirt's header, our frames behind it, and QEMU's stream in them. */
+async function inspects(path: string, payload: number | undefined): Promise<void> {
+  const { container, stream, blocks, sections, error } = (await look(path)).inspection;
+  assert.deepEqual([error, stream.state], [null, 'complete']);
+  assert.deepEqual([container.libvirt, container.pagewire], [{ format: 'lzop', payload }, true]);
+  assert.ok(blocks.some(({ name }) => name === 'pc.ram'));
+  assert.ok(sections.some(({ type, name }) => type === 'device' && name === 'cpu'));
 }
 
 /** The host's daemon lives, and its guest runs on: after a save that failed. */
@@ -128,6 +139,8 @@ void describe('libvirt with the filter', { skip: skipLibvirt() }, () => {
         await host.virsh('save', format, `/var/tmp/${format}.save`);
         const image = readImage(host.path(`/var/tmp/${format}.save`));
         assert.deepEqual([image?.format, image?.isPagewire], [format, false]);
+        const message = new RegExp(`was packed with ${format}: .* \\| ${format} -dc \\| pagewire inspect -`);
+        await assert.rejects(look(host.path(`/var/tmp/${format}.save`)), { code: 'BAD_OPTION', message });
       }
       assert.match(await install(host, ...formats), /made .*\/lzop\n/);
       for (const format of formats) {

@@ -3,7 +3,16 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { until } from '#src/demo/time.js';
-import { arrives, intoPostcopy, leavesNothing, onTheWay, prepare, setOut, staysHome } from '../harness/journey.js';
+import {
+  arrives,
+  intoPostcopy,
+  leavesNothing,
+  onTheWay,
+  plays,
+  prepare,
+  setOut,
+  staysHome,
+} from '../harness/journey.js';
 import type { Itinerary, Journey } from '../harness/journey.js';
 import { OutOfBand, bothPause, recover, skipPostcopy, wellInPostcopy } from '../harness/postcopy.js';
 import { EXIT, Proxies, SOON, sessionsOf } from '../harness/proxies.js';
@@ -171,7 +180,7 @@ void describe('a migration that cannot go on, in precopy', { concurrency: atOnce
 void describe('postcopy that is interrupted', { concurrency: atOnce, skip: skipPostcopy() }, () => {
   /** Into postcopy, `then`; both QEMUs pause, and go on over new proxies. */
   function interrupted(itinerary: Itinerary, then: (journey: Journey) => Promise<void>): Promise<void> {
-    return onStage(async (stage) => {
+    return plays(itinerary, async (stage) => {
       const capabilities = ['postcopy-ram', ...(itinerary.capabilities ?? [])];
       const journey = await prepare(stage, { atOnce: true, ...itinerary, capabilities });
       await journey.from.setParameters({ 'max-postcopy-bandwidth': 6 << 20 });

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { sleep, until, within } from '#src/demo/time.js';
 import type { Direction } from '../harness/cutter.js';
-import { arrives, intoPostcopy, noticedNothing, onTheWay, prepare, setOut } from '../harness/journey.js';
+import { arrives, intoPostcopy, noticedNothing, onTheWay, plays, prepare, setOut } from '../harness/journey.js';
 import type { Itinerary, Journey } from '../harness/journey.js';
 import { DroppingNetwork, namespacesLack } from '../harness/network.js';
 import { skipPostcopy } from '../harness/postcopy.js';
@@ -85,7 +85,7 @@ async function stopped(proxy: Running): Promise<void> {
 }
 
 function throughTrouble(itinerary: Itinerary, trouble: (journey: Journey) => Promise<void>): Promise<void> {
-  return onStage(async (stage) => {
+  return plays(itinerary, async (stage) => {
     const journey = await prepare(stage, { plan: PLAN, ...itinerary });
     await setOut(journey);
     await onTheWay(journey);
@@ -99,7 +99,7 @@ function throughTrouble(itinerary: Itinerary, trouble: (journey: Journey) => Pro
 }
 
 function throughTroubleInPostcopy(itinerary: Itinerary, trouble: (journey: Journey) => Promise<void>): Promise<void> {
-  return onStage(async (stage) => {
+  return plays(itinerary, async (stage) => {
     const capabilities = ['postcopy-ram', ...(itinerary.capabilities ?? [])];
     const journey = await prepare(stage, { plan: PLAN, atOnce: true, ...itinerary, capabilities });
     // so that there is a lot to do, and time to break things meanwhile

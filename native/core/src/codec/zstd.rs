@@ -7,6 +7,11 @@ use zstd_safe::{CCtx, CParameter, DCtx, DParameter, get_error_name};
 /// A decoder allocates no window: a block is unpacked in one piece. The cap only refuses what no encoder of ours makes.
 const WINDOW_LOG_MAX: u32 = MAX_RAW.ilog2();
 
+/// Level 1's hash table, as the logarithm of its entries, and its shortest match. libzstd's own are 14 and 7: on the saved
+/// RAM of guests that ran sqlite and redis these make 2.4 % and 3.7 % less of it, for 3 % more time. Still the table fits
+/// into a core's own cache.
+const FAST: (u32, u32) = (15, 6);
+
 #[derive(Default)]
 pub(super) struct Packer(Option<(i32, CCtx<'static>)>);
 
@@ -19,6 +24,12 @@ impl Packer {
         if *set_to != level {
             context
                 .set_parameter(CParameter::CompressionLevel(level))
+                .ok()?;
+            // 0: libzstd's own choice for the level.
+            let (hash_log, min_match) = if level == 1 { FAST } else { (0, 0) };
+            context.set_parameter(CParameter::HashLog(hash_log)).ok()?;
+            context
+                .set_parameter(CParameter::MinMatch(min_match))
                 .ok()?;
             *set_to = level;
         }

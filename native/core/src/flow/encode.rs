@@ -231,6 +231,7 @@ impl Source<'_> {
     fn filtered(&mut self, mut filter: Filter) -> Result<Option<StreamEnd>, FlowError> {
         let mut buffer = vec![0; PARSE_BUFFER];
         let mut held = 0;
+        let mut was_full = false;
         // Bytes of input when delta's counters were last published.
         let mut published_at = 0;
         loop {
@@ -260,8 +261,10 @@ impl Source<'_> {
             }
             self.apply_settings(&mut filter);
             if let Some(wire) = &self.filler.wire {
-                // A link that takes all at once leaves nothing to gain by differences: copies would only cost time.
-                filter.set_takes_in(!wire.is_hungry());
+                // A link that takes all at once leaves nothing to gain by differences: copies would only cost time. One that
+                // was full once may be hungry because of them.
+                was_full |= !wire.is_hungry();
+                filter.set_takes_in(was_full);
             }
             let end = held + n;
             let used = filter.push(&buffer[..end], &mut self.filler);

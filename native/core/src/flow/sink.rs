@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Where the slots' frames go, and what of them.
 pub(super) enum Target {
@@ -167,7 +167,6 @@ pub(super) fn run(shared: &Shared, mut target: Target) -> Result<Option<Ending>,
             let started = Instant::now();
             slot = pack::resolve(slot)?;
             let (kind, raw_len) = (slot.header.kind, slot.header.raw_len);
-            let mut waited = Duration::ZERO;
             match (&mut target, kind) {
                 (Target::Frames(output), _) => {
                     if let Some(scribe) = &mut scribe {
@@ -206,7 +205,7 @@ pub(super) fn run(shared: &Shared, mut target: Target) -> Result<Option<Ending>,
                             gate::pass(shared, gate, output, wire, slot.payload())?;
                         }
                         (Some(output), None) => {
-                            waited = write_all(shared, output, slot.payload())?;
+                            write_all(shared, output, slot.payload())?;
                         }
                         (None, _) => {}
                     }
@@ -231,7 +230,7 @@ pub(super) fn run(shared: &Shared, mut target: Target) -> Result<Option<Ending>,
             }
             frames += 1;
             if let Target::FromWire(wire, _) = &target {
-                wire.delivered(frames, waited, kind == FrameType::End);
+                wire.delivered(frames, kind == FrameType::End);
             }
             shared.pressure.drained(raw_len, started.elapsed());
             shared
@@ -281,13 +280,11 @@ fn write_failed(shared: &Shared, source: io::Error) -> FlowError {
     }
 }
 
-/// Returns how long the output had no room.
 pub(super) fn write_all(
     shared: &Shared,
     output: &Output,
     mut bytes: &[u8],
-) -> Result<Duration, FlowError> {
-    let mut waited = Duration::ZERO;
+) -> Result<(), FlowError> {
     let counter = &shared.counters.bytes_out;
     let failed = |source: io::Error| write_failed(shared, source);
     while !bytes.is_empty() {
@@ -297,9 +294,7 @@ pub(super) fn write_all(
                 counter.fetch_add(n as u64, Ordering::Relaxed);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let since = Instant::now();
                 output.wait(&shared.sink_wake).map_err(failed)?;
-                waited += since.elapsed();
             }
             Err(error) => return Err(failed(error)),
         }
@@ -307,5 +302,5 @@ pub(super) fn write_all(
             return Err(FlowError::Stopped);
         }
     }
-    Ok(waited)
+    Ok(())
 }

@@ -10,6 +10,7 @@
 //! known for certain ends the parsing ([`Reason`]): from there on a stream is opaque bytes, to be copied untouched.
 
 mod doubt;
+mod elements;
 mod guest_ram;
 mod page_watch;
 mod reader;
@@ -20,6 +21,7 @@ pub mod wire;
 mod writer;
 
 pub use doubt::Doubt;
+pub use elements::{Elements, Found};
 pub use guest_ram::{Block, GuestRam};
 pub use page_watch::{PageWatch, Seen};
 pub use reader::{Element, MAX_ELEMENT, PageAt, Parsed, Place, Reader, Reason};

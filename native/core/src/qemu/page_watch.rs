@@ -1,7 +1,7 @@
 //! Where pages stand in a stream that is only watched, never changed.
 
-use super::{Element, GuestRam, MAX_ELEMENT, PageAt, Parsed, Reader, Reason};
-use std::ops::Range;
+use super::{Element, Elements, GuestRam, PageAt, Reason};
+use std::ops::{ControlFlow, Range};
 
 /// A page record that went by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,7 +10,7 @@ pub enum Seen<'a> {
     Page {
         /// Which.
         at: PageAt,
-        /// Where its first byte stands in the stream. It may be up to [`MAX_ELEMENT`] bytes before those that were fed
+        /// Where its first byte stands in the stream. It may be up to [`MAX_ELEMENT`](super::MAX_ELEMENT) bytes before those that were fed
         /// last: a page is told when it has come as a whole.
         offset: u64,
         /// As long as the page size says.
@@ -30,18 +30,12 @@ pub enum Seen<'a> {
     },
 }
 
-/// How much is taken at a time to complete an element that the bytes before broke off: a page with its head.
-const STEP: usize = 4096 + 272;
-
 /// Watches a stream go by, cut anyhow, and tells where its pages stand. It stops for good where the stream is not
 /// understood ([`reason`](Self::reason)): nothing is told of what comes behind.
 #[derive(Clone, Debug, Default)]
 pub struct PageWatch {
-    reader: Reader,
-    /// The start of an element that has not come as a whole.
-    held: Vec<u8>,
+    elements: Elements,
     configuration_end: u64,
-    reason: Option<Reason>,
 }
 
 impl PageWatch {
@@ -53,48 +47,36 @@ impl PageWatch {
 
     /// Looks at the next bytes of the stream and tells of each page record that ends in them, in their order.
     pub fn feed(&mut self, bytes: &[u8], mut each: impl FnMut(Seen<'_>)) {
-        let mut at = 0;
-        while self.reason.is_none() {
-            if self.held.is_empty() {
-                match self.element(&bytes[at..], &mut each) {
-                    Some(0) => {
-                        if self.reason.is_none() {
-                            self.held.extend_from_slice(&bytes[at..]);
-                        }
-                        break;
-                    }
-                    Some(taken) => at += taken,
-                    None => break,
+        let configuration_end = &mut self.configuration_end;
+        self.elements.feed(bytes, |_, found| {
+            match found.element {
+                Element::Page { at, content } => each(Seen::Page {
+                    at,
+                    offset: found.start + u64::from(at.head),
+                    content,
+                }),
+                Element::Fill { at, byte } => each(Seen::Fill { at, byte }),
+                Element::Xbzrle { at, .. } | Element::CompressPage { at, .. } => {
+                    each(Seen::Packed { at });
                 }
-            } else {
-                let more = (bytes.len() - at).min(STEP);
-                if more == 0 {
-                    break;
+                Element::Machine(_)
+                | Element::TargetPageBits(_)
+                | Element::Uuid(_)
+                | Element::Capabilities(_) => *configuration_end = found.end,
+                // The content of pages that are not seen is not known.
+                Element::Hook | Element::MultifdFlush => {
+                    return ControlFlow::Break(Reason::PagesElsewhere);
                 }
-                let mut held = std::mem::take(&mut self.held);
-                let before = held.len();
-                held.extend_from_slice(&bytes[at..at + more]);
-                match self.element(&held, &mut each) {
-                    // It did not end in what was held, so it ends in what was added.
-                    Some(taken) if taken > 0 => {
-                        at += taken.saturating_sub(before);
-                        held.clear();
-                    }
-                    _ => at += more,
-                }
-                self.held = held;
+                _ => {}
             }
-        }
-        debug_assert!(self.held.len() < MAX_ELEMENT || self.reason.is_some());
-        if self.reason.is_some() {
-            self.held = Vec::new();
-        }
+            ControlFlow::Continue(())
+        });
     }
 
     /// The guest's RAM, once its list is complete.
     #[must_use]
     pub fn guest(&self) -> Option<&GuestRam> {
-        self.reader.guest()
+        self.elements.reader().guest()
     }
 
     /// Where the configuration stands: the machine's name and what belongs to it. Empty where there is none.
@@ -107,52 +89,19 @@ impl PageWatch {
     /// Where the devices' states begin, which go on to the end of the stream.
     #[must_use]
     pub fn device_state(&self) -> Option<u64> {
-        (self.reason == Some(Reason::DeviceState)).then(|| self.reader.offset())
+        (self.reason() == Some(Reason::DeviceState)).then(|| self.understood())
     }
 
     /// Bytes of the stream that were understood.
     #[must_use]
     pub fn understood(&self) -> u64 {
-        self.reader.offset()
+        self.elements.understood()
     }
 
     /// Why nothing more will be told, if so.
     #[must_use]
     pub fn reason(&self) -> Option<Reason> {
-        self.reason
-    }
-
-    /// Reads the element that `input` begins with and tells of it. Returns its length: 0 where it has not come as a
-    /// whole, `None` where the stream is not understood.
-    fn element(&mut self, input: &[u8], each: &mut impl FnMut(Seen<'_>)) -> Option<usize> {
-        let start = self.reader.offset();
-        let (element, length) = match self.reader.next(input) {
-            Parsed::Element(element, length) => (element, length),
-            Parsed::NeedMore => return Some(0),
-            Parsed::Verbatim(reason) => {
-                self.reason = Some(reason);
-                return None;
-            }
-        };
-        match element {
-            Element::Page { at, content } => each(Seen::Page {
-                at,
-                offset: start + u64::from(at.head),
-                content,
-            }),
-            Element::Fill { at, byte } => each(Seen::Fill { at, byte }),
-            Element::Xbzrle { at, .. } | Element::CompressPage { at, .. } => {
-                each(Seen::Packed { at });
-            }
-            Element::Machine(_)
-            | Element::TargetPageBits(_)
-            | Element::Uuid(_)
-            | Element::Capabilities(_) => self.configuration_end = self.reader.offset(),
-            // The content of pages that are not seen is not known.
-            Element::Hook | Element::MultifdFlush => self.reason = Some(Reason::PagesElsewhere),
-            _ => {}
-        }
-        Some(length)
+        self.elements.reason()
     }
 }
 

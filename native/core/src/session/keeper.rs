@@ -123,7 +123,7 @@ pub(super) fn run(shared: &Shared) {
         let delivered = shared.delivered.load(Ordering::SeqCst);
         if due.ack.is_some() && delivered != acked {
             acked = delivered;
-            let waits = shared.qemu_waits.load(Ordering::Relaxed);
+            let waits = shared.link_waits.load(Ordering::Relaxed);
             let payload = [delivered.to_le_bytes(), waits.to_le_bytes()].concat();
             shared.send_session(SessionFrame::Ack, &payload);
         }

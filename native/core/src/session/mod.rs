@@ -21,7 +21,7 @@ mod watch;
 
 pub use daemon::refuse_calls;
 pub use pace::Bandwidth;
-use pace::FarQemu;
+use pace::FarEnd;
 pub(crate) use receiver::{Broken, Receiver};
 
 use crate::descriptor::{Wake, has_hung_up};
@@ -185,7 +185,7 @@ struct Shared {
     /// There is a new link, or none will come.
     linked: Condvar,
     outgoing: Outgoing,
-    far_qemu: FarQemu,
+    far_end: FarEnd,
     flags: Mutex<Flags>,
     /// The source follows both directions to know whether the destination's guest may run.
     doubt: Mutex<Watch>,
@@ -198,8 +198,8 @@ struct Shared {
     /// Frames of the peer's direction that have come whole, and that are written to QEMU.
     received: AtomicU64,
     delivered: AtomicU64,
-    /// Nanoseconds that our QEMU had no room for what came.
-    qemu_waits: AtomicU64,
+    /// Nanoseconds that we waited for the bytes of links.
+    link_waits: AtomicU64,
     return_bytes: AtomicU64,
     wire_bytes_in: AtomicU64,
     /// Nanoseconds from `started` to when something came last.
@@ -393,7 +393,7 @@ impl Wire {
             links: Mutex::default(),
             linked: Condvar::new(),
             outgoing: Outgoing::new(options.replay_bytes, bandwidth).map_err(WireError::Thread)?,
-            far_qemu: FarQemu::default(),
+            far_end: FarEnd::default(),
             flags: Mutex::default(),
             doubt: Mutex::new(Watch::new(options.libvirt)),
             daemon: Daemon::default(),
@@ -402,7 +402,7 @@ impl Wire {
             keeper: keeper::Duties::default(),
             received: AtomicU64::new(0),
             delivered: AtomicU64::new(0),
-            qemu_waits: AtomicU64::new(0),
+            link_waits: AtomicU64::new(0),
             return_bytes: AtomicU64::new(0),
             wire_bytes_in: AtomicU64::new(0),
             heard_at: AtomicU64::new(0),
@@ -608,10 +608,8 @@ impl Wire {
         Receiver::new(&self.shared)
     }
 
-    /// So many frames of the peer's direction are written to QEMU, which had no room for the last one for this long.
-    pub(crate) fn delivered(&self, frames: u64, waited: Duration, urgent: bool) {
-        let waits = &self.shared.qemu_waits;
-        waits.fetch_add(waited.as_nanos() as u64, Ordering::Relaxed);
+    /// So many frames of the peer's direction are written to QEMU.
+    pub(crate) fn delivered(&self, frames: u64, urgent: bool) {
         self.shared.delivered(frames, urgent);
     }
 
@@ -651,10 +649,9 @@ impl Wire {
         given_up.unwrap_or_default()
     }
 
-    /// Whether the link takes more than it gets: it has made nobody wait lately, or only because the peer's QEMU has made
-    /// the peer wait.
+    /// Whether the link takes more than it gets: it has made nobody wait lately at one of its ends.
     pub(crate) fn is_hungry(&self) -> bool {
-        self.shared.outgoing.is_hungry() || self.shared.far_qemu.is_slow(self.shared.now_ns())
+        self.shared.outgoing.is_hungry() || self.shared.far_end.is_behind(self.shared.now_ns())
     }
 
     /// Where a QEMU stream was cut off that has been followed so far, for people; `None` where it has its end, or that

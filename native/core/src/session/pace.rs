@@ -112,45 +112,48 @@ impl Bandwidth {
 /// Whoever waits for a low limit looks after this long whether it still is one, in seconds.
 const LONGEST_SLEEP: f64 = 0.1;
 
-/// Whether the peer's QEMU takes what the peer gives it, as the peer tells with each ACK: where it does not, a link that is
-/// full is not what holds the stream up, and nothing that makes the stream smaller makes it faster.
+/// Whether the peer waits for the link, as it tells with each ACK. A link that is full holds the stream up only if both its
+/// ends wait for it: a peer that does not has enough to do, or its QEMU has, and a smaller stream makes it no faster.
 #[derive(Default)]
-pub(super) struct FarQemu {
+pub(super) struct FarEnd {
     looks: Mutex<Looks>,
 }
 
+/// What its waits had come to when it was looked at last, and when that was, in nanoseconds.
 #[derive(Default)]
 struct Looks {
-    /// When it was looked at last, in nanoseconds, and what its waits had come to then.
-    at: u64,
-    waited: Duration,
-    slow: bool,
+    last: Option<(u64, Duration)>,
+    /// `None` until it was looked at twice.
+    behind: Option<bool>,
 }
 
 /// Over how long its waits are looked at, and how long that holds.
 const LOOK: Duration = Duration::from_millis(20);
 const HOLDS: Duration = Duration::from_millis(250);
 
-impl FarQemu {
+impl FarEnd {
     /// Its waits have come to `waited`, `now` nanoseconds from the start.
     pub(super) fn has_waited(&self, waited: Duration, now: u64) {
         let mut looks = lock(&self.looks);
-        let time = Duration::from_nanos(now.saturating_sub(looks.at));
-        if time < LOOK {
-            return;
+        if let Some((at, before)) = looks.last {
+            let time = Duration::from_nanos(now.saturating_sub(at));
+            if time < LOOK {
+                return;
+            }
+            looks.behind = Some(waited.saturating_sub(before) < time / 2);
         }
-        let slow = waited.saturating_sub(looks.waited) > time / 2;
-        *looks = Looks {
-            at: now,
-            waited,
-            slow,
-        };
+        looks.last = Some((now, waited));
     }
 
-    /// It had no room for more than half of the time.
-    pub(super) fn is_slow(&self, now: u64) -> bool {
+    /// It did not wait for the link for most of the time, or nothing is known of it yet.
+    pub(super) fn is_behind(&self, now: u64) -> bool {
         let looks = lock(&self.looks);
-        looks.slow && Duration::from_nanos(now.saturating_sub(looks.at)) < HOLDS
+        match (looks.last, looks.behind) {
+            (Some((at, _)), Some(behind)) => {
+                behind && Duration::from_nanos(now.saturating_sub(at)) < HOLDS
+            }
+            _ => true,
+        }
     }
 }
 
@@ -184,19 +187,20 @@ mod tests {
     }
 
     #[test]
-    fn a_qemu_is_slow_while_it_makes_wait_for_most_of_the_time() {
-        let qemu = FarQemu::default();
+    fn a_peer_is_behind_while_it_does_not_wait_for_most_of_the_time() {
+        let peer = FarEnd::default();
         let ms = |ms: u64| ms * 1_000_000;
-        qemu.has_waited(Duration::from_millis(60), ms(100));
-        assert!(qemu.is_slow(ms(100)));
+        assert!(peer.is_behind(ms(0)), "nothing is known of it");
+        peer.has_waited(Duration::from_millis(90), ms(100));
+        assert!(peer.is_behind(ms(100)), "nor from one look");
+        peer.has_waited(Duration::from_millis(140), ms(200));
+        assert!(!peer.is_behind(ms(200)));
         // Too soon after the last look to say anything new.
-        qemu.has_waited(Duration::from_millis(60), ms(110));
-        assert!(qemu.is_slow(ms(110)));
-        qemu.has_waited(Duration::from_millis(60), ms(120));
-        assert!(!qemu.is_slow(ms(120)));
-        qemu.has_waited(Duration::from_millis(160), ms(220));
-        assert!(qemu.is_slow(ms(220)));
-        assert!(!qemu.is_slow(ms(500)), "nobody has said so for long");
+        peer.has_waited(Duration::from_millis(141), ms(210));
+        assert!(!peer.is_behind(ms(210)));
+        peer.has_waited(Duration::from_millis(149), ms(220));
+        assert!(peer.is_behind(ms(220)));
+        assert!(!peer.is_behind(ms(500)), "nobody has said so for long");
     }
 
     #[test]

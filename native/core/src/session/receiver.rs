@@ -7,7 +7,7 @@ use crate::net::Link;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What is read at once. Small frames come several to a read; of a large one, the rest goes straight into its slot.
 const BUFFER: usize = 64 << 10;
@@ -144,7 +144,7 @@ impl<'a> Receiver<'a> {
             SessionFrame::Ack => {
                 if let Some(waits) = payload.get(8..16).and_then(<[u8]>::first_chunk) {
                     let waits = Duration::from_nanos(u64::from_le_bytes(*waits));
-                    shared.far_qemu.has_waited(waits, shared.now_ns());
+                    shared.far_end.has_waited(waits, shared.now_ns());
                 }
                 if shared.outgoing.acknowledged(u64::from_le_bytes(word()?))? {
                     shared.flag(|flags| flags.confirmed = true);
@@ -275,10 +275,11 @@ fn read(shared: &Shared, link: &Link, generation: u64, buffer: &mut [u8]) -> Res
                 (silence, over)
             }
         };
-        match link
-            .wait_readable(&shared.reader_wake, Some(patience))
-            .map_err(|error| describe(&error))?
-        {
+        let since = Instant::now();
+        let ready = link.wait_readable(&shared.reader_wake, Some(patience));
+        let waited = since.elapsed().as_nanos() as u64;
+        shared.link_waits.fetch_add(waited, Ordering::Relaxed);
+        match ready.map_err(|error| describe(&error))? {
             Ready::Yes => {}
             Ready::TimedOut => return Err(over),
             Ready::Woken => {

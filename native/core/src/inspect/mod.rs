@@ -1,0 +1,166 @@
+//! What is in a QEMU stream, found out in one pass over it and in bounded memory.
+//!
+//! [`Inspector`] reads a stream as it comes, cut anyhow: its [`Outline`] (configuration, sections, commands), its
+//! [`Pages`] (by kind, by pass, sent again, differences), its device states as bytes, and a [`Sample`] of it, by which
+//! codecs can be measured afterwards. It parses nothing itself: [`crate::qemu::Elements`] does.
+
+mod contents;
+mod deltas;
+mod outline;
+mod pages;
+mod read;
+mod sample;
+
+pub use contents::{Contents, MAX_CONTENTS};
+pub use deltas::{DeltaSizes, Size};
+pub use outline::{Command, MAX_COMMANDS, MAX_SECTIONS, Outline, Section, SectionKind};
+pub use pages::{MAX_COUNTED, MAX_PASSES, Pages, Pass, Resent, Tally};
+pub use read::{Inspected, inspect};
+pub use sample::{FRAME, MAX_FRAMES, Measured, Mismatch, Sample};
+
+use crate::qemu::{Element, Elements, GuestRam, Place, Reason};
+use std::ops::ControlFlow;
+
+/// The most bytes of device states, with the description behind them, that are kept. QEMU's take some 200 KiB; those
+/// that are longer stay opaque.
+pub const MAX_DEVICE_STATE: usize = 16 << 20;
+
+/// Looks at a stream.
+pub struct Inspector {
+    elements: Elements,
+    outline: Outline,
+    pages: Option<Pages>,
+    /// Bytes that the last versions of pages may take.
+    cache_bytes: u64,
+    /// Where a record stands that cannot be applied.
+    malformed: Option<u64>,
+    sample: Sample,
+    /// Bytes of the stream so far.
+    bytes: u64,
+    devices: Vec<u8>,
+}
+
+impl Inspector {
+    /// At the very start of a stream. The last versions of pages, for differences, may take `cache_bytes`.
+    #[must_use]
+    pub fn new(cache_bytes: u64) -> Self {
+        Self {
+            elements: Elements::new(),
+            outline: Outline::default(),
+            pages: None,
+            cache_bytes,
+            malformed: None,
+            sample: Sample::default(),
+            bytes: 0,
+            devices: Vec::new(),
+        }
+    }
+
+    /// Looks at the next bytes of the stream.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        self.sample.add(bytes);
+        let before = self.bytes;
+        self.bytes += bytes.len() as u64;
+        let Self {
+            elements,
+            outline,
+            pages,
+            cache_bytes,
+            malformed,
+            ..
+        } = self;
+        elements.feed(bytes, |reader, found| {
+            outline.add(&found);
+            let pages = match (&mut *pages, reader.guest()) {
+                (Some(pages), _) => pages,
+                (none, Some(guest)) => none.insert(Pages::new(guest, *cache_bytes)),
+                (None, None) => return ControlFlow::Continue(()),
+            };
+            if pages.add(&found) {
+                return ControlFlow::Continue(());
+            }
+            *malformed = Some(found.start);
+            ControlFlow::Break(Reason::Delta)
+        });
+        if matches!(
+            self.elements.reason(),
+            Some(Reason::DeviceState | Reason::EndOfStream)
+        ) {
+            let from = self.elements.understood().saturating_sub(before) as usize;
+            let room = MAX_DEVICE_STATE - self.devices.len();
+            let kept = &bytes[from..];
+            self.devices
+                .extend_from_slice(&kept[..kept.len().min(room)]);
+        }
+    }
+
+    /// Bytes of the stream.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Bytes from the stream's start on that were understood.
+    #[must_use]
+    pub fn understood(&self) -> u64 {
+        self.malformed.unwrap_or(self.elements.understood())
+    }
+
+    /// Why what follows them was not, if so; the regular ones are [`Reason::DeviceState`] and [`Reason::EndOfStream`].
+    #[must_use]
+    pub fn reason(&self) -> Option<Reason> {
+        self.elements.reason()
+    }
+
+    /// What the stream stands in, as far as it is parsed.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        self.elements.reader().place()
+    }
+
+    /// Configuration, sections and commands.
+    #[must_use]
+    pub fn outline(&self) -> &Outline {
+        &self.outline
+    }
+
+    /// The guest's RAM, once the stream has listed it.
+    #[must_use]
+    pub fn guest(&self) -> Option<&GuestRam> {
+        self.elements.reader().guest()
+    }
+
+    /// The guest's pages, once the stream has listed its RAM.
+    #[must_use]
+    pub fn pages(&self) -> Option<&Pages> {
+        self.pages.as_ref()
+    }
+
+    /// What follows the RAM, from [`understood`](Self::understood) on: device states and their description. `None` where
+    /// it is more than [`MAX_DEVICE_STATE`].
+    #[must_use]
+    pub fn device_state(&self) -> Option<&[u8]> {
+        let all = self.bytes - self.understood();
+        (self.devices.len() as u64 == all).then_some(&self.devices[..])
+    }
+
+    /// Gives up what was only needed to look at more, and keeps the sample.
+    #[must_use]
+    pub fn into_sample(self) -> Sample {
+        self.sample
+    }
+}
+
+/// Whether an element is a page record.
+fn is_page(element: &Element<'_>) -> bool {
+    matches!(
+        element,
+        Element::Page { .. }
+            | Element::Fill { .. }
+            | Element::Xbzrle { .. }
+            | Element::CompressPage { .. }
+    )
+}
+
+#[cfg(test)]
+mod tests;
