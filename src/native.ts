@@ -377,6 +377,8 @@ export interface NativeWire {
 export interface NativeDoubt {
   /** QEMU must not see the end of its connection now. */
   isInDoubt(): boolean;
+  /** QEMU has closed this socket without the answer that it waits for. */
+  isGivenUp(fd: number): boolean;
 }
 
 /** Copies one direction between two descriptors until its end, and hands the end on as a half-close. */

@@ -28,6 +28,9 @@ const CONNECT_MS = 10_000;
 /** How long the other QEMU's last words may take once it has closed, in milliseconds. */
 const LAST_WORDS_MS = 1000;
 
+/** How often to look whether a QEMU that is held has gone, in milliseconds. */
+const GONE_LOOK_MS = 1000;
+
 /** One connection: QEMU's stream through delta or as it is, and what comes back. */
 interface Relay {
   readonly qemu: number;
@@ -58,6 +61,8 @@ export class StockSession {
   #stopRequests = 0;
   /** Why it cannot go on: only a doubt keeps QEMU's socket open then. */
   #hopeless: PagewireError | undefined;
+  /** While QEMU is held. */
+  #timers: NodeJS.Timeout[] = [];
 
   constructor(options: StockOptions) {
     this.#options = options;
@@ -111,13 +116,17 @@ export class StockSession {
     for (const { flow } of this.#relays) flow?.close();
   }
 
-  /** Says loudly, again and again, what a person has to decide. */
+  /** Says loudly, again and again, what a person has to decide; until QEMU itself has gone. */
   #hold(why: PagewireError): void {
-    if (this.#isOver) return;
-    this.#options.log.error(inDoubtText(why));
-    setTimeout(() => {
-      this.#hold(why);
-    }, DOUBT_NOTE_MS).unref();
+    const note = (): void => {
+      this.#options.log.error(inDoubtText(why));
+    };
+    const look = (): void => {
+      const [main] = this.#relays;
+      if (!this.#isOver && main && this.#doubt.isGivenUp(main.qemu)) this.#fail(why);
+    };
+    note();
+    this.#timers = [setInterval(note, DOUBT_NOTE_MS), setInterval(look, GONE_LOOK_MS)];
   }
 
   snapshot(): SessionSnapshot {
@@ -198,6 +207,7 @@ export class StockSession {
 
   #close(state: 'ended' | 'failed'): void {
     this.#isOver = true;
+    for (const timer of this.#timers) clearInterval(timer);
     this.#last = { ...this.snapshot(), state };
     for (const { flow, copies, qemu, far } of this.#relays) {
       flow?.close();

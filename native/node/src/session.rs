@@ -266,6 +266,16 @@ impl NativeDoubt {
         let doubt = self.doubt.lock().unwrap_or_else(PoisonError::into_inner);
         doubt.must_hold(u64::MAX)
     }
+
+    /// Whether QEMU has closed this socket without the answer that it waits for. The descriptor stays the caller's.
+    #[napi]
+    pub fn is_given_up(&self, qemu: i32) -> Result<bool, String> {
+        let qemu = crate::flow::owned(qemu)?;
+        let doubt = self.doubt.lock().unwrap_or_else(PoisonError::into_inner);
+        doubt
+            .is_given_up(qemu.as_fd())
+            .map_err(|error| coded(&WireError::Thread(error)))
+    }
 }
 
 /// Answers the calls that a libvirt daemon has made over a connection that comes to nothing. The descriptor stays the

@@ -4,11 +4,13 @@
 //
 // outlet and inlet are unix sockets, the wire is TCP on loopback if nothing else is said.
 import { execFileSync } from 'node:child_process';
-import { existsSync, mkdirSync, readFileSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { until } from '#src/demo/time.js';
+import { Authority } from '../../transport/pki.js';
+import type { Certificate } from '../../transport/pki.js';
 import { Cutter } from './cutter.js';
 import type { DroppingNetwork } from './network.js';
 import { relay } from './relay.js';
@@ -29,6 +31,8 @@ export interface Plan {
   readonly name?: string;
   /** How the wire goes. `tls`: with keys made by `pagewire keygen`, each end knowing the other's. */
   readonly wire?: 'tcp' | 'tcp6' | 'tls';
+  /** With `tls`: certificates of an authority that both know, in folders as QEMU's. */
+  readonly certificates?: boolean;
   /** No destination proxy: the source's speaks to the destination QEMU itself. */
   readonly stock?: boolean;
   /** No destination proxy of ours: where the source's is to connect to, by the destination QEMU's socket. */
@@ -151,6 +155,25 @@ export function identities(stage: Stage, { guests, stranger }: Plan): { source: 
   };
 }
 
+/** Certificates as docs/proxy.md has them: the destination's is for the host that is dialled, the source's for a name. */
+function certificates(stage: Stage): { source: string[]; destination: string[] } {
+  const authority = new Authority(stage.path('authority'));
+  const folder = (role: 'client' | 'server', issued: Certificate): string => {
+    const path = stage.path(role);
+    mkdirSync(path);
+    copyFileSync(authority.certificate, join(path, 'ca-cert.pem'));
+    copyFileSync(issued.certificate, join(path, `${role}-cert.pem`));
+    copyFileSync(issued.key, join(path, `${role}-key.pem`));
+    return path;
+  };
+  const client = authority.issue('src.example', { usage: 'clientAuth' });
+  const server = authority.issue('dst.example', { hosts: ['127.0.0.1'], usage: 'serverAuth' });
+  return {
+    source: ['--tls-dir', folder('client', client)],
+    destination: ['--tls-dir', folder('server', server), '--peer', 'src.example'],
+  };
+}
+
 /** Proxies between two QEMUs, ready for a migration. */
 export class Proxies {
   private constructor(
@@ -170,7 +193,8 @@ export class Proxies {
     const [outlet, inlet] = [stage.path(`out-${name}.sock`), stage.path(`in-${name}.sock`)];
     const host = wire === 'tcp6' ? '::1' : '127.0.0.1';
     const listen = { kind: wire === 'tls' ? 'tls' : 'tcp', host, port: await freePort(host) } as const;
-    const identity = wire === 'tls' ? identities(stage, plan) : { source: [], destination: [] };
+    const trust = plan.certificates === true ? certificates : identities;
+    const identity = wire === 'tls' ? trust(stage, plan) : { source: [], destination: [] };
     const options = {
       source: ['--name', name, ...identity.source, ...(plan.source ?? [])],
       destination: [...identity.destination, ...(plan.destination ?? [])],

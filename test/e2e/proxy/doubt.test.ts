@@ -165,14 +165,18 @@ void describe('the link is cut at each message', { concurrency: AT_ONCE }, () =>
   after(() => common.stage.end());
 
   let count = 0;
-  function onScene(script: Script, play: (scene: Scene) => Promise<void>): Promise<void> {
+  function onScene(
+    script: Script,
+    play: (scene: Scene) => Promise<void>,
+    options: readonly string[] = [],
+  ): Promise<void> {
     return onStage(async (stage) => {
       const name = `${script.name}-${(count += 1)}`;
       const [outlet, inlet] = [stage.path('out.sock'), common.stage.path(`in-${name}.sock`)];
       const cutter = await Cutter.start(stage, { host: '127.0.0.1', port: common.port });
       const [to, proxy] = await Promise.all([
         ScriptedDestination.listen(stage, script, inlet),
-        startSource(stage, outlet, [`tcp:127.0.0.1:${cutter.port}`], ['--name', name, ...BRIEF]),
+        startSource(stage, outlet, [`tcp:127.0.0.1:${cutter.port}`], ['--name', name, ...BRIEF, ...options]),
       ]);
       const from = await ScriptedSource.connect(stage, script, outlet);
       // The guest's way begins when there is a session: before that, a link that breaks is an end at once.
@@ -185,6 +189,25 @@ void describe('the link is cut at each message', { concurrency: AT_ONCE }, () =>
       throw error;
     });
   }
+
+  void it('where both guests may run, and --in-doubt fail says that this is taken care of: QEMU is let go of', () =>
+    onScene(
+      precopy,
+      async (scene) => {
+        const { from, to, proxy } = scene;
+        const at = precopy.messages.findIndex(({ name }) => name === precopy.runs);
+        await playUntil(scene, at);
+        scene.cutter.hold('back');
+        from.send(precopy.messages[at] ?? assert.fail());
+        await comes(precopy.messages[at] ?? assert.fail(), to);
+        scene.cutter.refuse();
+        assert.equal(await proxy.exitCode(20), EXIT.link, proxy.said());
+        await until(() => from.isOver(), 5, 'QEMU is not let go of');
+        assert.deepEqual([from.runs, to.runs], [true, true], 'there was no doubt');
+        assert.doesNotMatch(proxy.said(), new RegExp(LOUD));
+      },
+      ['--in-doubt', 'fail'],
+    ));
 
   for (const script of [precopy, postcopy]) {
     void it(`${script.name}, never`, () =>
@@ -255,6 +278,15 @@ void describe('without a destination proxy (--stock)', { concurrency: AT_ONCE },
       scene.proxy.signal('SIGTERM');
       await scene.proxy.exitCode();
       await until(() => scene.from.isOver(), 5, 'QEMU is not let go of');
+    }));
+
+  void it('is held, and its QEMU goes: there is nothing left to hold', () =>
+    onScene(async (scene) => {
+      await playUntil(scene, answer);
+      scene.cutter.refuse();
+      await says(scene.proxy, LOUD);
+      scene.from.end();
+      await scene.proxy.exitCode(10);
     }));
 
   void it('is told to stop while the guest runs here: it fails at once', () =>

@@ -22,6 +22,9 @@ socket.on('error', (error) => { console.error(error.message); process.exit(1); }
 void describe('the wire', { concurrency: atOnce }, () => {
   void it('TLS with pinned keys', () => travels({ source, capabilities, plan: { wire: 'tls' } }));
 
+  void it('TLS with certificates of an authority', () =>
+    travels({ source, capabilities, plan: { wire: 'tls', certificates: true } }));
+
   void it('IPv6', () => travels({ source, capabilities, plan: { wire: 'tcp6' } }));
 
   void it('exec: of a destination proxy on standard input and output, as by ssh', () =>

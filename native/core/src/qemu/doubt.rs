@@ -2,6 +2,9 @@
 
 use super::wire::PING_BEFORE_RUN;
 use super::{Message, ReturnPath, Switchover};
+use crate::descriptor::has_hung_up;
+use std::io;
+use std::os::fd::BorrowedFd;
 
 /// Whether the destination's guest may run while the source could still resume its own.
 ///
@@ -53,6 +56,14 @@ impl Doubt {
     /// The destination's QEMU has closed its side: nothing comes from it any more. Not to be told if a link was lost.
     pub fn return_ended(&mut self) {
         self.answered = true;
+    }
+
+    /// Whether the source's QEMU has closed this socket of its, and so given the migration up.
+    ///
+    /// # Errors
+    /// If the socket cannot be looked at.
+    pub fn is_given_up(&self, qemu: BorrowedFd<'_>) -> io::Result<bool> {
+        Ok(self.awaits_answer() && has_hung_up(qemu)?)
     }
 
     /// Whether the source will not close its connection before an answer has come, unless it gives the migration up. A

@@ -24,7 +24,7 @@ pub use pace::Bandwidth;
 use pace::FarEnd;
 pub(crate) use receiver::{Broken, Receiver};
 
-use crate::descriptor::{Wake, has_hung_up};
+use crate::descriptor::Wake;
 use crate::fault::caught;
 use crate::frame::{FrameType, Header, SessionFrame};
 use crate::libvirt;
@@ -504,7 +504,7 @@ impl Wire {
     /// # Errors
     /// If the socket cannot be looked at.
     pub fn is_given_up(&self, qemu: BorrowedFd<'_>) -> io::Result<bool> {
-        Ok(lock(&self.shared.doubt).awaits_answer() && has_hung_up(qemu)?)
+        lock(&self.shared.doubt).is_given_up(qemu)
     }
 
     /// Gives nothing more of the stream to a link, and tells whether what was given may let the destination's guest run: what

@@ -2,6 +2,8 @@
 
 use crate::libvirt;
 use crate::qemu;
+use std::io;
+use std::os::fd::BorrowedFd;
 
 /// Follows both directions at the source.
 pub(super) enum Watch {
@@ -52,12 +54,12 @@ impl Watch {
         }
     }
 
-    /// Whether the source does not close its connection before an answer has come, unless it gives up.
-    pub(super) fn awaits_answer(&self) -> bool {
+    /// Whether the source has closed this socket, and so given the migration up.
+    pub(super) fn is_given_up(&self, qemu: BorrowedFd<'_>) -> io::Result<bool> {
         match self {
-            Watch::Qemu(doubt) => doubt.awaits_answer(),
+            Watch::Qemu(doubt) => doubt.is_given_up(qemu),
             // A daemon may end its connection at any time.
-            Watch::Libvirt(_) => false,
+            Watch::Libvirt(_) => Ok(false),
         }
     }
 
