@@ -1,8 +1,7 @@
 // The link between the two hosts: two network namespaces, joined by a veth pair that `tc tbf` shapes at both ends.
 // (The kernel needs neither netem nor anything else that is not in every Debian.)
-import { execFileSync } from 'node:child_process';
 import { existsSync, readdirSync } from 'node:fs';
-import { isObject, number, object } from '#src/demo/qmp.js';
+import { Shaper, run } from './shaper.js';
 
 export type Side = 'source' | 'destination';
 
@@ -10,42 +9,25 @@ const DEVICE = 'wire0';
 const ADDRESSES: Readonly<Record<Side, string>> = { source: '10.77.0.1', destination: '10.77.0.2' };
 const NAMESPACE = /^pw(\d+)[sd]$/;
 
-/** Room for the largest packet that the kernel hands to a device in one piece (64 KiB), twice. */
-const LEAST_BURST = 128 << 10;
-/** What may wait in the shaper. A TCP connection keeps far less in it by itself, so nothing is dropped. */
-const QUEUE = 8 << 20;
-
-function run(program: string, ...args: string[]): string {
-  return execFileSync(program, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
-}
-
-/** The first object of a JSON list that `ip` or `tc` printed. */
-function first(json: string): Readonly<Record<string, unknown>> {
-  const list: unknown = JSON.parse(json);
-  return Array.isArray(list) && isObject(list[0]) ? list[0] : {};
-}
-
 export interface Carried {
-  /** From the source to the destination, with the headers of every packet (unshaped: of every 64 KiB). */
+  /** Bytes from the source to the destination, as {@link Shaper.sent} counts them. */
   readonly forward: number;
   readonly back: number;
 }
 
 export class Link {
-  private constructor(
-    /** Mbit/s each way; 0: unlimited. */
-    readonly mbit: number,
-    private readonly namespaces: Readonly<Record<Side, string>>,
-  ) {}
+  private readonly shapers = new Map<Side, Shaper>();
 
-  /** Needs root. There is one link at a time in a process. */
+  private constructor(private readonly namespaces: Readonly<Record<Side, string>>) {}
+
+  /** `mbit`: Mbit/s each way; 0: unlimited. Needs root. There is one link at a time in a process. */
   static open(mbit: number): Link {
     removeAbandoned();
     const namespaces = { source: `pw${process.pid}s`, destination: `pw${process.pid}d` };
-    const link = new Link(mbit, namespaces);
+    const link = new Link(namespaces);
     process.on('exit', link.close);
     try {
-      link.lay();
+      link.lay(mbit);
     } catch (error) {
       link.close();
       throw error;
@@ -53,7 +35,7 @@ export class Link {
     return link;
   }
 
-  private lay(): void {
+  private lay(mbit: number): void {
     const { source, destination } = this.namespaces;
     for (const namespace of [source, destination]) run('ip', 'netns', 'add', namespace);
     const peer = ['peer', 'name', DEVICE, 'netns', destination];
@@ -63,10 +45,7 @@ export class Link {
       run('ip', '-n', namespace, 'addr', 'add', `${ADDRESSES[side]}/30`, 'dev', DEVICE);
       run('ip', '-n', namespace, 'link', 'set', DEVICE, 'up');
       run('ip', '-n', namespace, 'link', 'set', 'lo', 'up');
-      if (this.mbit === 0) continue;
-      const burst = Math.max(LEAST_BURST, Math.round((this.mbit * 1e6) / 8 / 1000)); // a millisecond of the link
-      const shape = ['rate', `${this.mbit}mbit`, 'burst', `${burst}`, 'limit', `${QUEUE}`];
-      run('tc', '-n', namespace, 'qdisc', 'add', 'dev', DEVICE, 'root', 'tbf', ...shape);
+      this.shapers.set(side, new Shaper(this.on(side), DEVICE, mbit));
     }
   }
 
@@ -76,23 +55,14 @@ export class Link {
   }
 
   /** Words that put the command behind them on that side of the link. It keeps its process id. */
-  on(side: Side): string[] {
+  on(side: Side): [string, ...string[]] {
     return ['ip', 'netns', 'exec', this.namespaces[side]];
   }
 
   /** Bytes carried so far. */
   carried(): Carried {
-    return { forward: this.sentBy('source'), back: this.sentBy('destination') };
-  }
-
-  private sentBy(side: Side): number {
-    const namespace = this.namespaces[side];
-    if (this.mbit > 0) {
-      // the shaper counts packets as they are on a wire, the device counts up to 64 KiB as one
-      return number(first(run('tc', '-n', namespace, '-s', '-j', 'qdisc', 'show', 'dev', DEVICE)), 'bytes') ?? 0;
-    }
-    const device = first(run('ip', '-n', namespace, '-s', '-j', 'link', 'show', 'dev', DEVICE));
-    return number(object(object(device, 'stats64'), 'tx'), 'bytes') ?? 0;
+    const sent = (side: Side): number => this.shapers.get(side)?.sent() ?? 0;
+    return { forward: sent('source'), back: sent('destination') };
   }
 
   readonly close = (): void => {

@@ -1,0 +1,184 @@
+/**
+ * libvirt's tunnel through the proxies beside libvirt's own ways: `npm run bench:libvirt`, as root.
+ *
+ * Two hosts with a libvirt of their own in namespaces, as the tests have them, and a shaped link between. A guest of
+ * 512 MB under TCG that works on 128 MiB (`sparse`: 20,000 pages a second, 32 bytes each). Runs are interleaved, medians
+ * count. Every run is a test too: the guest must run on at the destination. Timings never fail it.
+ */
+import { mkdirSync } from 'node:fs';
+import { sleep } from '#src/demo/time.js';
+import { boot, forget, furnish, lastTick, runs as runsOn } from '../../test/e2e/libvirt/guest.js';
+import { Hosts, libvirtLacks } from '../../test/e2e/libvirt/host.js';
+import type { Host } from '../../test/e2e/libvirt/host.js';
+import { says } from '../../test/e2e/harness/proxies.js';
+import { onStage } from '../../test/e2e/harness/stage.js';
+import type { Running } from '../../test/e2e/harness/stage.js';
+import { Report, median, spread, verdict } from '../live/report.js';
+import { atLeast, choose, readOptions, refuse, requirePrograms, requireRoot } from '../live/requirements.js';
+import { Shaper } from '../live/shaper.js';
+import { Lifecycle } from './lifecycle.js';
+
+const flags = readOptions({
+  /** Links, in Mbit/s each way; 0: unlimited. */
+  bw: { type: 'string', default: '200,0' },
+  way: { type: 'string', default: 'pagewire,tunnelled,p2p,compressed' },
+  runs: { type: 'string', default: '3' },
+  /** Seconds until a migration that does not converge is forced to end. */
+  cap: { type: 'string', default: '60' },
+  /** Where to write what is printed. */
+  out: { type: 'string' },
+});
+
+const SOCKET = '/run/pagewire/libvirt.sock';
+const PORT = 7780;
+const FAR = 'qemu+tcp://dst/system';
+
+/** What virsh is told. */
+const WAYS = {
+  pagewire: ['--p2p', '--tunnelled', 'vm1', `qemu+unix:///system?socket=${SOCKET}`],
+  tunnelled: ['--p2p', '--tunnelled', 'vm1', FAR],
+  p2p: ['--p2p', 'vm1', FAR],
+  compressed: ['--p2p', '--compressed', 'vm1', FAR],
+} as const;
+type Way = keyof typeof WAYS;
+
+const GUEST = { megabytes: 512, workingSet: 128, workload: 'sparse', rate: 20_000 } as const;
+/** How long the guest works before it is migrated, in milliseconds. */
+const SETTLE_MS = 1500;
+/** The link that the goal was set for, and the goal beside the best of libvirt's own ways. */
+const GOAL = { mbit: 200, share: 0.5 };
+/** On an unlimited link: beside libvirt's own tunnel. */
+const NO_HARM = 1.05;
+
+interface Measured {
+  readonly wallSeconds: number;
+  readonly wireBytes: number;
+  readonly blackoutMs: number;
+  readonly forced: boolean;
+}
+
+const links = flags.bw.split(',').map((text) => atLeast(0, 'bw', text));
+const ways = choose('way', flags.way, Object.keys(WAYS) as Way[]);
+const runs = atLeast(1, 'runs', flags.runs);
+const cap = atLeast(1, 'cap', flags.cap);
+
+requireRoot('it makes network namespaces');
+requirePrograms('ip', 'tc');
+const lacks = libvirtLacks();
+if (lacks !== undefined) refuse(lacks);
+
+/** The proxies for libvirt's tunnel, ready. */
+async function proxies({ a, b }: Hosts): Promise<Running[]> {
+  for (const host of [a, b]) mkdirSync(host.path('/run/pagewire'), { recursive: true });
+  const proxy = (host: Host, side: string, ...more: string[]): Running =>
+    host.start(`proxy-${side}`, ['pagewire', 'proxy', side, '--libvirt', '--insecure', ...more]);
+  const far = proxy(b, 'destination', '--listen', `tcp:0.0.0.0:${PORT}`, '--connect', 'unix:/run/libvirt/libvirt-sock');
+  await says(far, /listening on/);
+  const near = proxy(a, 'source', '--listen', `unix:${SOCKET}`, '--connect', `tcp:${b.address}:${PORT}`);
+  await says(near, /waiting for libvirt on/);
+  return [near, far];
+}
+
+async function migrate(hosts: Hosts, way: Way, mbit: number): Promise<Measured> {
+  const { a, b } = hosts;
+  for (const host of [a, b]) forget(host);
+  await boot(a, GUEST);
+  const shapers = [a, b].map((host) => new Shaper(['nsenter', '-t', `${host.pid}`, '-n'], 'mig0', mbit));
+  const helpers = way === 'pagewire' ? await proxies(hosts) : [];
+  const [left, came] = await Promise.all([Lifecycle.of(a), Lifecycle.of(b)]);
+  try {
+    await sleep(SETTLE_MS);
+    const before = lastTick(a);
+    const sent = shapers[0]?.sent() ?? NaN;
+    const began = performance.now();
+    const virsh = a.startVirsh('migrate', '--live', ...WAYS[way]);
+    const forced = await untilDone(a, virsh);
+    const wallSeconds = (performance.now() - began) / 1000;
+    const wireBytes = (shapers[0]?.sent() ?? NaN) - sent;
+    await runsOn(b, 'vm1', before);
+    const blackoutMs = (await came.timeOf('Resumed')) - (await left.timeOf('Suspended'));
+    return { wallSeconds, wireBytes, blackoutMs, forced };
+  } finally {
+    await Promise.all([left.end(), came.end(), ...helpers.map((helper) => helper.kill())]);
+    for (const shaper of shapers) shaper.remove();
+    for (const host of [a, b]) await host.virsh('destroy', 'vm1').catch(() => undefined);
+  }
+}
+
+/** Waits until virsh has ended well. A migration that does not come to its end by itself is made to. */
+async function untilDone(host: Host, virsh: Running): Promise<boolean> {
+  const force = setTimeout(() => {
+    void host.virsh('migrate-setmaxdowntime', 'vm1', '2000000').catch(() => undefined);
+    forced = true;
+  }, cap * 1000);
+  let forced = false;
+  const code = await virsh.exitCode(cap + 120);
+  clearTimeout(force);
+  if (code !== 0) throw new Error(`virsh migrate: ${virsh.said()}`);
+  return forced;
+}
+
+const FIGURES = { wallSeconds: 'time', wireBytes: 'bytes', blackoutMs: 'blackout' } as const;
+type Figure = keyof typeof FIGURES;
+
+const of = (measured: readonly Measured[], figure: Figure): number[] => measured.map((one) => one[figure]);
+
+function row(way: Way, measured: readonly Measured[]): string[] {
+  const converged = measured.every(({ forced }) => !forced) ? 'yes' : 'no';
+  const wire = of(measured, 'wireBytes').map((bytes) => bytes / 1e6);
+  const [wall, blackout] = [of(measured, 'wallSeconds'), of(measured, 'blackoutMs')];
+  return [way, converged, spread(wall, 1), spread(wire, 1), spread(blackout, 0)];
+}
+
+/** Ours beside the best of libvirt's own, figure by figure. */
+function compare(measured: ReadonlyMap<Way, Measured[]>, mbit: number): void {
+  const ours = measured.get('pagewire');
+  if (!ours) return;
+  const middle = (figure: Figure, way: Way): number => median(of(measured.get(way) ?? [], figure));
+  const theirs = ways.filter((way) => way !== 'pagewire');
+  if (mbit === GOAL.mbit && theirs.length > 0) {
+    const words = (Object.keys(FIGURES) as Figure[]).map((figure) => {
+      const best = Math.min(...theirs.map((way) => middle(figure, way)));
+      const value = middle(figure, 'pagewire') / best;
+      const goal = figure === 'blackoutMs' ? value.toFixed(2) : verdict(value, { atMost: GOAL.share });
+      return `${FIGURES[figure]} ${goal}`;
+    });
+    report.say(`pagewire beside the best of libvirt's own ways, each figure's: ${words.join(', ')}`);
+  }
+  if (mbit === 0 && theirs.includes('tunnelled')) {
+    const value = middle('wallSeconds', 'pagewire') / middle('wallSeconds', 'tunnelled');
+    report.say(`pagewire beside libvirt's own tunnel: time ${verdict(value, { atMost: NO_HARM })}`);
+  }
+}
+
+const report = new Report('npm run bench:libvirt');
+report.say(
+  `guest of 512 MB working on 128 MiB, sparse, TCG; ${runs} interleaved runs, medians (least–most); forced to end after ${cap} s`,
+);
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(130));
+
+await onStage(async (stage) => {
+  const hosts = await Hosts.start(stage);
+  furnish(hosts.a, hosts.b);
+  const versions = await hosts.a.virsh('version');
+  report.say(versions.split('\n').slice(1).join('; '));
+  for (const mbit of links) {
+    const measured = new Map<Way, Measured[]>(ways.map((way) => [way, []]));
+    const name = mbit === 0 ? 'unlimited link' : `${mbit} Mbit/s`;
+    for (let run = 1; run <= runs; run++) {
+      for (const way of ways) {
+        const one = await migrate(hosts, way, mbit);
+        measured.get(way)?.push(one);
+        console.error(`${name}, run ${run}, ${way}: ${one.wallSeconds.toFixed(1)} s`);
+      }
+    }
+    report.say();
+    report.say(name);
+    report.table([
+      ['', 'converged', 'wall s', 'wire MB', 'blackout ms'],
+      ...[...measured].map(([way, all]) => row(way, all)),
+    ]);
+    compare(measured, mbit);
+    report.writeTo(flags.out);
+  }
+});
