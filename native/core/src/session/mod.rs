@@ -21,7 +21,7 @@ mod watch;
 
 pub use daemon::refuse_calls;
 pub use pace::Bandwidth;
-use pace::FarEnd;
+use pace::Waiting;
 pub(crate) use receiver::{Broken, Receiver};
 
 use crate::descriptor::Wake;
@@ -185,7 +185,8 @@ struct Shared {
     /// There is a new link, or none will come.
     linked: Condvar,
     outgoing: Outgoing,
-    far_end: FarEnd,
+    /// What the peer tells of its waiting for links.
+    peer: Waiting,
     flags: Mutex<Flags>,
     /// The source follows both directions to know whether the destination's guest may run.
     doubt: Mutex<Watch>,
@@ -393,7 +394,7 @@ impl Wire {
             links: Mutex::default(),
             linked: Condvar::new(),
             outgoing: Outgoing::new(options.replay_bytes, bandwidth).map_err(WireError::Thread)?,
-            far_end: FarEnd::default(),
+            peer: Waiting::default(),
             flags: Mutex::default(),
             doubt: Mutex::new(Watch::new(options.libvirt)),
             daemon: Daemon::default(),
@@ -649,9 +650,12 @@ impl Wire {
         given_up.unwrap_or_default()
     }
 
-    /// Whether the link takes more than it gets: it has made nobody wait lately at one of its ends.
+    /// Whether the link takes more than it gets: nobody waits for it most of the time at one of its ends.
     pub(crate) fn is_hungry(&self) -> bool {
-        self.shared.outgoing.is_hungry() || self.shared.far_end.is_behind(self.shared.now_ns())
+        let now = self.shared.now_ns();
+        let both_wait =
+            self.shared.outgoing.waits_mostly(now) && self.shared.peer.mostly(now) == Some(true);
+        !both_wait
     }
 
     /// Where a QEMU stream was cut off that has been followed so far, for people; `None` where it has its end, or that

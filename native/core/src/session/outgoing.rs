@@ -1,12 +1,12 @@
 //! Our direction: the frames that the peer has not acknowledged, and the one who writes to the link.
 
-use super::pace::{Bandwidth, Rate};
+use super::pace::{Bandwidth, Rate, Waiting};
 use super::{Shared, Status, WireError, lock};
 use crate::descriptor::{Ready, Wake};
 use crate::net::Link;
 use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -22,12 +22,6 @@ const UNSENT_MOST: u32 = 2 << 20;
 /// Until the link's rate is known.
 const UNSENT_FIRST: u32 = 128 << 10;
 
-/// So many frames without a wait say that the link is not what holds the stream up. One fits into the kernel's buffer.
-const HUNGRY_FRAMES: u32 = 3;
-
-/// Smaller frames say nothing of the link.
-const TELLING_BYTES: usize = 16 << 10;
-
 /// How long the frame that is being written may take when no more are wanted: it is better whole than the link broken,
 /// over which the peer can still be told why.
 const LAST_FRAME: Duration = Duration::from_millis(300);
@@ -40,8 +34,8 @@ pub(super) struct Outgoing {
     writer: Mutex<Writer>,
     /// Wakes whoever holds `writer`.
     wake: Wake,
-    /// How many frames in a row the link took without a wait.
-    easy_frames: AtomicU32,
+    /// Our waiting for the link's room, and for what a limit on the bandwidth allows.
+    waiting: Waiting,
     /// Nothing of the stream is given to a link any more.
     stopped: AtomicBool,
     written_bytes: AtomicU64,
@@ -90,6 +84,8 @@ impl Replay {
 /// Who holds it writes to the link, a frame at a time.
 struct Writer {
     rate: Rate,
+    /// All the time that writing had to wait.
+    waited: Duration,
     /// What the link was last told that it may hold unsent, and which link that was.
     unsent: (u64, u32),
 }
@@ -102,11 +98,11 @@ impl Outgoing {
             changed: Condvar::new(),
             writer: Mutex::new(Writer {
                 rate: Rate::default(),
+                waited: Duration::ZERO,
                 unsent: (0, 0),
             }),
             wake: Wake::new()?,
-            // Until it was seen to be full, a link is not.
-            easy_frames: AtomicU32::new(HUNGRY_FRAMES),
+            waiting: Waiting::default(),
             stopped: AtomicBool::new(false),
             written_bytes: AtomicU64::new(0),
             wrote_at: AtomicU64::new(0),
@@ -123,9 +119,9 @@ impl Outgoing {
         self.wake.signal();
     }
 
-    /// Whether the last frames went out without a wait: the link takes more than it gets.
-    pub(super) fn is_hungry(&self) -> bool {
-        self.easy_frames.load(Ordering::Relaxed) >= HUNGRY_FRAMES
+    /// Whether writing means waiting, most of the time. Until that was seen, it does not.
+    pub(super) fn waits_mostly(&self, now: u64) -> bool {
+        self.waiting.mostly(now) == Some(true)
     }
 
     pub(super) fn bytes_per_second(&self) -> f64 {
@@ -280,14 +276,13 @@ impl Outgoing {
             writer.unsent = (generation, UNSENT_FIRST);
         }
         let started = Instant::now();
-        let mut waited = false;
+        let mut waited = Duration::ZERO;
         let mut bytes = frame;
         while !bytes.is_empty() {
             let allowed = match self.bandwidth.allowance() {
                 Ok(allowed) => allowed,
                 Err(wait) => {
-                    self.pause(shared, link, wait)?;
-                    waited = true;
+                    waited += self.pause(shared, link, wait)?;
                     continue;
                 }
             };
@@ -297,8 +292,7 @@ impl Outgoing {
                     bytes = &bytes[n..];
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    waited = true;
-                    self.wait_writable(shared, link)?;
+                    waited += self.wait_writable(shared, link)?;
                 }
                 Err(error) => return Err(error),
             }
@@ -307,8 +301,7 @@ impl Outgoing {
             match link.try_flush() {
                 Ok(()) => break,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    waited = true;
-                    self.wait_writable(shared, link)?;
+                    waited += self.wait_writable(shared, link)?;
                 }
                 Err(error) => return Err(error),
             }
@@ -316,18 +309,13 @@ impl Outgoing {
         self.written_bytes
             .fetch_add(frame.len() as u64, Ordering::Relaxed);
         self.wrote_at.store(shared.now_ns(), Ordering::Relaxed);
-        if frame.len() >= TELLING_BYTES {
-            if waited {
-                self.easy_frames.store(0, Ordering::Relaxed);
-            } else {
-                self.easy_frames.fetch_add(1, Ordering::Relaxed);
-            }
-        }
         // A link that never made us wait is faster than we are; its time says how fast at the least.
         writer.rate.measured(frame.len(), started.elapsed());
         let rate = writer.rate.bytes_per_second();
         self.rate_bits.store(rate.to_bits(), Ordering::Relaxed);
-        if waited {
+        writer.waited += waited;
+        self.waiting.has_come_to(writer.waited, shared.now_ns());
+        if waited > Duration::ZERO {
             let unsent = ((rate * UNSENT_SECONDS) as u32).clamp(UNSENT_LEAST, UNSENT_MOST);
             let (_, told) = writer.unsent;
             if unsent.abs_diff(told) > told / 4 {
@@ -338,20 +326,24 @@ impl Outgoing {
         Ok(())
     }
 
-    fn wait_writable(&self, shared: &Shared, link: &Link) -> io::Result<()> {
+    /// Waits for room; tells for how long.
+    fn wait_writable(&self, shared: &Shared, link: &Link) -> io::Result<Duration> {
+        let since = Instant::now();
         loop {
             let ready = link.wait_writable(&self.wake, None)?;
             self.still_there(shared, link)?;
             if ready == Ready::Yes {
-                return Ok(());
+                return Ok(since.elapsed());
             }
         }
     }
 
-    /// Waits for the limit's sake.
-    fn pause(&self, shared: &Shared, link: &Link, time: Duration) -> io::Result<()> {
+    /// Waits for the limit's sake; tells for how long.
+    fn pause(&self, shared: &Shared, link: &Link, time: Duration) -> io::Result<Duration> {
+        let since = Instant::now();
         self.wake.sleep(time)?;
-        self.still_there(shared, link)
+        self.still_there(shared, link)?;
+        Ok(since.elapsed())
     }
 
     /// Whether the link is still the one to write to.

@@ -112,48 +112,46 @@ impl Bandwidth {
 /// Whoever waits for a low limit looks after this long whether it still is one, in seconds.
 const LONGEST_SLEEP: f64 = 0.1;
 
-/// Whether the peer waits for the link, as it tells with each ACK. A link that is full holds the stream up only if both its
-/// ends wait for it: a peer that does not has enough to do, or its QEMU has, and a smaller stream makes it no faster.
+/// Whether one end of a link waits for it most of the time. A link holds a stream up only where both do: a sender that it
+/// makes wait now and then has a queue that is full now and then, and a receiver that does not wait for it has enough to do,
+/// or its QEMU has. Then a smaller stream is no faster.
 #[derive(Default)]
-pub(super) struct FarEnd {
+pub(super) struct Waiting {
     looks: Mutex<Looks>,
 }
 
-/// What its waits had come to when it was looked at last, and when that was, in nanoseconds.
+/// What the waits had come to when they were looked at last, and when that was, in nanoseconds.
 #[derive(Default)]
 struct Looks {
     last: Option<(u64, Duration)>,
-    /// `None` until it was looked at twice.
-    behind: Option<bool>,
+    /// `None` until they were looked at twice.
+    mostly: Option<bool>,
 }
 
-/// Over how long its waits are looked at, and how long that holds.
+/// Over how long waits are looked at, and how long that holds.
 const LOOK: Duration = Duration::from_millis(20);
 const HOLDS: Duration = Duration::from_millis(250);
 
-impl FarEnd {
-    /// Its waits have come to `waited`, `now` nanoseconds from the start.
-    pub(super) fn has_waited(&self, waited: Duration, now: u64) {
+impl Waiting {
+    /// All waits have come to `waited`, `now` nanoseconds from the start.
+    pub(super) fn has_come_to(&self, waited: Duration, now: u64) {
         let mut looks = lock(&self.looks);
         if let Some((at, before)) = looks.last {
             let time = Duration::from_nanos(now.saturating_sub(at));
             if time < LOOK {
                 return;
             }
-            looks.behind = Some(waited.saturating_sub(before) < time / 2);
+            looks.mostly = Some(waited.saturating_sub(before) >= time / 2);
         }
         looks.last = Some((now, waited));
     }
 
-    /// It did not wait for the link for most of the time, or nothing is known of it yet.
-    pub(super) fn is_behind(&self, now: u64) -> bool {
+    /// Whether it waits most of the time; `None` where nothing is known of it, or nothing new.
+    pub(super) fn mostly(&self, now: u64) -> Option<bool> {
         let looks = lock(&self.looks);
-        match (looks.last, looks.behind) {
-            (Some((at, _)), Some(behind)) => {
-                behind && Duration::from_nanos(now.saturating_sub(at)) < HOLDS
-            }
-            _ => true,
-        }
+        let (at, _) = looks.last?;
+        let is_new = Duration::from_nanos(now.saturating_sub(at)) < HOLDS;
+        looks.mostly.filter(|_| is_new)
     }
 }
 
@@ -187,20 +185,20 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_is_behind_while_it_does_not_wait_for_most_of_the_time() {
-        let peer = FarEnd::default();
+    fn an_end_waits_mostly_while_it_waits_for_half_of_the_time() {
+        let end = Waiting::default();
         let ms = |ms: u64| ms * 1_000_000;
-        assert!(peer.is_behind(ms(0)), "nothing is known of it");
-        peer.has_waited(Duration::from_millis(90), ms(100));
-        assert!(peer.is_behind(ms(100)), "nor from one look");
-        peer.has_waited(Duration::from_millis(140), ms(200));
-        assert!(!peer.is_behind(ms(200)));
+        assert_eq!(end.mostly(ms(0)), None, "nothing is known of it");
+        end.has_come_to(Duration::from_millis(90), ms(100));
+        assert_eq!(end.mostly(ms(100)), None, "nor from one look");
+        end.has_come_to(Duration::from_millis(140), ms(200));
+        assert_eq!(end.mostly(ms(200)), Some(true));
         // Too soon after the last look to say anything new.
-        peer.has_waited(Duration::from_millis(141), ms(210));
-        assert!(!peer.is_behind(ms(210)));
-        peer.has_waited(Duration::from_millis(149), ms(220));
-        assert!(peer.is_behind(ms(220)));
-        assert!(!peer.is_behind(ms(500)), "nobody has said so for long");
+        end.has_come_to(Duration::from_millis(141), ms(210));
+        assert_eq!(end.mostly(ms(210)), Some(true));
+        end.has_come_to(Duration::from_millis(149), ms(220));
+        assert_eq!(end.mostly(ms(220)), Some(false));
+        assert_eq!(end.mostly(ms(500)), None, "nobody has said so for long");
     }
 
     #[test]

@@ -144,7 +144,7 @@ impl<'a> Receiver<'a> {
             SessionFrame::Ack => {
                 if let Some(waits) = payload.get(8..16).and_then(<[u8]>::first_chunk) {
                     let waits = Duration::from_nanos(u64::from_le_bytes(*waits));
-                    shared.far_end.has_waited(waits, shared.now_ns());
+                    shared.peer.has_come_to(waits, shared.now_ns());
                 }
                 if shared.outgoing.acknowledged(u64::from_le_bytes(word()?))? {
                     shared.flag(|flags| flags.confirmed = true);
