@@ -1,8 +1,8 @@
 //! The encoder over masks, written once for all instruction sets.
 //!
 //! 1. One mask of differing bytes for each 64 bytes of the page, without a branch.
-//! 2. Gaps of one and two equal bytes are filled by shifts. The *edges* of what is left (`mask ^ mask << 1`) are where
-//!    runs begin and end, in turns. Blocks without an edge are sorted out.
+//! 2. The *edges* where runs begin and end, in turns, by shifts of the masks. Gaps of one and two equal bytes belong to
+//!    a run. Blocks without an edge are sorted out.
 //! 3. The edges' positions are taken out in groups, whatever their number: a loop that runs as often as there are edges
 //!    would be mispredicted for nearly every block.
 //! 4. One loop over the pairs of positions writes the runs.
@@ -71,7 +71,7 @@ pub(super) unsafe fn encode<D: Differ>(old: &[u8], new: &[u8], out: &mut [u8]) -
             open = positions.write(&mut writer)?;
         }
     }
-    // The edges are late, so the last ones may stand behind the page's end.
+    // Ends are late, so the last one may stand behind the page's end.
     let edges = edges_of(last, 0);
     if edges != 0 {
         let mut positions = Positions::new(open);
@@ -101,7 +101,7 @@ impl Positions {
     /// Takes out the positions of a block's edges.
     #[inline(always)]
     fn take_out(&mut self, mut edges: u64, block: usize) {
-        let base = (block as u32).wrapping_sub(LATE);
+        let base = block as u32;
         let mut at = self.found;
         self.found += edges.count_ones() as usize;
         loop {
@@ -125,7 +125,7 @@ impl Positions {
         let runs = self.of[..self.found].chunks_exact(2);
         let open = runs.remainder().first().copied();
         for run in runs {
-            writer.run(run[0] as usize, run[1] as usize)?;
+            writer.run(run[0] as usize, run[1] as usize - LATE)?;
         }
         self.of[0] = open.unwrap_or(0);
         self.found = usize::from(open.is_some());
@@ -133,20 +133,17 @@ impl Positions {
     }
 }
 
-/// How many bits [`edges_of`] is late.
-const LATE: u32 = 2;
+/// How many bits the end of a run is late in [`edges_of`].
+const LATE: usize = 2;
 
-/// Where runs begin and end in `mask`, after `before`: a bit for each edge, late by two bits. Late, because whether a
-/// byte belongs to a run depends on the two behind it; so the masks behind need not be looked at.
+/// Where runs begin and end in `mask`, after `before`: a bit for each edge.
+///
+/// A run begins at a byte that differs after three that do not, and it is known to have ended at the third equal byte
+/// after it. So gaps of one and two bytes need not be filled, nor the masks behind looked at; but ends are [`LATE`].
 #[inline(always)]
 fn edges_of(before: u64, mask: u64) -> u64 {
-    let late_by = |bits: u32| mask << bits | before >> (64 - bits);
-    let [by_1, by_2, by_3, by_4, by_5] =
-        [late_by(1), late_by(2), late_by(3), late_by(4), late_by(5)];
-    // A byte belongs to a run if it differs, or if it lies in a gap of one or two.
-    let here = by_2 | by_3 & (by_1 | mask) | by_4 & by_1;
-    let one_before = by_3 | by_4 & (by_2 | by_1) | by_5 & by_2;
-    here ^ one_before
+    let behind = |bytes: u32| mask << bytes | before >> (64 - bytes);
+    (mask ^ behind(3)) & !(behind(1) | behind(2))
 }
 
 #[inline(always)]

@@ -7,6 +7,12 @@ pub(super) const BLOCK: usize = 64;
 /// The masks that are looked at together: those of 4 KiB, the whole page nearly always.
 pub(super) const BLOCKS: usize = 64;
 
+/// How many bytes ahead of the comparison both pages are fetched. Pages that lie in L2 pay a few percent for it, those
+/// that do not gain more. The last blocks fetch the beginning of what lies behind the pages, which in a stream and in a
+/// cache filled from one is often the next page.
+#[cfg(target_arch = "x86_64")]
+const AHEAD: usize = 1024;
+
 /// One instruction set.
 pub(super) trait Differ {
     /// Bit `i` is set where byte `i` of the blocks differs.
@@ -32,13 +38,23 @@ pub(super) trait Differ {
 pub(super) mod x86_64 {
     use std::arch::x86_64::*;
 
-    use super::{BLOCK, BLOCKS, Differ};
+    use super::{AHEAD, BLOCK, BLOCKS, Differ};
+
+    /// Fetches what the comparison will come to. An address behind the page does no harm: a prefetch never faults.
+    #[inline(always)]
+    fn fetch_ahead(old: &[u8; BLOCK], new: &[u8; BLOCK]) {
+        for block in [old, new] {
+            // SAFETY: every x86-64 has SSE, and the instruction reads nothing that the program could see.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(block.as_ptr().wrapping_add(AHEAD).cast()) };
+        }
+    }
 
     pub(in super::super) struct Avx2;
 
     impl Differ for Avx2 {
         #[inline(always)]
         unsafe fn differ(old: &[u8; BLOCK], new: &[u8; BLOCK]) -> u64 {
+            fetch_ahead(old, new);
             // SAFETY: the caller vouches for AVX2; the unaligned loads read the 32 bytes at 0 and at 32 of a block of 64.
             unsafe {
                 let equal = |at: usize| {
