@@ -309,6 +309,7 @@ function proxyOptions(command: Command): Command {
     .addOption(given('--reconnect <TIME>', 'how long to look for a lost link', time, '5min'))
     .addOption(new Option('--in-doubt <WHAT>', 'if both guests might run').choices(['hold', 'fail']).default('hold'))
     .option('--config <FILE>', 'settings that are read again at SIGHUP')
+    .option('--last-error <FILE>', 'replaced when a session fails: which, why and what to do; {name}: the guest')
     .option('--stats <FILE>', 'append a line of JSON every second, to a file or fd:N (docs/stats.md)')
     .option('--metrics <HOST:PORT>', 'serve Prometheus metrics')
     .addOption(new Option('--log <FORMAT>', 'of the log on standard error').choices(['text', 'json']).default('text'))
