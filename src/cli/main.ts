@@ -270,7 +270,9 @@ function commands(): Command {
     .description(
       'units, rules, folders and their owners for virsh migrate (docs/libvirt.md): shows them, or makes them',
     )
-    .addOption(new Option('--way <WAY>', 'how QEMU comes to the source proxy').choices(WAYS).default('unix'))
+    .addOption(
+      new Option('--way <WAY>', 'how QEMU, or libvirt, comes to the source proxy').choices(WAYS).default('unix'),
+    )
     .option('--apply', 'do it', false)
     .option('--undo', 'take it away again', false)
     .option('--root <DIR>', 'the system to set up, if it is not the one that runs')
