@@ -1,7 +1,7 @@
 import { spawnSync } from 'node:child_process';
 import { existsSync, statSync } from 'node:fs';
 import { PagewireError } from '../errors.js';
-import { makeSetup, qemuUser, removeSetup, type SetupFile, setupFiles } from '../libvirt/setup.js';
+import { makeSetup, qemuUser, removeSetup, type SetupFile, setupFiles, UNITS } from '../libvirt/setup.js';
 import type { Way } from '../libvirt/ways.js';
 import { EXIT } from './exit.js';
 
@@ -32,7 +32,9 @@ const COMMANDS = [
   ['systemd-tmpfiles', '--create', '/etc/tmpfiles.d/pagewire.conf'],
 ] as const;
 const RELOAD = ['systemctl', 'daemon-reload'] as const;
-const SERVICES = ['pagewire-destination.service', 'pagewire-intercept.service'];
+
+/** A migration's own service is left to end with it. */
+const SERVICES = UNITS.filter((name) => name !== 'pagewire-source@.service');
 
 function show(files: readonly SetupFile[], way: Way): void {
   for (const { path, text } of files) print(`${path}:\n${text.trimEnd().replace(/^(?=.)/gm, '    ')}\n\n`);
@@ -55,11 +57,19 @@ function takeBack(root: string, isRunning: boolean): void {
   const isSystemd = isRunning && existsSync('/run/systemd/system');
   const there = SERVICES.filter((name) => existsSync(`/etc/systemd/system/${name}`));
   // The interception's rules go with its service.
-  if (isSystemd && there.length > 0) run(['systemctl', 'disable', '--now', ...there]);
+  if (isSystemd && there.length > 0) {
+    run(['systemctl', 'disable', ...there]);
+    // All instances of a template.
+    run(['systemctl', 'stop', ...there.map((name) => name.replace('@.', '@*.'))]);
+  }
   const removed = removeSetup(root);
   for (const [{ path }, fate] of removed) print(`${fate} ${path}${fate === 'kept' ? ' (it was changed)' : ''}\n`);
   if (isSystemd) run(RELOAD);
-  print(removed.length === 0 ? 'nothing was set up\n' : 'The user pagewire, its key and /run/pagewire are left.\n');
+  print(
+    removed.length === 0
+      ? 'nothing was set up\n'
+      : 'The user pagewire, its key, /run/pagewire and /var/lib/pagewire* are left.\n',
+  );
 }
 
 function run(command: readonly string[]): void {
@@ -74,19 +84,39 @@ function run(command: readonly string[]): void {
   }
 }
 
+/** For guests that come and that go: what is run on each host, and what else there is to know. */
+const STEPS: Record<Way, { where: string; comes: string; goes: string; last: string }> = {
+  unix: {
+    where: ', and where they are,',
+    comes: 'systemctl enable --now pagewire-destination.service',
+    goes: 'systemctl start pagewire-source@GUEST; virsh migrate … --migrateuri unix:///run/pagewire/GUEST.sock',
+    last: "5. Where AppArmor is in force: '/run/pagewire/*.sock rw,' in /etc/apparmor.d/local/abstractions/libvirt-qemu\n",
+  },
+  intercept: {
+    where: '',
+    comes: 'systemctl enable --now pagewire-destination.service',
+    goes: 'systemctl enable --now pagewire-intercept.service; virsh migrate … as ever',
+    last: '',
+  },
+  tunnel: {
+    where: '',
+    comes: 'systemctl enable --now pagewire-tunnel-destination.service',
+    goes:
+      'systemctl enable --now pagewire-tunnel@HOST.service; ' +
+      'virsh migrate --live --p2p --tunnelled GUEST qemu+unix:///system?socket=/run/pagewire/libvirt-HOST.sock',
+    last: '',
+  },
+};
+
 function nextSteps(way: Way): string {
-  const isUnix = way === 'unix';
+  const { where, comes, goes, last } = STEPS[way];
   return `
 What is left to do, as root:
 1. A key: pagewire keygen --dir /etc/pagewire; chgrp pagewire /etc/pagewire/pagewire.pem; chmod 640 /etc/pagewire/pagewire.pem
-2. The other hosts' keys (--peer SHA256:…)${isUnix ? ', and where they are,' : ''} in /etc/pagewire/*.env
-3. For guests that come: systemctl enable --now pagewire-destination.service
-4. For guests that go: ${
-    isUnix
-      ? 'systemctl start pagewire-source@GUEST; virsh migrate … --migrateuri unix:///run/pagewire/GUEST.sock'
-      : 'systemctl enable --now pagewire-intercept.service; virsh migrate … as ever'
-  }
-${isUnix ? "5. Where AppArmor is in force: '/run/pagewire/*.sock rw,' in /etc/apparmor.d/local/abstractions/libvirt-qemu\n" : ''}`;
+2. The other hosts' keys (--peer SHA256:…)${where} in /etc/pagewire/*.env
+3. For guests that come: ${comes}
+4. For guests that go: ${goes}
+${last}`;
 }
 
 function print(text: string): void {

@@ -296,7 +296,9 @@ function commands(): Command {
     .description(
       'units, rules, folders and their owners for virsh migrate (docs/libvirt.md): shows them, or makes them',
     )
-    .addOption(new Option('--way <WAY>', 'how QEMU comes to the source proxy').choices(WAYS).default('unix'))
+    .addOption(
+      new Option('--way <WAY>', 'how QEMU, or libvirt, comes to the source proxy').choices(WAYS).default('unix'),
+    )
     .option('--apply', 'do it', false)
     .option('--undo', 'take it away again', false)
     .option('--root <DIR>', 'the system to set up, if it is not the one that runs')
@@ -335,6 +337,7 @@ function proxyOptions(command: Command): Command {
     .addOption(given('--reconnect <TIME>', 'how long to look for a lost link', time, '5min'))
     .addOption(new Option('--in-doubt <WHAT>', 'if both guests might run').choices(['hold', 'fail']).default('hold'))
     .option('--config <FILE>', 'settings that are read again at SIGHUP')
+    .option('--last-error <FILE>', 'replaced when a session fails: which, why and what to do; {name}: the guest')
     .option('--stats <FILE>', 'append a line of JSON every second, to a file or fd:N (docs/stats.md)')
     .option('--metrics <HOST:PORT>', 'serve Prometheus metrics')
     .addOption(new Option('--log <FORMAT>', 'of the log on standard error').choices(['text', 'json']).default('text'))

@@ -7,6 +7,7 @@ import { checkThreads, framesInFlight, windowBytes } from '../pipeline/settings.
 import { BASE_BYTES, defaultMemoryLimit, WORKER_BYTES } from '../policy/memory.js';
 import { endOf, FRAME_SIZE } from '../session/end.js';
 import { type Listenable, listenable, tlsFor } from '../session/endpoints.js';
+import { lastErrorOf, tellFailure } from '../session/failure.js';
 import { Host, type HostSettings } from '../session/host.js';
 import { Listener } from '../session/listener.js';
 import { parsePeer, parsePorts } from '../session/peers.js';
@@ -29,7 +30,6 @@ import { openLink } from '../transport/connect.js';
 import { checkPlain, type Endpoint, endpointText, parseEndpoint } from '../transport/endpoint.js';
 import { EXIT, type Signal } from './exit.js';
 import { type DestinationFlags, exitOf, openLog, openStats, parseOwner, reload, settingsOf } from './proxy.js';
-import { plain } from './run.js';
 
 const EVERY_MS = 1000;
 
@@ -139,6 +139,7 @@ async function serveMany(
     ...{ listen: address, shown, settings, log },
     ...{ maxSessions: flags.maxSessions, maxHandshakes: flags.maxHandshakes },
     logging: { format: flags.log, quiet: flags.quiet, verbose: flags.verbose },
+    lastError: flags.lastError,
     socket: {
       ...(flags.listenMode !== undefined && { mode: flags.listenMode }),
       ...(flags.listenOwner !== undefined && parseOwner(flags.listenOwner)),
@@ -221,8 +222,9 @@ async function serveOne(flags: DestinationFlags, settings: HostSettings, listen:
     return cancelled ? EXIT.truncated : EXIT.ok;
   } catch (error) {
     const failure = PagewireError.from(error);
-    writeStats?.(statsLine(over(), failedSession(failure)));
-    log.error({ guest: of.name, code: failure.code }, plain(failure.message));
-    return exitOf(failure, signalled);
+    const [snapshot, code] = [over(), exitOf(failure, signalled)];
+    writeStats?.(statsLine(snapshot, failedSession(failure)));
+    tellFailure(log.child({ guest: of.name }), lastErrorOf(snapshot, failure, code), flags.lastError);
+    return code;
   }
 }

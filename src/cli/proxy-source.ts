@@ -4,9 +4,11 @@ import { notify } from '../control/notify.js';
 import { onReload, onStop } from '../control/signals.js';
 import { PagewireError } from '../errors.js';
 import { listenable } from '../session/endpoints.js';
+import { lastErrorOf, tellFailure } from '../session/failure.js';
 import type { SessionSnapshot } from '../session/snapshot.js';
 import { type Ended, Interception, interceptionPort } from '../session/interception.js';
 import { checkSource, SourceProxy, type SourceProxySettings } from '../session/source-proxy.js';
+import type { SessionEnd } from '../session/source.js';
 import type { Log } from '../telemetry/log.js';
 import { Metrics } from '../telemetry/metrics.js';
 import { Progress } from '../telemetry/progress.js';
@@ -21,7 +23,6 @@ import {
 } from '../telemetry/session.js';
 import { EXIT, type Signal } from './exit.js';
 import { exitOf, openLog, openStats, parseOwner, reload, settingsOf, type SourceFlags } from './proxy.js';
-import { plain } from './run.js';
 import { serveTunnels, type TunnelNews } from './tunnels.js';
 
 /** How often `--stats` and `--metrics` get how it stands, in milliseconds. */
@@ -45,7 +46,7 @@ async function carryOne(flags: SourceFlags): Promise<number> {
     const target = listenable(listen, flags.insecure);
     if (target.connected === undefined) {
       checkSource(settings, log);
-      return serveTunnels(target, settings.socket ?? {}, metrics, log);
+      return serveTunnels(target, settings, flags.lastError, metrics, log);
     }
   }
   const tell = (news: TunnelNews): void => {
@@ -94,9 +95,16 @@ async function carryOne(flags: SourceFlags): Promise<number> {
     metrics?.end(snapshot, outcome.state);
     tell({ snapshot, outcome });
     notify(log, `STOPPING=1\nSTATUS=${outcome.state}`);
-    tellEnd(log, snapshot, ended);
-    if ('failure' in ended) return exitOf(ended.failure, signalled);
-    return ended.end.cancelled ? EXIT.truncated : EXIT.ok;
+    if ('end' in ended) {
+      tellEnd(log, snapshot, ended.end);
+      return ended.end.cancelled ? EXIT.truncated : EXIT.ok;
+    }
+    const code = exitOf(ended.failure, signalled);
+    const failed = { ...snapshot, peer: snapshot.peer ?? settings.connect.join(', ') };
+    // Where nobody came, nothing has failed.
+    const file = signalled && snapshot.seconds === 0 ? undefined : flags.lastError;
+    tellFailure(log, lastErrorOf(failed, ended.failure, code), file);
+    return code;
   } finally {
     metrics?.close();
   }
@@ -116,13 +124,13 @@ async function intercept(flags: SourceFlags, listenPort: number): Promise<number
   const writeStats = openStats(flags.stats);
   const metrics = flags.metrics === undefined ? undefined : await Metrics.serve(flags.metrics);
   const interception = new Interception(
-    { ...proxySettings(flags, nameOf(flags)), listenPort },
+    { ...proxySettings(flags, nameOf(flags)), listenPort, lastError: flags.lastError },
     log,
     (snapshot, ended) => {
       const outcome = outcomeOf(ended);
       writeStats?.(statsLine(snapshot, outcome));
       metrics?.end(snapshot, outcome.state);
-      tellEnd(log.child({ guest: snapshot.name }), snapshot, ended);
+      if ('end' in ended) tellEnd(log.child({ guest: snapshot.name }), snapshot, ended.end);
     },
   );
   onFault((error) => {
@@ -158,15 +166,12 @@ function outcomeOf(ended: Ended): SessionOutcome {
   return 'failure' in ended ? failedSession(ended.failure) : endedSession(ended.end);
 }
 
-function tellEnd(log: Log, snapshot: SessionSnapshot, ended: Ended): void {
-  if ('failure' in ended) {
-    log.error({ code: ended.failure.code }, plain(ended.failure.message));
-  } else if (ended.end.cancelled && !snapshot.tunnel) {
-    const { within } = ended.end;
+function tellEnd(log: Log, snapshot: SessionSnapshot, { cancelled, within }: SessionEnd): void {
+  if (cancelled && !snapshot.tunnel) {
     const where = within === undefined ? '' : ` (within ${within})`;
     log.warn(`QEMU ended its stream before the end${where}: the migration was cancelled, or failed there`);
   } else {
-    log.info(`${sessionEnd(snapshot, ended.end.cancelled)}: ${sessionSummary(snapshot)}`);
+    log.info(`${sessionEnd(snapshot, cancelled)}: ${sessionSummary(snapshot)}`);
   }
 }
 

@@ -28,6 +28,7 @@ export interface ProxyFlags {
   reconnect: number;
   inDoubt: InDoubt;
   config?: string;
+  lastError?: string;
   stats?: string;
   metrics?: string;
   log: LogFormat;

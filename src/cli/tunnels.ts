@@ -4,9 +4,12 @@ import { closeSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { notify } from '../control/notify.js';
 import { onReload, onStop } from '../control/signals.js';
-import { native, type NativeListener, type NativeListenOptions } from '../native.js';
+import { PagewireError } from '../errors.js';
+import { native, type NativeListener } from '../native.js';
 import type { Listenable } from '../session/endpoints.js';
+import { type Failed, lastErrorOf, tellFailure } from '../session/failure.js';
 import type { SessionSnapshot } from '../session/snapshot.js';
+import type { SourceProxySettings } from '../session/source-proxy.js';
 import type { Log } from '../telemetry/log.js';
 import type { Metrics } from '../telemetry/metrics.js';
 import type { SessionOutcome } from '../telemetry/session.js';
@@ -27,7 +30,8 @@ export interface TunnelNews {
 /** Runs until it is told to end, and all connections have ended. */
 export async function serveTunnels(
   { address, shown }: Listenable,
-  socket: Pick<NativeListenOptions, 'mode' | 'uid' | 'gid'>,
+  { socket = {}, name, connect }: SourceProxySettings,
+  lastError: string | undefined,
   metrics: Metrics | undefined,
   log: Log,
 ): Promise<number> {
@@ -38,15 +42,22 @@ export async function serveTunnels(
   const listener: NativeListener = native.NativeListener.listen(address, { ...LISTEN, ...socket }, (fd) => {
     const child = start(fd);
     children.add(child);
+    let last: Failed = { role: 'source', name, peer: connect.join(', '), tunnel: null };
     child.on('message', ({ snapshot, outcome }: TunnelNews) => {
+      last = { ...snapshot, peer: snapshot.peer ?? last.peer };
       if (outcome) metrics?.end(snapshot, outcome.state);
       else metrics?.update(snapshot);
     });
     child.on('error', (error) => {
       log.error(`the process of a connection: ${error.message}`);
     });
-    child.once('close', () => {
+    child.once('close', (_, signal) => {
       children.delete(child);
+      if (signal !== null) {
+        // It could not tell so itself.
+        const message = `the process of a connection was ended by ${signal}: libvirt fails its migration`;
+        tellFailure(log, lastErrorOf(last, new PagewireError('INTERNAL', message)), lastError);
+      }
       if (isStopping && children.size === 0) settle();
     });
   });

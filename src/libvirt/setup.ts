@@ -1,7 +1,7 @@
 /** What a host needs so that libvirt's migrations go through the proxies: files, whose they are, and their undo. */
 import { randomBytes } from 'node:crypto';
 import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { PagewireError } from '../errors.js';
 import { type Way, WAYS } from './ways.js';
 
@@ -18,29 +18,46 @@ export interface SetupFile {
 
 const contrib = (name: string): string => readFileSync(new URL(`../../contrib/${name}`, import.meta.url), 'utf8');
 
-/** What a host is given, for guests that come and that go. `qemu`: the user that QEMU runs as. */
+/** Of contrib, for guests that come and that go: units, and the settings of `/etc/pagewire`. */
+const PARTS: Record<Way, { units: readonly string[]; settings: readonly string[] }> = {
+  unix: {
+    units: ['pagewire-destination.service', 'pagewire-source@.service'],
+    settings: ['etc/destination.env', 'etc/source.env'],
+  },
+  intercept: {
+    units: ['pagewire-destination.service', 'pagewire-intercept.service'],
+    settings: ['etc/destination.env', 'etc/intercept.env', 'libvirt/intercept.nft'],
+  },
+  tunnel: {
+    units: ['pagewire-tunnel-destination.service', 'pagewire-tunnel@.service'],
+    settings: ['etc/tunnel-destination.env', 'etc/tunnel.env'],
+  },
+};
+
+/** What a host is given. `qemu`: the user that QEMU runs as. */
 export function setupFiles(way: Way, qemu: string): SetupFile[] {
   const file = (path: string, text: string, isSettings = false): SetupFile => ({ path, text: MARK + text, isSettings });
   // Who is in the group may use the sockets in /run/pagewire.
   const member = qemu === 'root' ? '' : `m ${qemu} pagewire\n`;
-  const target = way === 'unix' ? 'unix:/run/pagewire/{name}.sock' : 'tcp:127.0.0.1:{port}';
-  const destination = contrib('etc/destination.env').replace(/^PAGEWIRE_CONNECT=.*$/m, `PAGEWIRE_CONNECT=${target}`);
-  const units = way === 'unix' ? ['pagewire-source@.service'] : ['pagewire-intercept.service'];
+  const { units, settings } = PARTS[way];
   return [
     file('/etc/sysusers.d/pagewire.conf', contrib('sysusers.d/pagewire.conf') + member),
     file('/etc/tmpfiles.d/pagewire.conf', contrib('tmpfiles.d/pagewire.conf')),
-    ...['pagewire-destination.service', ...units].map((name) =>
-      file(`/etc/systemd/system/${name}`, contrib(`systemd/${name}`)),
-    ),
-    file('/etc/pagewire/destination.env', destination, true),
-    ...(way === 'unix'
-      ? [file('/etc/pagewire/source.env', contrib('etc/source.env'), true)]
-      : [
-          file('/etc/pagewire/intercept.env', contrib('etc/intercept.env'), true),
-          file('/etc/pagewire/intercept.nft', contrib('libvirt/intercept.nft'), true),
-        ]),
+    ...units.map((name) => file(`/etc/systemd/system/${name}`, contrib(`systemd/${name}`))),
+    ...settings.map((name) => file(`/etc/pagewire/${basename(name)}`, settingsFor(way, name), true)),
   ];
 }
+
+function settingsFor(way: Way, name: string): string {
+  const text = contrib(name);
+  // There libvirt chooses the port at which QEMU waits for its guest.
+  return way === 'intercept' && name === 'etc/destination.env'
+    ? text.replace(/^PAGEWIRE_CONNECT=.*$/m, 'PAGEWIRE_CONNECT=tcp:127.0.0.1:{port}')
+    : text;
+}
+
+/** The units of all ways. */
+export const UNITS: readonly string[] = [...new Set(WAYS.flatMap((way) => PARTS[way].units))];
 
 /** The user that QEMU runs as, by libvirt's settings or else by who is there. */
 export function qemuUser(root: string): string {

@@ -9,6 +9,7 @@ import { PagewireError } from '../errors.js';
 import { native, type NativeListener } from '../native.js';
 import type { Log } from '../telemetry/log.js';
 import { type Endpoint, endpointText } from '../transport/endpoint.js';
+import { type Failed, lastErrorOf, tellFailure } from './failure.js';
 import type { InDoubt } from './outcome.js';
 import { LISTEN, sessionOf, type SourceProxySettings } from './source-proxy.js';
 import { type SessionEnd, SourceSession } from './source.js';
@@ -33,6 +34,8 @@ export function interceptionPort(listen: string): number | undefined {
 export type InterceptionSettings = Omit<SourceProxySettings, 'listen' | 'socket' | 'port'> & {
   /** Where the packet filter redirects connections to, on loopback. */
   listenPort: number;
+  /** The file that tells of the last migration that failed. */
+  lastError?: string | undefined;
 };
 
 /** How a migration ended. */
@@ -57,7 +60,7 @@ export class Interception {
   #isStopped = false;
   #settle!: () => void;
 
-  /** `ended` hears of each migration's end. */
+  /** `ended` hears of each migration's end; one that failed is in the log then. */
   constructor(settings: InterceptionSettings, log: Log, ended: (snapshot: SessionSnapshot, ended: Ended) => void) {
     this.#settings = settings;
     this.#log = log;
@@ -150,14 +153,17 @@ export class Interception {
   #begin(fd: number, to: Endpoint & { kind: 'tcp' }): void {
     const settings = settingsFor(this.#settings, to);
     const log = this.#log.child({ guest: settings.name });
+    const fail = (failed: Failed, failure: PagewireError): void => {
+      const peer = failed.peer ?? settings.connect.join(', ');
+      tellFailure(log, lastErrorOf({ ...failed, peer }, failure), this.#settings.lastError);
+    };
     log.info(`a migration to ${endpointText(to)}`);
     let session: SourceSession | StockSession;
     try {
       if (this.#isStopped) throw new PagewireError('STOPPED', 'stopped: the migration fails and the guest stays here');
       session = sessionOf(settings, log);
     } catch (error) {
-      const failure = PagewireError.from(error);
-      log.error({ code: failure.code }, failure.message);
+      fail({ role: 'source', name: settings.name, peer: null, tunnel: null }, PagewireError.from(error));
       closeSync(fd);
       return;
     }
@@ -166,7 +172,9 @@ export class Interception {
         this.#finish(running, { end });
       },
       (error: unknown) => {
-        this.#finish(running, { failure: PagewireError.from(error) });
+        const failure = PagewireError.from(error);
+        fail(session.snapshot(), failure);
+        this.#finish(running, { failure });
       },
     );
     const running = { session, done };

@@ -8,7 +8,13 @@ import type { SessionSnapshot } from './snapshot.js';
 
 /** From the listener. */
 export type ToSession =
-  | { type: 'settings'; settings: HostSettings; log: { format: LogFormat; quiet: boolean; verbose: boolean } }
+  | {
+      type: 'settings';
+      settings: HostSettings;
+      log: { format: LogFormat; quiet: boolean; verbose: boolean };
+      /** The file that tells of the last session that failed. */
+      lastError?: string | undefined;
+    }
   | { type: 'change'; inDoubt: InDoubt; reconnectMs: number }
   | { type: 'claimed'; refuse?: Refuse }
   /** How often the listener has been asked to end. */

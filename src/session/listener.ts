@@ -10,12 +10,13 @@ import { PagewireError } from '../errors.js';
 import { native, type NativeAddress, type NativeListener, type NativeListenOptions } from '../native.js';
 import type { Log, LogFormat } from '../telemetry/log.js';
 import { receiveHello, refuse } from './accept.js';
+import { lastErrorOf, tellFailure } from './failure.js';
 import type { Refuse } from './hello.js';
 import { type HostSettings, UNKNOWN_SESSION } from './host.js';
 import type { Handover, ToListener, ToSession } from './ipc.js';
 import type { InDoubt } from './outcome.js';
 import { PREAMBLE_BYTES, readPreamble } from './preamble.js';
-import type { SessionOutcome } from '../telemetry/session.js';
+import { failedSession, type SessionOutcome } from '../telemetry/session.js';
 import type { SessionSnapshot } from './snapshot.js';
 
 export interface ListenerOptions {
@@ -29,6 +30,8 @@ export interface ListenerOptions {
   readonly maxHandshakes: number;
   readonly log: Log;
   readonly logging: { format: LogFormat; quiet: boolean; verbose: boolean };
+  /** The file that tells of the last session that failed. */
+  readonly lastError?: string | undefined;
   /** A session has told how it stands, and in the end how it ended. */
   readonly onSnapshot?: (snapshot: SessionSnapshot, outcome?: SessionOutcome) => void;
 }
@@ -221,7 +224,8 @@ export class Listener {
   }
 
   #settingsFor(): ToSession {
-    return { type: 'settings', settings: this.#settings, log: this.#options.logging };
+    const { logging, lastError } = this.#options;
+    return { type: 'settings', settings: this.#settings, log: logging, lastError };
   }
 
   #tell({ child }: Carrier, message: ToSession): void {
@@ -295,13 +299,19 @@ export class Listener {
     closeSync(carrier.control);
     if (this.#spare === carrier) this.#spare = undefined;
     const { name, snapshot } = carrier;
-    if (signal !== null) {
-      this.#log.error({ guest: name }, `the session's process was ended by ${signal}: its QEMU fails the migration`);
+    const how = signal === null ? `has ended with exit code ${code ?? 1}` : `was ended by ${signal}`;
+    const failure = new PagewireError('INTERNAL', `the session's process ${how}: its QEMU fails the migration`);
+    const killed = signal !== null && name !== undefined;
+    const failed =
+      snapshot ?? (killed ? ({ role: 'destination', name, peer: null, tunnel: null } as const) : undefined);
+    if (failed) {
+      // It could not tell so itself.
+      const log = this.#log.child({ guest: failed.name });
+      tellFailure(log, lastErrorOf(failed, failure), this.#options.lastError);
+    } else if (signal !== null) {
+      this.#log.error(failure.message);
     }
-    if (snapshot) {
-      const message = `the session's process has ended with ${signal ?? `exit code ${code ?? 1}`}`;
-      this.#options.onSnapshot?.(snapshot, { state: 'failed', code: 'INTERNAL', message });
-    }
+    if (snapshot) this.#options.onSnapshot?.(snapshot, failedSession(failure));
     this.#settleIfDone();
   }
 

@@ -2,12 +2,13 @@
 import { PagewireError } from '../errors.js';
 import { native, type NativeReceiver } from '../native.js';
 import { createLog, type Log } from '../telemetry/log.js';
-import { EXIT, exitCode } from '../cli/exit.js';
+import { EXIT } from '../cli/exit.js';
 import { plain, replaceStandardStreams, tell } from '../cli/run.js';
 import { faultText, onFault } from '../control/faults.js';
 import { onStop } from '../control/signals.js';
 import { endedSession, failedSession, sessionEnd, type SessionOutcome, sessionSummary } from '../telemetry/session.js';
 import type { DestinationSession } from './destination.js';
+import { lastErrorOf, tellFailure } from './failure.js';
 import type { Refuse } from './hello.js';
 import { Host, type Registry } from './host.js';
 import { CONTROL_FD, type Handover, type ToListener, type ToSession } from './ipc.js';
@@ -91,11 +92,11 @@ process.on('disconnect', () => {
 /** Kept: a receiver that nobody holds takes nothing. */
 let receiver: NativeReceiver | undefined;
 
-function begin({ settings, log: logging }: Extract<ToSession, { type: 'settings' }>): void {
+function begin({ settings, log: logging, lastError }: Extract<ToSession, { type: 'settings' }>): void {
   const ours = createLog({ name: 'proxy destination', ...logging, write: tell });
   log = ours;
   host = new Host(settings, reception, ours);
-  void host.opened.then((session) => carry(session, ours));
+  void host.opened.then((session) => carry(session, ours.child({ guest: session.name }), lastError));
   receiver = new native.NativeReceiver(CONTROL_FD, (fd, bytes) => {
     if (fd >= 0) void handshake(fd, JSON.parse(bytes.toString()) as Handover);
     else receiver?.close();
@@ -118,7 +119,7 @@ async function handshake(fd: number, { handshake: number, preamble, peer, sessio
   if (open === 0 && !host?.session) process.exit(0);
 }
 
-async function carry(session: DestinationSession, log: Log): Promise<void> {
+async function carry(session: DestinationSession, log: Log, lastErrorFile: string | undefined): Promise<void> {
   const { name } = session;
   process.title = `pagewire: ${name}`;
   const timer = setInterval(() => {
@@ -132,12 +133,13 @@ async function carry(session: DestinationSession, log: Log): Promise<void> {
     outcome = endedSession(end);
     code = cancelled ? EXIT.truncated : EXIT.ok;
     const snapshot = session.snapshot();
-    log.info({ guest: name }, `${sessionEnd(snapshot, cancelled)}: ${sessionSummary(snapshot)}`);
+    log.info(`${sessionEnd(snapshot, cancelled)}: ${sessionSummary(snapshot)}`);
   } catch (error) {
     const failure = PagewireError.from(error);
     outcome = failedSession(failure);
-    code = exitCode(failure.code);
-    log.error({ guest: name, code: failure.code }, plain(failure.message));
+    const lastError = lastErrorOf(session.snapshot(), failure);
+    code = lastError.exitCode;
+    tellFailure(log, lastError, lastErrorFile);
   }
   clearInterval(timer);
   await say({ type: 'ended', snapshot: session.snapshot(), outcome });

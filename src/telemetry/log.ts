@@ -60,10 +60,20 @@ interface Entry {
   level: string;
   message?: string;
   guest?: string;
+  /** Of a session that failed: its other end, the guest in libvirt's tunnel, and what to do about it. */
+  connection?: string | null;
+  tunnelled?: string;
+  remedy?: string | null;
 }
 
 /** `pagewire proxy source: vm1: warning: …`, on one line whatever a peer has said. */
-function line({ name, level, message = '', guest }: Entry): string {
+function line({ name, level, message = '', guest, connection, tunnelled, remedy }: Entry): string {
   const kind = level === 'warn' ? 'warning: ' : level === 'info' || level === 'error' ? '' : `${level}: `;
-  return `pagewire ${name}: ${guest === undefined ? '' : `${guest}: `}${kind}${message.replace(/\s*\n\s*/g, ' ')}\n`;
+  const about = [
+    tunnelled === undefined ? '' : `guest ${tunnelled}`,
+    connection && !message.includes(connection) ? connection : '',
+  ];
+  const where = about.filter((part) => part !== '').join(', ');
+  const said = `${message}${where && ` (${where})`}${remedy ? `; what to do: ${remedy}` : ''}`;
+  return `pagewire ${name}: ${guest === undefined ? '' : `${guest}: `}${kind}${said.replace(/\s*\n\s*/g, ' ')}\n`;
 }

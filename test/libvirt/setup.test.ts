@@ -1,6 +1,6 @@
 // What `pagewire libvirt setup` shows, makes and takes away.
 import assert from 'node:assert/strict';
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
 import { setupFiles } from '#src/libvirt/setup.js';
@@ -38,6 +38,22 @@ void describe('pagewire libvirt setup', () => {
       assert.match((await run('--undo')).stdout.toString(), /nothing was set up/);
     });
   }
+
+  it('has a unit of every way in contrib, and tells how to start it', async (t) => {
+    const { run } = system(t);
+    const units = new Set<string>();
+    for (const way of WAYS) {
+      const shown = (await run('--way', way)).stdout.toString();
+      for (const { path } of setupFiles(way, 'root')) {
+        const unit = /systemd\/system\/(.*)\.service$/.exec(path)?.[1];
+        if (unit === undefined) continue;
+        units.add(`${unit}.service`);
+        assert.match(shown, new RegExp(`^[34]\\. .*systemctl .*${unit}`, 'm'));
+      }
+    }
+    const there = readdirSync(new URL('../../../contrib/systemd', import.meta.url));
+    assert.deepEqual([...units].sort(), there.filter((name) => name.endsWith('.service')).sort());
+  });
 
   it('lets the user that QEMU runs as into the group', async (t) => {
     const { path, run } = system(t);

@@ -66,6 +66,8 @@ describe('contrib', () => {
       ['systemd/pagewire-destination.service', 'destination', 'destination'],
       ['systemd/pagewire-source@.service', 'source', 'source'],
       ['systemd/pagewire-intercept.service', 'source', 'intercept'],
+      ['systemd/pagewire-tunnel-destination.service', 'destination', 'tunnel-destination'],
+      ['systemd/pagewire-tunnel@.service', 'source', 'tunnel'],
     ] as const) {
       const help = await mustRun(process.execPath, [join(ROOT, 'bin/pagewire'), 'proxy', command, '--help'], ROOT);
       const options = [file, `etc/${settings}.env`].map(read);
@@ -73,5 +75,40 @@ describe('contrib', () => {
         assert.match(help, new RegExp(`${option}\\b`), `${file}: ${option}`);
       }
     }
+  });
+
+  it("runs for libvirt's tunnel what docs/libvirt-tunnel.md says", async () => {
+    const docs = await readFile(join(ROOT, 'docs/libvirt-tunnel.md'), 'utf8');
+    const [, byHand = '', services = ''] = docs.split(/^## (?:Setting it up|As services)$/m);
+    for (const [unit, settings, command] of [
+      ['pagewire-tunnel-destination.service', 'tunnel-destination', /^dst# (pagewire proxy destination .*)$/m],
+      ['pagewire-tunnel@.service', 'tunnel', /^src# (pagewire proxy source .*)$/m],
+    ] as const) {
+      const [service, environment] = await Promise.all([read(`systemd/${unit}`), read(`etc/${settings}.env`)]);
+      const set = new Map(
+        [...environment.matchAll(/^(\w+)=(.*)$/gm)].map(([, name = '', value = '']) => [name, value]),
+      );
+      const run = /^ExecStart=(.*)$/m.exec(service)?.[1] ?? '';
+      const filled = run
+        .replaceAll(/\$\{?(\w+)\}?/g, (_, name: string) => set.get(name) ?? assert.fail(`${unit}: ${name}`))
+        .replaceAll('%i', 'dst')
+        .replace(/ --last-error \/var\/lib\/(\S+)\/\S+ $/, (_, folder: string) => {
+          assert.match(service, new RegExp(`^StateDirectory=${folder}$`, 'm'));
+          return '';
+        });
+      const told = command.exec(byHand)?.[1] ?? '';
+      // What the documents' hosts are called, and where they listen.
+      const asInUnits = told
+        .replace(/ --peer \S+$/, '')
+        .replace('0.0.0.0', '[::]')
+        .replace('libvirt.sock', 'libvirt-dst.sock');
+      assert.equal(filled, asInUnits);
+      assert.ok(services.includes(`systemctl enable --now ${unit.replace('@', '@dst')}\n`), unit);
+    }
+    const socket = /\?socket=(\S+)$/m.exec(services)?.[1] ?? '';
+    assert.ok(
+      (await read('systemd/pagewire-tunnel@.service')).includes(`unix:${socket.replace('dst', '%i')} `),
+      socket,
+    );
   });
 });

@@ -300,7 +300,12 @@ void describe('interception', { skip }, () => {
   );
 
   kitchen.test('no proxy at the destination: virsh says so, the guest stays, and the next one is taken', async () => {
-    await kitchen.cook.run('Interception', (words) => (words.startsWith('virsh') ? undefined : intercepted()(words)));
+    const told = kitchen.a.path('/run/last-error');
+    await kitchen.cook.run('Interception', (words) =>
+      words.startsWith('virsh')
+        ? undefined
+        : intercepted()(words).replace('proxy source', 'proxy source --last-error /run/last-error'),
+    );
     await kitchen.cook.end('destination');
     for (let i = 0; i < 2; i += 1) {
       const migrate = kitchen.a.startVirsh('migrate', '--live', 'vm1', 'qemu+tcp://dst/system');
@@ -310,6 +315,8 @@ void describe('interception', { skip }, () => {
     }
     const said = kitchen.cook.proxy('source').said();
     assert.equal(said.match(/src-49\d{3}: cannot connect to tls:10.77.0.2:7777: connection refused/g)?.length, 2, said);
+    const { guest, connection } = JSON.parse(readFileSync(told, 'utf8')) as Record<string, string>;
+    assert.match(`${guest ?? ''} ${connection ?? ''}`, /^src-49\d{3} tls:10\.77\.0\.2:7777$/);
   });
 
   kitchen.test('what pagewire libvirt setup makes, and its undo', async () => {
