@@ -10,9 +10,9 @@ export interface Packing {
 export interface Load {
   /** Every worker has a frame: this one will wait for one of them. */
   readonly workersBusy: boolean;
-  /** No packed frame is left, and the link is not full: the wire is about to run dry. */
+  /** No packed frame is left, and the link takes at once what it gets: the wire is about to run dry. */
   readonly wireDry: boolean;
-  /** Both ends of the link wait for it most of the time: it is what holds the stream up. */
+  /** The link is what holds the stream up: both its ends wait for it most of the time. */
   readonly linkFull: boolean;
 }
 

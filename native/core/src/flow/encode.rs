@@ -263,7 +263,7 @@ impl Source<'_> {
             if let Some(wire) = &self.filler.wire {
                 // A link that takes all at once leaves nothing to gain by differences: copies would only cost time. One that
                 // was full once may be hungry because of them.
-                was_full |= !wire.is_hungry();
+                was_full |= wire.is_full();
                 filter.set_takes_in(was_full);
             }
             let end = held + n;

@@ -806,15 +806,15 @@ impl Flow {
         self.shared.settings_changed.store(true, Ordering::Release);
     }
 
-    /// Whether the wire is about to run dry: no frame waits to be written or is being written, and the link took those
-    /// before at once.
+    /// Whether the wire is about to run dry: no frame waits to be written or is being written, and the link takes at once
+    /// what it gets.
     pub fn is_dry(&self) -> bool {
         self.shared.waiting() == 0 && self.wire.as_ref().is_none_or(|wire| wire.is_hungry())
     }
 
-    /// Whether the link has made the sink wait lately.
+    /// Whether the link is what holds the stream up.
     pub fn is_full(&self) -> bool {
-        self.wire.as_ref().is_some_and(|wire| !wire.is_hungry())
+        self.wire.as_ref().is_some_and(|wire| wire.is_full())
     }
 
     /// What has moved so far.

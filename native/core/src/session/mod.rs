@@ -372,6 +372,11 @@ impl Shared {
     }
 }
 
+/// An end that waits for a link for so much of the time has nothing else that holds it up, and one that waits for less
+/// than so much, nothing to wait for.
+const FULL: f64 = 0.5;
+const HUNGRY: f64 = 0.1;
+
 /// One end of one connection of a migration. Stops and joins its threads when dropped.
 pub struct Wire {
     shared: Arc<Shared>,
@@ -650,12 +655,24 @@ impl Wire {
         given_up.unwrap_or_default()
     }
 
-    /// Whether the link takes more than it gets: nobody waits for it most of the time at one of its ends.
+    /// Whether the link is what holds the stream up.
+    pub(crate) fn is_full(&self) -> bool {
+        let now = self.shared.now_ns();
+        self.shared.outgoing.waiting(now) >= FULL && self.is_awaited(now)
+    }
+
+    /// Whether the link takes at once what it gets, or what holds the stream up is behind it.
     pub(crate) fn is_hungry(&self) -> bool {
         let now = self.shared.now_ns();
-        let both_wait =
-            self.shared.outgoing.waits_mostly(now) && self.shared.peer.mostly(now) == Some(true);
-        !both_wait
+        self.shared.outgoing.waiting(now) < HUNGRY || !self.is_awaited(now)
+    }
+
+    /// The peer mostly waits for the link.
+    fn is_awaited(&self, now: u64) -> bool {
+        self.shared
+            .peer
+            .share(now)
+            .is_some_and(|share| share >= FULL)
     }
 
     /// Where a QEMU stream was cut off that has been followed so far, for people; `None` where it has its end, or that

@@ -119,9 +119,9 @@ impl Outgoing {
         self.wake.signal();
     }
 
-    /// Whether writing means waiting, most of the time. Until that was seen, it does not.
-    pub(super) fn waits_mostly(&self, now: u64) -> bool {
-        self.waiting.mostly(now) == Some(true)
+    /// For how much of the time writing means waiting, 0 to 1.
+    pub(super) fn waiting(&self, now: u64) -> f64 {
+        self.waiting.share(now).unwrap_or(0.0)
     }
 
     pub(super) fn bytes_per_second(&self) -> f64 {

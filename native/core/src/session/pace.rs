@@ -112,7 +112,7 @@ impl Bandwidth {
 /// Whoever waits for a low limit looks after this long whether it still is one, in seconds.
 const LONGEST_SLEEP: f64 = 0.1;
 
-/// Whether one end of a link waits for it most of the time. A link holds a stream up only where both do: a sender that it
+/// For how much of the time one end of a link waits for it. A link holds a stream up only where both mostly do: a sender that it
 /// makes wait now and then has a queue that is full now and then, and a receiver that does not wait for it has enough to do,
 /// or its QEMU has. Then a smaller stream is no faster.
 #[derive(Default)]
@@ -124,8 +124,8 @@ pub(super) struct Waiting {
 #[derive(Default)]
 struct Looks {
     last: Option<(u64, Duration)>,
-    /// `None` until they were looked at twice.
-    mostly: Option<bool>,
+    /// Of the time between two looks; `None` until there were two.
+    share: Option<f64>,
 }
 
 /// Over how long waits are looked at, and how long that holds.
@@ -141,17 +141,18 @@ impl Waiting {
             if time < LOOK {
                 return;
             }
-            looks.mostly = Some(waited.saturating_sub(before) >= time / 2);
+            let waited = waited.saturating_sub(before);
+            looks.share = Some(waited.as_secs_f64() / time.as_secs_f64());
         }
         looks.last = Some((now, waited));
     }
 
-    /// Whether it waits most of the time; `None` where nothing is known of it, or nothing new.
-    pub(super) fn mostly(&self, now: u64) -> Option<bool> {
+    /// The share of the time, 0 to 1 but for clocks that differ; `None` where nothing is known of it, or nothing new.
+    pub(super) fn share(&self, now: u64) -> Option<f64> {
         let looks = lock(&self.looks);
         let (at, _) = looks.last?;
         let is_new = Duration::from_nanos(now.saturating_sub(at)) < HOLDS;
-        looks.mostly.filter(|_| is_new)
+        looks.share.filter(|_| is_new)
     }
 }
 
@@ -185,20 +186,20 @@ mod tests {
     }
 
     #[test]
-    fn an_end_waits_mostly_while_it_waits_for_half_of_the_time() {
+    fn the_share_of_time_that_an_end_waits() {
         let end = Waiting::default();
         let ms = |ms: u64| ms * 1_000_000;
-        assert_eq!(end.mostly(ms(0)), None, "nothing is known of it");
+        assert_eq!(end.share(ms(0)), None, "nothing is known of it");
         end.has_come_to(Duration::from_millis(90), ms(100));
-        assert_eq!(end.mostly(ms(100)), None, "nor from one look");
+        assert_eq!(end.share(ms(100)), None, "nor from one look");
         end.has_come_to(Duration::from_millis(140), ms(200));
-        assert_eq!(end.mostly(ms(200)), Some(true));
+        assert_eq!(end.share(ms(200)), Some(0.5));
         // Too soon after the last look to say anything new.
         end.has_come_to(Duration::from_millis(141), ms(210));
-        assert_eq!(end.mostly(ms(210)), Some(true));
+        assert_eq!(end.share(ms(210)), Some(0.5));
         end.has_come_to(Duration::from_millis(149), ms(220));
-        assert_eq!(end.mostly(ms(220)), Some(false));
-        assert_eq!(end.mostly(ms(500)), None, "nobody has said so for long");
+        assert_eq!(end.share(ms(220)), Some(0.45));
+        assert_eq!(end.share(ms(500)), None, "nobody has said so for long");
     }
 
     #[test]
