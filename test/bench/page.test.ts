@@ -100,6 +100,18 @@ function luminance(colour: string): number {
   return 0.2126 * r + 0.7152 * g + 0.0722 * b;
 }
 
+/** The same with speeds that are not this machine's: where points stand is to be the same everywhere. */
+function steady(report: BenchReport): BenchReport {
+  const speed = (n: number, measured: number | null | undefined): number | null =>
+    typeof measured === 'number' ? 10_000 / 1.3 ** (n % 20) : null;
+  const variants = report.variants.map((variant, n) => ({
+    ...variant,
+    encodeMBps: speed(n, variant.encodeMBps),
+    decodeMBps: speed(n / 2, variant.decodeMBps),
+  }));
+  return { ...report, variants };
+}
+
 describe("the report's page in a browser", { skip }, () => {
   let report: BenchReport;
   const path = mkdtempSync(join(tmpdir(), 'pagewire-'));
@@ -116,7 +128,7 @@ describe("the report's page in a browser", { skip }, () => {
       pack: (block) => deflateRawSync(block, { level: 1 }),
       unpack: (packed) => inflateRawSync(packed),
     };
-    report = await measuredIn(path, { variants: [mine], filter: [...filter, mine.name] });
+    report = steady(await measuredIn(path, { variants: [mine], filter: [...filter, mine.name] }));
   });
 
   for (const [width, scheme] of [
