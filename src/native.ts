@@ -603,6 +603,19 @@ export interface NativeInspection {
   measure(codec: number, level: number, limitMs: number): Promise<Measured>;
 }
 
+/** An input, read on threads of the core's own; one read at a time. */
+export interface NativeReader {
+  /** The next bytes; fewer at the input's end. */
+  read(length: number): Promise<Buffer>;
+  /**
+   * Reads a stream to its end; `head` was read of it before. The last versions of pages, for differences, take up to
+   * `cacheBytes`.
+   */
+  inspect(head: Uint8Array, cacheBytes: number): Promise<NativeInspection>;
+  /** Whoever reads, now or later, is told STOPPED. */
+  stop(): void;
+}
+
 /** What the addon exports. */
 export interface Native {
   NativeFlow: {
@@ -680,11 +693,8 @@ export interface Native {
   streamPairs(path: string, again: number, limit: number): Promise<NativePairs>;
   /** What a destination has after the stream; the same for what delta makes of it. */
   streamRamDigest(path: string): Promise<string>;
-  /**
-   * Reads a stream to its end; `head` was read of it before. The last versions of pages, for differences, take up to
-   * `cacheBytes`. The descriptor is duplicated and stays the caller's. native/node/src/inspect.rs.
-   */
-  inspectStream(fd: number, head: Uint8Array, cacheBytes: number): Promise<NativeInspection>;
+  /** native/node/src/inspect.rs. The descriptor is duplicated and stays the caller's. */
+  NativeReader: { open(fd: number): NativeReader };
 
   // Connections: native/node/src/net.rs. Promises are kept on threads of their own; they are rejected with an error whose
   // `code` is one of ERROR_CODES and whose message names endpoint, operation, reason and remedy.

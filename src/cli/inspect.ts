@@ -1,12 +1,12 @@
 import { isatty } from 'node:tty';
-import { statSync, writeSync } from 'node:fs';
+import { fstatSync, type Stats, statSync, writeSync } from 'node:fs';
 import { isErrorCode, PagewireError } from '../errors.js';
 import { forecast } from '../inspect/forecast.js';
 import type { InputOptions } from '../inspect/input.js';
 import { look } from '../inspect/inspect.js';
 import { report } from '../inspect/report.js';
 import type { Inspection } from '../inspect/schema.js';
-import { openTarget, type Target } from './endpoint.js';
+import { descriptor, openTarget, type Target } from './endpoint.js';
 import { EXIT, exitCode } from './exit.js';
 import { plain, print, say } from './run.js';
 
@@ -20,19 +20,22 @@ export interface InspectFlags {
 /** `pagewire inspect FILE` */
 export async function inspect(file: string, flags: InspectFlags, signal: AbortSignal): Promise<number> {
   if (file === '-' && isatty(0)) throw new PagewireError('BAD_OPTION', 'standard input is a terminal: name a FILE');
-  if (flags.json !== undefined && isSame(file, flags.json)) {
-    throw new PagewireError('BAD_OPTION', `--json ${flags.json} is the file to inspect: give another one`);
-  }
-  // Before a long look: a name that cannot be written is wrong usage.
+  if (flags.json !== undefined) refuseInputs(flags.json, file, flags.base ?? []);
+  // Before a long look: what cannot be written is wrong usage.
   const target = flags.json === undefined ? undefined : await openTarget(flags.json, signal);
   try {
+    if (target) checkWritable(target);
     const options = { bases: flags.base, memoryLimit: flags.memoryLimit, signal };
     const inspection = await inspected(file, options, flags.forecast);
+    const { error } = inspection;
+    // Of what was not read at all there is nothing to report.
+    if (error !== null && inspection.stream.bytes === 0) {
+      target?.abandon();
+      return tell(error);
+    }
     if (flags.json !== '-') print(report(inspection));
     if (target) await write(target, inspection);
-    if (inspection.error === null) return EXIT.ok;
-    say('inspect', plain(inspection.error.message));
-    return exitCodeOf(inspection.error.code);
+    return error === null ? EXIT.ok : tell(error);
   } catch (error) {
     target?.abandon();
     throw error;
@@ -40,14 +43,36 @@ export async function inspect(file: string, flags: InspectFlags, signal: AbortSi
 }
 
 /** Beside the errors that every command has there are those of a stream that is no more than looked at. */
-function exitCodeOf(code: string): number {
+function tell({ code, message }: NonNullable<Inspection['error']>): number {
+  say('inspect', plain(message));
   if (code === 'STREAM_TRUNCATED') return EXIT.truncated;
   return isErrorCode(code) ? exitCode(code) : EXIT.frames;
 }
 
-function isSame(file: string, other: string): boolean {
-  const [its, others] = [file, other].map((path) => statSync(path, { throwIfNoEntry: false }));
-  return its?.isFile() === true && its.dev === others?.dev && its.ino === others.ino;
+/** The report must not stand in the place of what it is about, nor of what that needs. */
+function refuseInputs(json: string, file: string, bases: readonly string[]): void {
+  const target = statOf(json, 1);
+  const isTarget = (stat: Stats | undefined): boolean =>
+    stat?.isFile() === true && stat.dev === target?.dev && stat.ino === target.ino;
+  const refuse = (what: string): never => {
+    throw new PagewireError('BAD_OPTION', `--json ${json} is ${what}: give another one`);
+  };
+  if (isTarget(statOf(file, 0))) refuse('the file to inspect');
+  if (bases.some((base) => isTarget(statSync(base, { throwIfNoEntry: false })))) refuse('a base of what to inspect');
+}
+
+/** Of a path, of `fd:N`, or of the descriptor that `-` stands for. */
+function statOf(spec: string, standard: number): Stats | undefined {
+  const fd = spec === '-' ? standard : descriptor(spec);
+  return fd === undefined ? statSync(spec, { throwIfNoEntry: false }) : fstatSync(fd);
+}
+
+function checkWritable({ fd, name }: Target): void {
+  try {
+    writeSync(fd, Buffer.alloc(0));
+  } catch (cause) {
+    throw new PagewireError('BAD_OPTION', `--json ${name} is not open for writing`, { cause });
+  }
 }
 
 async function inspected(file: string, options: InputOptions, forecasts: boolean): Promise<Inspection> {

@@ -44,9 +44,12 @@ export function print(text: string): void {
   for (let at = 0; at < all.length;) at += writeSync(1, all, at);
 }
 
-/** A system's error without its number: the words before it say the same. */
+/**
+ * A message for a terminal: a system's error without its number, as the words before it say the same, and nothing of a
+ * name in it that would be a command.
+ */
 export function plain(message: string): string {
-  return message.replace(/ \(os error \d+\)/g, '');
+  return message.replace(/ \(os error \d+\)/g, '').replaceAll(/[^\P{Cc}\n]/gu, '?');
 }
 
 /** How often, and how long, a full pipe that is non-blocking is tried again, in milliseconds. */

@@ -1,16 +1,11 @@
 /** What an input is by its first bytes, and the QEMU stream in it. */
-import { close as closeFd, closeSync, createReadStream, fstatSync, open as openFd, read as readFd } from 'node:fs';
+import { closeSync, constants, fstatSync, openSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { Readable } from 'node:stream';
-import { setTimeout as sleep } from 'node:timers/promises';
-import { promisify } from 'node:util';
 import { PagewireError } from '../errors.js';
 import { HEADER_BYTES, isFrames, parseHeader } from '../libvirt/image.js';
-import { native } from '../native.js';
+import { native, type NativeReader } from '../native.js';
 import { Decoder } from '../pipeline/decoder.js';
-
-const open = promisify(openFd);
-const close = promisify(closeFd);
 
 /** What stands around the QEMU stream. */
 export interface Container {
@@ -25,6 +20,8 @@ export interface Container {
 /** The QEMU stream of an input, from its start. */
 export interface OpenStream {
   readonly fd: number;
+  /** Reads it, until the signal aborts. */
+  readonly reader: NativeReader;
   /** Bytes of it that were read already. */
   readonly head: Buffer;
   readonly container: Container;
@@ -66,50 +63,60 @@ export function canReopen(spec: string, fileBytes: number | null): boolean {
  */
 export async function openStream(spec: string, options: InputOptions = {}): Promise<OpenStream> {
   const name = spec === '-' ? 'standard input' : spec;
-  const fd = spec === '-' ? 0 : await openPath(spec);
-  const release = async (): Promise<void> => {
-    if (fd !== 0) await close(fd);
+  const fd = spec === '-' ? 0 : openPath(spec);
+  const { signal } = options;
+  let stop = (): void => undefined;
+  const close = (): void => {
+    signal?.removeEventListener('abort', stop);
+    if (fd !== 0) closeSync(fd);
   };
   try {
-    const { head: magic, libvirt } = await findPayload(fd, name, spec);
+    const reader = native.NativeReader.open(fd);
+    stop = () => {
+      reader.stop();
+    };
+    signal?.addEventListener('abort', stop, { once: true });
+    if (signal?.aborted) stop();
+    const { head: magic, libvirt } = await findPayload(reader, name, spec);
     const stat = fstatSync(fd);
     const fileBytes = stat.isFile() ? stat.size : undefined;
     const container = { libvirt, isPagewire: isFrames(magic), fileBytes };
-    if (!container.isPagewire && !magic.subarray(0, QEMU.length).equals(QEMU)) {
+    // Of a stream that is cut off here there may be less than its magic, and nothing behind libvirt's header.
+    if (!container.isPagewire && !magic.subarray(0, QEMU.length).equals(QEMU.subarray(0, magic.length))) {
       throw notAStream(name, spec, magic, libvirt);
     }
     // A file is read from there again.
     if (stat.isFile()) native.rewind(fd, magic.length);
     const head = stat.isFile() ? Buffer.alloc(0) : magic;
-    if (container.isPagewire) return decoded(spec, fd, head, container, options);
-    return { fd, head, container, done: Promise.resolve(), close: () => void release() };
+    const raw = { fd, reader, head, container, done: Promise.resolve(), close };
+    return container.isPagewire ? decoded(spec, raw, options) : raw;
   } catch (error) {
-    await release();
-    throw error;
+    close();
+    throw PagewireError.from(error);
   }
 }
 
 /** Reads up to where the stream, or what it is packed in, begins, and its first bytes. */
 async function findPayload(
-  fd: number,
+  reader: NativeReader,
   name: string,
   spec: string,
 ): Promise<{ head: Buffer; libvirt: Container['libvirt'] }> {
-  const head = await readUpTo(fd, name, MAGIC_BYTES);
+  const head = await readUpTo(reader, name, MAGIC_BYTES);
   if (head.length === 0) throw new PagewireError('BAD_OPTION', `${name} is empty`);
   if (head.toString('latin1') !== LIBVIRT.slice(0, MAGIC_BYTES)) return { head, libvirt: undefined };
-  const header = Buffer.concat([head, await readUpTo(fd, name, HEADER_BYTES - head.length)]);
+  const header = Buffer.concat([head, await readUpTo(reader, name, HEADER_BYTES - head.length)]);
   const libvirt = parseHeader(header);
   if (libvirt === undefined) {
     const why = header.toString('latin1', 0, 16) === 'LibvirtQemudPart' ? 'libvirt never finished it' : 'it is cut off';
     throw new PagewireError('BAD_OPTION', `${name} is no whole libvirt save image: ${why}`);
   }
   for (let left = libvirt.payload - header.length; left > 0;) {
-    const skipped = await readUpTo(fd, name, Math.min(left, 1 << 20));
+    const skipped = await readUpTo(reader, name, Math.min(left, 1 << 20));
     if (skipped.length === 0) throw new PagewireError('BAD_OPTION', `${name} ends within libvirt's own header`);
     left -= skipped.length;
   }
-  const body = await readUpTo(fd, name, MAGIC_BYTES);
+  const body = await readUpTo(reader, name, MAGIC_BYTES);
   if (libvirt.format === 'sparse') {
     const why = "is of libvirt's format sparse, where pages stand at fixed places (QEMU's mapped-ram)";
     throw new PagewireError('BAD_OPTION', `${spec} ${why}: there is no stream to inspect`);
@@ -130,17 +137,11 @@ function notAStream(name: string, spec: string, head: Buffer, libvirt: Container
 }
 
 /** The stream out of frames, through a decoder. */
-function decoded(
-  spec: string,
-  fd: number,
-  head: Buffer,
-  container: Container,
-  { bases, memoryLimit, signal }: InputOptions,
-): OpenStream {
+function decoded(spec: string, frames: OpenStream, { bases, memoryLimit, signal }: InputOptions): OpenStream {
   const [read, write] = native.pipe();
   try {
     const decoder = new Decoder({
-      input: head.length === 0 ? fd : Readable.from(withHead(fd, head)),
+      input: frames.head.length === 0 ? frames.fd : Readable.from(allOf(frames)),
       output: write,
       memoryLimit,
       bases,
@@ -149,12 +150,15 @@ function decoded(
     });
     const done = decoder.done.then(() => undefined);
     done.catch(() => undefined); // whoever waits for it hears of it
-    const finish = (): void => {
+    const close = (): void => {
       decoder.stop();
+      frames.reader.stop();
       closeSync(read);
-      if (fd !== 0) void done.catch(() => undefined).finally(() => void close(fd));
+      frames.close();
     };
-    return { fd: read, head: Buffer.alloc(0), container, done, close: finish };
+    // Its end is the decoder's, which the signal stops.
+    const reader = native.NativeReader.open(read);
+    return { ...frames, fd: read, reader, head: Buffer.alloc(0), done, close };
   } catch (error) {
     closeSync(read);
     throw error;
@@ -164,45 +168,32 @@ function decoded(
   }
 }
 
-async function* withHead(fd: number, head: Buffer): AsyncGenerator<Buffer> {
-  yield head;
-  yield* createReadStream('', { fd, autoClose: false, highWaterMark: 1 << 20 }) as AsyncIterable<Buffer>;
+/** Bytes that are read at a time of what goes by once. */
+const CHUNK = 1 << 20;
+
+async function* allOf({ head, reader }: OpenStream): AsyncGenerator<Buffer> {
+  for (let bytes = head; bytes.length > 0; bytes = await reader.read(CHUNK)) yield bytes;
 }
 
-async function openPath(path: string): Promise<number> {
+function openPath(path: string): number {
   try {
-    const fd = await open(path, 'r');
+    // A FIFO without a writer must not hold us here, where no signal is heard: the core waits for its first byte.
+    const fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
     if (!fstatSync(fd).isDirectory()) return fd;
-    await close(fd);
+    closeSync(fd);
     throw new Error('it is a folder');
   } catch (error) {
     throw new PagewireError('OPEN_FAILED', `cannot open ${path}: ${(error as Error).message}`, { cause: error });
   }
 }
 
-/** How long to wait where a pipe is non-blocking and empty, in milliseconds. */
-const RETRY_MS = 5;
-
-/** The next bytes, on another thread, so that signals are heard meanwhile; fewer at the input's end. */
-async function readUpTo(fd: number, name: string, length: number): Promise<Buffer> {
-  const bytes = Buffer.alloc(length);
-  let at = 0;
-  while (at < length) {
-    const count = await readSome(fd, bytes, at, name);
-    if (count === 0) break;
-    if (count > 0) at += count;
-    else await sleep(RETRY_MS);
+/** The next bytes; fewer at the input's end. */
+async function readUpTo(reader: NativeReader, name: string, length: number): Promise<Buffer> {
+  try {
+    return await reader.read(length);
+  } catch (error) {
+    const { code, message } = PagewireError.from(error);
+    const named = message.replace(/^cannot read the input/, () => `cannot read ${name}`);
+    throw new PagewireError(code, named, { cause: error });
   }
-  return bytes.subarray(0, at);
-}
-
-/** How many bytes came; -1: none yet. */
-function readSome(fd: number, bytes: Buffer, at: number, name: string): Promise<number> {
-  return new Promise((resolve, reject) => {
-    readFd(fd, bytes, at, bytes.length - at, null, (error, count) => {
-      if (!error) resolve(count);
-      else if (error.code === 'EAGAIN') resolve(-1);
-      else reject(new PagewireError('READ_FAILED', `cannot read ${name}: ${error.message}`, { cause: error }));
-    });
-  });
 }

@@ -1,11 +1,14 @@
 /** One look at an input: what is in its QEMU stream, and how it ends. */
 import { PagewireError } from '../errors.js';
-import { type GuestPages, native, type NativeInspection, type StreamReport } from '../native.js';
-import { BASE_BYTES, defaultMemoryLimit } from '../policy/memory.js';
+import type { GuestPages, NativeInspection, StreamReport } from '../native.js';
+import { decoderBytes } from '../pipeline/settings.js';
+import { defaultThreads } from '../pipeline/workers.js';
+import { defaultMemoryLimit } from '../policy/memory.js';
 import { bytes as amount } from '../telemetry/amounts.js';
 import { type DeviceStates, deviceStates } from './devices.js';
 import { endingOf } from './ending.js';
 import { type InputOptions, type OpenStream, openStream } from './input.js';
+import { FIXED_BYTES, shares } from './memory.js';
 import { type Inspection, type Section, VERSION } from './schema.js';
 
 /** Commands that have a name in QEMU, by number. */
@@ -16,12 +19,6 @@ const COMMANDS: Readonly<Record<number, string>> = {
   11: 'SWITCHOVER_START',
 };
 
-/**
- * What a look takes besides the pages' last versions, at the most: Node, the sample (64 MiB), the contents' hashes (36 MiB,
- * and half of it more while their table grows), a byte for each page (64 MiB), device states (16 MiB).
- */
-export const FIXED_BYTES = BASE_BYTES + (64 + 54 + 64 + 16) * 2 ** 20;
-
 /** What was found, without a forecast, and the stream's sample to make one of. */
 export interface Look {
   inspection: Inspection;
@@ -31,23 +28,32 @@ export interface Look {
 /** Looks at an input: `-` or a path. Rejects where there is no stream to look at; what is wrong with one is told. */
 export async function look(spec: string, options: InputOptions = {}): Promise<Look> {
   const limit = options.memoryLimit ?? Math.max(defaultMemoryLimit(), FIXED_BYTES);
-  if (limit < FIXED_BYTES) {
-    const message = `this needs up to ${amount(FIXED_BYTES)} of memory, over the limit of ${amount(limit)}`;
-    throw new PagewireError('OUT_OF_MEMORY', `${message} (--memory-limit)`);
-  }
-  const stream = await openStream(spec, options);
+  const decoder = decoderBytes(defaultThreads());
+  const left = (isPagewire: boolean): ReturnType<typeof shares> =>
+    shares(limit, { held: FIXED_BYTES, decoder, isPagewire });
+  checkRoom(left(false).rest, limit);
+  const stream = await openStream(spec, { ...options, memoryLimit: left(true).source });
   try {
-    const sample = await native.inspectStream(stream.fd, stream.head, limit - FIXED_BYTES);
+    const { rest } = left(stream.container.isPagewire);
+    checkRoom(rest, limit);
+    const sample = await stream.reader.inspect(stream.head, rest);
     const failure = await stream.done.then(
       () => undefined,
       (error: unknown) => PagewireError.from(error),
     );
+    if (options.signal?.aborted) throw new PagewireError('STOPPED', 'stopped', { cause: failure });
     return { inspection: describe(spec, stream, sample, failure), sample };
   } catch (error) {
     throw PagewireError.from(error);
   } finally {
     stream.close();
   }
+}
+
+function checkRoom(rest: number, limit: number): void {
+  if (rest >= 0) return;
+  const message = `this needs up to ${amount(limit - rest)} of memory, over the limit of ${amount(limit)}`;
+  throw new PagewireError('OUT_OF_MEMORY', `${message} (--memory-limit)`);
 }
 
 function describe(

@@ -43,7 +43,10 @@ function head({ file, container, stream, machine, uuid, pageSize, pagesElsewhere
     ...(pageSize === null ? [] : [['page size', bytes(pageSize)] as [string, string]]),
     ...(pagesElsewhere ? [['note', 'pages travel over other channels too (multifd, RDMA)'] as [string, string]] : []),
   ];
-  return [file === '-' ? 'standard input' : file, ...rows.map(([what, value]) => `  ${what.padEnd(11)}${value}`)];
+  return [
+    file === '-' ? 'standard input' : shown(file),
+    ...rows.map(([what, value]) => `  ${what.padEnd(11)}${value}`),
+  ];
 }
 
 const STATES = {

@@ -18,8 +18,11 @@ export function columns(rows: readonly (readonly string[])[], ...alignments: Ali
   );
 }
 
-/** A name from a stream, which may be 255 bytes of anything, cut to a width; nothing in it gets to the terminal as a command. */
-export function name(text: string, width: number): string {
+/**
+ * A name from a stream or of a file, which may be anything, cut to a width; nothing in it gets to the terminal as a
+ * command.
+ */
+export function name(text: string, width = Infinity): string {
   const visible = text.replaceAll(/\p{C}/gu, '?');
   return visible.length > width ? `…${visible.slice(1 - width)}` : visible;
 }

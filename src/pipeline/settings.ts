@@ -213,11 +213,17 @@ export function windowBytes(match: number, inFlightBytes: number): number {
   return native.matchBytes(match, false, inFlightBytes);
 }
 
-/** What a decoder's window may take, in bytes. Its frames may be as large as the format allows. */
+/** What a decoder takes at the most beside its window, in bytes. Its frames may be as large as the format allows. */
+export function decoderBytes(threads: number): number {
+  return (
+    BASE_BYTES + native.arenaBytes(FRAME_SIZES.most, framesInFlight(threads), threads + 1) + threads * WORKER_BYTES
+  );
+}
+
+/** What a decoder's window may take, in bytes. */
 export function windowLimit(threads: number, memoryLimit = defaultMemoryLimit()): number {
   checkAmount('memory limit', memoryLimit);
-  const arena = native.arenaBytes(FRAME_SIZES.most, framesInFlight(threads), threads + 1);
-  return Math.max(memoryLimit - BASE_BYTES - arena - threads * WORKER_BYTES, 0);
+  return Math.max(memoryLimit - decoderBytes(threads), 0);
 }
 
 export function checkThreads(threads = defaultThreads()): number {

@@ -7,8 +7,8 @@ use napi::{Env, Result};
 use napi_derive::napi;
 use pagewire_core::flow::FlowError;
 use pagewire_core::inspect::{
-    Command, Inspected, Measured, Mismatch, Outline, Pages, Sample, Section, SectionKind, Tally,
-    inspect,
+    Command, Inspected, Measured, Mismatch, Outline, Pages, Reader, Sample, Section, SectionKind,
+    Tally,
 };
 use pagewire_core::qemu::{GuestRam, Reason};
 use std::sync::Arc;
@@ -328,17 +328,49 @@ impl NativeInspection {
     }
 }
 
-/// Reads a stream to its end, of which `head` was read before; the descriptor is duplicated and stays the caller's.
+/// Reads an input, on threads of its own; the descriptor is duplicated and stays the caller's.
 #[napi]
-pub fn inspect_stream(
-    env: Env,
-    fd: i32,
-    head: Uint8Array,
-    cache_bytes: f64,
-) -> Result<Object<'static>, String> {
-    let fd = owned(fd)?;
-    let head = head.to_vec();
-    let work = move || inspect(fd, &head, cache_bytes as u64).map(NativeInspection::from);
-    promise::<_, _, FlowError>(env, work, |inspection| inspection)
-        .map_err(|error| napi::Error::new("INTERNAL".to_owned(), error.reason.clone()))
+pub struct NativeReader {
+    reader: Arc<Reader>,
+}
+
+fn thrown(error: &FlowError) -> napi::Error<String> {
+    napi::Error::new(error.code().to_owned(), error.to_string())
+}
+
+#[napi]
+impl NativeReader {
+    #[napi(factory)]
+    pub fn open(fd: i32) -> Result<Self, String> {
+        let reader = Reader::new(owned(fd)?).map_err(|error| thrown(&error))?;
+        Ok(Self {
+            reader: Arc::new(reader),
+        })
+    }
+
+    /// The next bytes; fewer at the input's end.
+    #[napi]
+    pub fn read(&self, env: Env, length: u32) -> Result<Object<'static>> {
+        let reader = Arc::clone(&self.reader);
+        promise(env, move || reader.read(length as usize), Buffer::from)
+    }
+
+    /// Reads a stream to its end, of which `head` was read before.
+    #[napi]
+    pub fn inspect(&self, env: Env, head: Uint8Array, cache_bytes: f64) -> Result<Object<'static>> {
+        let reader = Arc::clone(&self.reader);
+        let head = head.to_vec();
+        let work = move || {
+            reader
+                .inspect(&head, cache_bytes as u64)
+                .map(NativeInspection::from)
+        };
+        promise::<_, _, FlowError>(env, work, |inspection| inspection)
+    }
+
+    /// Whoever reads, now or later, is told STOPPED.
+    #[napi]
+    pub fn stop(&self) {
+        self.reader.stop();
+    }
 }

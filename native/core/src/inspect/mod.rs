@@ -15,7 +15,7 @@ pub use contents::{Contents, MAX_CONTENTS};
 pub use deltas::{DeltaSizes, Size};
 pub use outline::{Command, MAX_COMMANDS, MAX_SECTIONS, Outline, Section, SectionKind};
 pub use pages::{MAX_COUNTED, MAX_PASSES, Pages, Pass, Resent, Tally};
-pub use read::{Inspected, inspect};
+pub use read::{Inspected, Reader};
 pub use sample::{FRAME, MAX_FRAMES, Measured, Mismatch, Sample};
 
 use crate::qemu::{Element, Elements, GuestRam, Place, Reason};
