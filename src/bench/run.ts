@@ -122,7 +122,7 @@ function named(paths: readonly string[]): Source[] {
   });
 }
 
-function streamReport({ name, streamBytes, bytes, digest, blocks, pairs, facts }: Sample): StreamReport {
+function streamReport({ name, streamBytes, bytes, digest, blocks, pairs, facts, notUnderstood }: Sample): StreamReport {
   return {
     name,
     bytes: streamBytes,
@@ -135,5 +135,6 @@ function streamReport({ name, streamBytes, bytes, digest, blocks, pairs, facts }
     pageSize: facts.pageSize,
     pages: facts.records,
     pagesAgain: facts.again,
+    ...(notUnderstood !== undefined && { notUnderstood }),
   };
 }

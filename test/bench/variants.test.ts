@@ -9,7 +9,7 @@ import { checkReport, type VariantReport } from '#src/bench/report/schema.js';
 import { LINKS } from '#src/measuring/links.js';
 import { noise, text } from '../pipeline/content.js';
 import { folder } from '../cli/command.js';
-import { measured } from './measured.js';
+import { measured, smallStream } from './measured.js';
 import { bench, type BenchReport } from '#src/index.js';
 import { checkEncoder } from '#src/pipeline/settings.js';
 import { SimulatedGuest } from '#src/simulator/guest.js';
@@ -109,6 +109,18 @@ describe('a slow variant', () => {
     assert.equal(rawBytes('stored'), blockBytes);
     assert.ok(rawBytes('slow') < blockBytes, `${rawBytes('slow')} of ${blockBytes}`);
     assert.match(table(report), /^Slow, so the ratio is of a part: slow \(.* MiB of .* MiB\)$/m);
+  });
+});
+
+describe('a stream that is damaged in its middle', () => {
+  it('is measured, and told', async (t) => {
+    const path = folder(t)('damaged');
+    writeFileSync(path, smallStream().fill(0xff, 1 << 20, (1 << 20) + 50_000));
+    const damaged = await bench({ streams: [path], filter: ['stored'], runs: 1, seconds: 0.01 });
+    assert.match(damaged.streams[0]?.notUnderstood ?? '', /^byte 10\d{5} of what is measured on: ./);
+    assert.match(table(damaged), /; not understood from\sbyte/);
+    const whole = await measured(t, { filter: ['stored'], runs: 1 });
+    assert.equal(whole.streams[0]?.notUnderstood, undefined);
   });
 });
 

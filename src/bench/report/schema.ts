@@ -80,6 +80,8 @@ const schema = z.object({
       pageSize: amount,
       pages: amount,
       pagesAgain: amount,
+      /** From where on, and why, it is not understood: delta leaves the rest as it is. */
+      notUnderstood: z.string().optional(),
     }),
   ),
   variants: z.array(variant),

@@ -46,11 +46,13 @@ export function caveats({ machine: { load, cores } }: BenchReport): string[] {
   ];
 }
 
-export function describe({ name, bytes: all, sampleBytes, ramBytes, pages, pagesAgain }: StreamReport): string {
+export function describe(stream: StreamReport): string {
+  const { name, bytes: all, sampleBytes, ramBytes, pages, pagesAgain, notUnderstood } = stream;
   const part = sampleBytes === all ? '' : `, measured on a sample of ${bytes(sampleBytes)}`;
   const guest =
     ramBytes > 0 ? `: ${bytes(ramBytes)} of RAM, ${pages} page records, ${pagesAgain} of pages sent again` : '';
-  return `${visible(name, Infinity)}, ${bytes(all)}${part}${guest}`;
+  const fault = notUnderstood === undefined ? '' : `; not understood from ${notUnderstood}`;
+  return `${visible(name, Infinity)}, ${bytes(all)}${part}${guest}${fault}`;
 }
 
 function section(report: BenchReport, stream: StreamReport, kind: Kind): string[] {
