@@ -9,6 +9,8 @@ export const PLOT = { left: 58, right: WIDTH - 14, top: 14, bottom: HEIGHT - 50 
 /** Of its letters, in units of the picture; a letter is about 0.56 of it wide. */
 const FONT = 13;
 const LETTER = 0.56 * FONT;
+/** Digits are wider than most letters: so much in DejaVu Sans. */
+const DIGIT = 0.64 * FONT;
 
 /** The colours of both schemes; the page and the pictures share them. */
 export const COLOURS = `
@@ -70,9 +72,9 @@ export function label(x: number, y: number, text: string, anchor: 'start' | 'mid
   return `<text${style && ` class="${style}"`} x="${at(x)}" y="${at(y)}" text-anchor="${anchor}">${escape(text)}</text>`;
 }
 
-/** The middle of a text that is to stand at `x`, as near as the picture's edge allows. */
+/** The middle of a number that is to stand at `x`, as near as the picture's edge allows. */
 function withinPicture(x: number, text: string): number {
-  return Math.min(x, WIDTH - (text.length * LETTER) / 2 - 2);
+  return Math.min(x, WIDTH - (text.length * DIGIT) / 2 - 2);
 }
 
 /** Which line is which, under the axes; the picture's height with it. */
