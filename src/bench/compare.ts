@@ -1,3 +1,4 @@
+import { name as visible } from '../inspect/table.js';
 import { type BenchReport, isMeasured, type Measured } from './report/schema.js';
 import type { Spread } from './statistics.js';
 
@@ -23,16 +24,20 @@ const LEAST = 0.02;
 /** A ratio has hardly any noise. */
 const LEAST_RATIO = 0.001;
 
+/** Fewer runs do not show how noisy speeds are. */
+const LEAST_RUNS = 3;
+
 /** What changed beyond the noise; see {@link isChange}. */
 export function compare(before: BenchReport, after: BenchReport): Comparison {
   const changes: Change[] = [];
+  const speeds = enoughRuns(before, after);
   let compared = 0;
   for (const now of after.variants.filter(isMeasured)) {
     const old = before.variants
       .filter(isMeasured)
       .find(({ stream, name }) => stream === now.stream && name === now.name);
     if (!old) continue;
-    for (const [what, one, other, least] of pairsOf(old, now)) {
+    for (const [what, one, other, least] of pairsOf(old, now, speeds)) {
       if (!one || !other) continue;
       compared++;
       if (isChange(one, other, least)) {
@@ -43,12 +48,20 @@ export function compare(before: BenchReport, after: BenchReport): Comparison {
   return { changes, compared, caveats: caveats(before, after) };
 }
 
-function pairsOf(old: Measured, now: Measured): [Change['what'], Spread | null, Spread | null, number][] {
-  return [
-    ['ratio', old.ratioSpread, now.ratioSpread, LEAST_RATIO],
+function enoughRuns(...reports: BenchReport[]): boolean {
+  return reports.every(({ method }) => method.runs >= LEAST_RUNS);
+}
+
+type Pair = [what: Change['what'], before: Spread | null, after: Spread | null, least: number];
+
+function pairsOf(old: Measured, now: Measured, speeds: boolean): Pair[] {
+  const ratio: Pair = ['ratio', old.ratioSpread, now.ratioSpread, LEAST_RATIO];
+  const timed: Pair[] = [
     ['encode', old.encodeSpread, now.encodeSpread, LEAST],
     ['decode', old.decodeSpread, now.decodeSpread, LEAST],
   ];
+  // Slow variants get through less of a sample at one time than at another.
+  return [...(old.rawBytes === now.rawBytes ? [ratio] : []), ...(speeds ? timed : [])];
 }
 
 /**
@@ -67,10 +80,22 @@ function caveats(before: BenchReport, after: BenchReport): string[] {
     const [one, other] = [before.machine[field], after.machine[field]];
     if (one !== other) told.push(`${field}: ${one} before, ${other} now`);
   }
+  for (const field of ['runs', 'seconds'] as const) {
+    const [one, other] = [before.method[field], after.method[field]];
+    if (one !== other) told.push(`${field}: ${one} before, ${other} now`);
+  }
+  if (!enoughRuns(before, after)) told.push(`fewer than ${LEAST_RUNS} runs: speeds are not compared`);
   for (const stream of after.streams) {
     const old = before.streams.find(({ name }) => name === stream.name);
-    if (!old) told.push(`${stream.name}: was not measured before`);
-    else if (old.sampleDigest !== stream.sampleDigest) told.push(`${stream.name}: not the same bytes as before`);
+    if (!old) {
+      told.push(`${stream.name}: was not measured before`);
+      continue;
+    }
+    if (old.sampleDigest !== stream.sampleDigest) told.push(`${stream.name}: not the same bytes as before`);
+    for (const field of ['blockBytes', 'deltaBytes'] as const) {
+      if (old[field] !== stream[field])
+        told.push(`${stream.name}, ${field}: ${old[field]} before, ${stream[field]} now`);
+    }
   }
   return told;
 }
@@ -88,5 +113,5 @@ export function describeComparison({ changes, compared, caveats }: Comparison, r
         `${before.toFixed(digits)} → ${after.toFixed(digits)}${unit} (${stream})`,
     );
   }
-  return `${lines.join('\n')}\n`;
+  return `${lines.map((line) => visible(line, Infinity)).join('\n')}\n`;
 }

@@ -1,5 +1,6 @@
 import { codecNumber } from '../codecs.js';
-import { PagewireError } from '../errors.js';
+import { type ErrorCode, PagewireError } from '../errors.js';
+import { Guard } from './guard.js';
 import { LINKS, secondsOver } from '../measuring/links.js';
 import { native } from '../native.js';
 import type { VariantReport } from './report/schema.js';
@@ -10,7 +11,7 @@ import { blockBatch, deltaBatch } from './trials/batch.js';
 import { ChainTrial, type Crews } from './trials/chain.js';
 import { PieceTrial, type Room } from './trials/pieces.js';
 import type { Timing, Trial, Turn } from './trials/trial.js';
-import { BLOCK_SIZE, type PresentVariant, type Variant } from './variant.js';
+import { BLOCK_SIZE, isScripted, type PresentVariant, type Variant } from './variant.js';
 
 export interface Method {
   /** Measured runs of each variant, after one that warms up. */
@@ -39,7 +40,8 @@ export async function measure(
   method: Method,
   workshop: Workshop,
 ): Promise<VariantReport[]> {
-  const entries = variants.map((variant) => new Entry(variant, sample));
+  const guard = variants.some(isScripted) ? new Guard(sample) : undefined;
+  const entries = variants.map((variant) => new Entry(variant, sample, guard));
   const trials: [Entry, Trial][] = [];
   for (const [index, entry] of entries.entries()) {
     const trial = await entry.prepare(workshop);
@@ -48,13 +50,13 @@ export async function measure(
     await entry.attempt(workshop, async () => {
       const { result, bytes } = await risingBy(() => trial.warm(method.seconds));
       entry.first = result;
-      entry.memoryBytes = contextBytes(entry.variant) ?? bytes;
+      entry.memoryBytes = result.memoryBytes ?? contextBytes(entry.variant) ?? bytes;
     });
     trials.push([entry, trial]);
   }
   for (let run = 1; run <= method.runs; run++) {
     for (const [entry, trial] of trials) {
-      if (entry.failure !== undefined) continue;
+      if (entry.hasFailed) continue;
       workshop.note(`${sample.name}: run ${run} of ${method.runs}: ${entry.variant.name}`);
       await entry.attempt(workshop, async () => {
         entry.turns.push(await trial.turn());
@@ -64,6 +66,9 @@ export async function measure(
   return entries.map((entry) => entry.report());
 }
 
+/** What the stream asks for and this machine cannot do, whoever's the variant is. */
+const BEYOND_IT: readonly ErrorCode[] = ['CACHE_TOO_LARGE'];
+
 /** A variant and what has become of it. */
 class Entry {
   readonly variant: Variant;
@@ -71,12 +76,18 @@ class Entry {
   first: Turn | undefined;
   readonly turns: Turn[] = [];
   memoryBytes: number | undefined;
-  failure: string | undefined;
   readonly #sample: Sample;
+  readonly #guard: Guard | undefined;
+  #failure: { status: 'failed' | 'not applicable'; reason: string } | undefined;
 
-  constructor(variant: Variant, sample: Sample) {
+  constructor(variant: Variant, sample: Sample, guard: Guard | undefined) {
     this.variant = variant;
     this.#sample = sample;
+    this.#guard = guard;
+  }
+
+  get hasFailed(): boolean {
+    return this.#failure !== undefined;
   }
 
   /** Undefined where there is nothing to measure. */
@@ -97,7 +108,11 @@ class Entry {
       await work();
     } catch (error) {
       if (signal.aborted) throw error;
-      this.failure = PagewireError.from(error).message;
+      const { code, message } = PagewireError.from(error);
+      this.#failure = { status: BEYOND_IT.includes(code) ? 'not applicable' : 'failed', reason: message };
+    }
+    if (isScripted(this.variant) && this.#guard?.restore()) {
+      this.#failure = { status: 'failed', reason: 'it changed its input' };
     }
     if (signal.aborted) throw new PagewireError('STOPPED', 'stopped');
   }
@@ -110,7 +125,7 @@ class Entry {
     }
     const whyNot = this.#whyNot();
     if (whyNot !== undefined) return { ...known, status: 'not applicable', reason: whyNot };
-    if (this.failure !== undefined) return { ...known, status: 'failed', reason: this.failure };
+    if (this.#failure) return { ...known, ...this.#failure };
     return { ...known, status: 'measured', memoryBytes: this.memoryBytes ?? null, ...figures(this.first, this.turns) };
   }
 

@@ -68,7 +68,7 @@ function isObject(value: unknown): value is Record<string, unknown> {
 /** What is wrong with it, where anything is: it may come from a module that no compiler has seen. */
 function faultOf(variant: unknown): string | undefined {
   if (!isObject(variant)) return 'an object is needed';
-  const { name, kind, codec, level, blockSize } = variant;
+  const { name, kind, codec, level, blockSize, settings, afterBulk, cachePercent } = variant;
   // A name is a cell of tables and a label of plots.
   if (typeof name !== 'string' || !/^[\x20-\x7e]{1,40}$/.test(name)) {
     return 'a name of 1 to 40 printable ASCII characters is needed';
@@ -86,7 +86,12 @@ function faultOf(variant: unknown): string | undefined {
       if ('rival' in variant) return undefined;
       return lacks('encode') || lacks('decode') ? 'a delta variant has the methods encode and decode' : undefined;
     case 'chain':
-      return isObject(variant['settings']) ? undefined : "a chain variant has settings, the encoder's";
+      if (!isObject(settings)) return "a chain variant has settings, the encoder's";
+      if (cachePercent !== undefined && !(typeof cachePercent === 'number' && isWithin(cachePercent, 1, 1000))) {
+        return 'cachePercent is from 1 to 1000';
+      }
+      if (afterBulk === undefined) return undefined;
+      return isObject(afterBulk) ? levelFault(afterBulk['codec'], afterBulk['level']) : 'afterBulk has codec and level';
     default:
       return `its kind is ${JSON.stringify(kind)}: one of block, delta, chain`;
   }

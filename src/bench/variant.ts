@@ -9,7 +9,7 @@ export interface BlockVariant {
   name: string;
   /** Bytes of a block; default: 1 MiB. The last block of a sample may be shorter. */
   blockSize?: number | undefined;
-  /** Makes a block smaller. What is not smaller than the block is not used: the block then counts as it is. */
+  /** Makes a block smaller, which it leaves as it is. What is not smaller than the block is not used: the block then counts as it is. */
   pack(block: Buffer): Uint8Array;
   /** Makes the block again, which had so many bytes. */
   unpack(packed: Buffer, bytes: number): Uint8Array;
@@ -21,7 +21,7 @@ export interface BlockVariant {
 export interface DeltaVariant {
   kind: 'delta';
   name: string;
-  /** What makes `fresh` of `old`; both are pages. What is not smaller than the page is not used: the page then counts. */
+  /** What makes `fresh` of `old`, which stay as they are; both are pages. What is not smaller than the page is not used: the page then counts. */
   encode(old: Buffer, fresh: Buffer): Uint8Array;
   /** Makes the new page again. */
   decode(old: Buffer, delta: Buffer): Uint8Array;
@@ -68,6 +68,11 @@ export type Kind = Variant['kind'];
 
 export type Variant =
   BlockVariant | NativeBlockVariant | DeltaVariant | NativeDeltaVariant | ChainVariant | MissingVariant;
+
+/** Whether it is JavaScript of somebody's that works on the sample's pieces. */
+export function isScripted(variant: Variant): variant is BlockVariant | DeltaVariant {
+  return 'pack' in variant || 'encode' in variant;
+}
 
 /** What can be measured. */
 export type PresentVariant = Exclude<Variant, MissingVariant>;

@@ -1,22 +1,17 @@
 /** `pagewire bench` */
-import { mkdirSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { isatty } from 'node:tty';
 import { compare, describeComparison } from '../bench/compare.js';
 import { Registry } from '../bench/registry.js';
-import { csv } from '../bench/report/csv.js';
 import { type BenchReport, readReport } from '../bench/report/schema.js';
 import { table } from '../bench/report/table.js';
 import { DEFAULTS, QUICK, runBench } from '../bench/run.js';
 import { PagewireError } from '../errors.js';
+import { name as visible } from '../inspect/table.js';
+import { type OutputFlags, Outputs } from './bench-outputs.js';
 import { EXIT } from './exit.js';
 import { say, tell } from './run.js';
 
-export interface BenchFlags {
-  json?: string;
-  csv?: string;
-  html?: string;
-  svg?: string;
+export interface BenchFlags extends OutputFlags {
   compare?: string;
   variants?: string[];
   filter?: string[];
@@ -48,6 +43,8 @@ export async function bench(streams: string[], flags: BenchFlags, signal: AbortS
   const { runs = preset.runs, seconds = preset.seconds, sample: sampleBytes = preset.sampleBytes } = flags;
   // Read first: a report that is none is told before anything is measured.
   const before = flags.compare === undefined ? undefined : readReport(flags.compare);
+  const inputs = [...streams, ...(flags.variants ?? []), ...(flags.compare === undefined ? [] : [flags.compare])];
+  const outputs = await Outputs.open(flags, inputs, signal);
   const progress = new Progress(flags.quiet);
   let report: BenchReport;
   try {
@@ -57,35 +54,21 @@ export async function bench(streams: string[], flags: BenchFlags, signal: AbortS
         progress.note(text);
       },
     });
+  } catch (error) {
+    outputs.abandon();
+    throw error;
   } finally {
     progress.clear();
   }
-  await write(report, flags);
-  print(table(report));
-  if (before) print(`\n${describeComparison(compare(before, report), flags.compare ?? '')}`);
+  const show = outputs.takesStandardOutput ? tell : print;
+  // First of all: what was measured is told, whatever becomes of the files.
+  show(table(report));
+  if (before) show(`\n${describeComparison(compare(before, report), flags.compare ?? '')}`);
+  const unwritten = await outputs.write(report);
+  for (const { message } of unwritten) say('bench', message);
   const failed = report.variants.filter(({ status }) => status === 'failed');
-  for (const { name, reason = '' } of failed) say('bench', `${name} failed: ${reason}`);
-  return failed.length > 0 ? EXIT.failed : EXIT.ok;
-}
-
-async function write(report: BenchReport, flags: BenchFlags): Promise<void> {
-  if (flags.json !== undefined) save(flags.json, `${JSON.stringify(report, null, 2)}\n`);
-  if (flags.csv !== undefined) save(flags.csv, csv(report));
-  if (flags.html !== undefined) save(flags.html, (await import('../bench/report/html.js')).html(report));
-  if (flags.svg !== undefined) {
-    const { plots } = await import('../bench/report/plots.js');
-    const { standalone } = await import('../bench/report/svg.js');
-    mkdirSync(flags.svg, { recursive: true });
-    for (const { file, svg } of plots(report)) save(join(flags.svg, file), standalone(svg));
-  }
-}
-
-function save(path: string, text: string): void {
-  try {
-    writeFileSync(path, text);
-  } catch (error) {
-    throw new PagewireError('WRITE_FAILED', `cannot write ${path}: ${error instanceof Error ? error.message : '?'}`);
-  }
+  for (const { name, reason = '' } of failed) say('bench', `${name} failed: ${visible(reason, Infinity)}`);
+  return failed.length + unwritten.length > 0 ? EXIT.failed : EXIT.ok;
 }
 
 function print(text: string): void {
@@ -105,8 +88,9 @@ class Progress {
     this.#quiet = quiet;
   }
 
-  note(text: string): void {
+  note(note: string): void {
     if (this.#quiet) return;
+    const text = visible(note, Infinity);
     const now = performance.now();
     // What comes before the count: each phase is told at once.
     const phase = text.replace(/\d+ of .*/, '');

@@ -135,6 +135,19 @@ async function openFifo(path: string, signal: AbortSignal): Promise<number> {
   }
 }
 
+/** Whether what would be written (`-`, `fd:N` or a path) is the file of a path, by whatever name. */
+export function isSameFile(path: string, target: string): boolean {
+  try {
+    const its = statSync(path);
+    const given = target === '-' ? 1 : descriptor(target);
+    const others = given === undefined ? statSync(target) : fstatSync(given);
+    return its.isFile() && its.dev === others.dev && its.ino === others.ino;
+  } catch {
+    // What is wrong with either is told where it is opened.
+    return false;
+  }
+}
+
 /** N of `fd:N`, of `/dev/fd/N` and of what leads there, such as `/dev/stdout`, if it is open. */
 export function descriptor(spec: string): number | undefined {
   const number = FD.exec(spec)?.[1] ?? ownDescriptor(spec);

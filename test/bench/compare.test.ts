@@ -17,7 +17,7 @@ function faster(report: BenchReport, name: string, factor: number): BenchReport 
 
 describe('--compare', () => {
   it('finds nothing in the same report, and what changed beyond the noise in another', async (t) => {
-    const report = await measured(t, { filter: ['stored', 'zstd 5', 'xbzrle'] });
+    const report = await measured(t, { filter: ['stored', 'zstd 5', 'xbzrle'], runs: 3 });
     const same = compare(report, report);
     assert.deepEqual({ changes: same.changes, caveats: same.caveats }, { changes: [], caveats: [] });
     assert.equal(same.compared, 3 * 3, 'ratio, encode and decode of three');
@@ -36,7 +36,7 @@ describe('--compare', () => {
   });
 
   it('says where the two are not of the same machine or bytes', async (t) => {
-    const report = await measured(t, { filter: ['stored'], runs: 1 });
+    const report = await measured(t, { filter: ['stored'], runs: 3 });
     const streams = report.streams.map((stream) => ({ ...stream, sampleDigest: '0' }));
     const other = { ...report, machine: { ...report.machine, processor: 'abacus' }, streams };
     assert.deepEqual(compare(other, report).caveats, [
@@ -44,5 +44,30 @@ describe('--compare', () => {
       'guest.qemu: not the same bytes as before',
     ]);
     assert.deepEqual(compare({ ...report, streams: [] }, report).caveats, ['guest.qemu: was not measured before']);
+  });
+
+  it('says where the two were not measured in the same way', async (t) => {
+    const report = await measured(t, { filter: ['stored'], runs: 3 });
+    const [stream] = report.streams;
+    const streams = [{ ...stream!, blockBytes: 1, deltaBytes: 2 }];
+    const other = { ...report, method: { runs: 5, seconds: 9 }, streams };
+    assert.deepEqual(compare(other, report).caveats, [
+      'runs: 5 before, 3 now',
+      `seconds: 9 before, ${report.method.seconds} now`,
+      `guest.qemu, blockBytes: 1 before, ${stream!.blockBytes} now`,
+      `guest.qemu, deltaBytes: 2 before, ${stream!.deltaBytes} now`,
+    ]);
+  });
+
+  it('calls no speed changed after fewer than three runs, nor ratios of different parts of a sample', async (t) => {
+    const report = await measured(t, { filter: ['xbzrle'], runs: 2 });
+    const after = faster(report, 'xbzrle', 50);
+    assert.deepEqual(compare(report, after), {
+      changes: [],
+      compared: 1,
+      caveats: ['fewer than 3 runs: speeds are not compared'],
+    });
+    const variants = report.variants.map((variant) => ({ ...variant, rawBytes: 1 }));
+    assert.equal(compare(report, { ...report, variants }).compared, 0);
   });
 });

@@ -41,6 +41,17 @@ describe('the registry', () => {
     ],
     ['a block without unpack', { kind: 'block', name: 'x', pack: same }, /the methods pack and unpack/],
     ['a delta without decode', { kind: 'delta', name: 'x', encode: same }, /the methods encode and decode/],
+    [
+      'a chain with a level that there is not after the first pass',
+      { kind: 'chain', name: 'x', settings: {}, afterBulk: { codec: 'zstd', level: 99 } },
+      /level of zstd is from -100 to 19/,
+    ],
+    [
+      'a chain with no codec after the first pass',
+      { kind: 'chain', name: 'x', settings: {}, afterBulk: 'zstd' },
+      /afterBulk has codec and level/,
+    ],
+    ['a cache of no size', { kind: 'chain', name: 'x', settings: {}, cachePercent: NaN }, /cachePercent is from 1/],
     ['a chain without settings', { kind: 'chain', name: 'x' }, /has settings/],
     [
       'a level that there is not',

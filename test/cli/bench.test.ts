@@ -1,14 +1,17 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { linkSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
+import { type OutputFlags, Outputs } from '#src/cli/bench-outputs.js';
 import { EXIT, signalExit } from '#src/cli/exit.js';
-import { readReport } from '#src/bench/report/schema.js';
+import { checkReport, readReport } from '#src/bench/report/schema.js';
 import { smallStream } from '../bench/measured.js';
 import { folder, pagewire, Running } from './command.js';
 
 /** Quick ones of each kind. */
 const SOME = ['stored', 'zlib-sync', 'xbzrle', 'raw page', 'cache'].flatMap((name) => ['--filter', name]);
+/** The least there is to measure. */
+const QUICK = ['--quick', '--runs', '1', '--filter', 'stored'];
 
 describe('pagewire bench', () => {
   it('writes its report as a table, JSON, CSV, a page and pictures, and compares it', async (t) => {
@@ -50,6 +53,72 @@ describe('pagewire bench', () => {
       again.stdout.toString(),
       /^Compared with report\.json: \d+ of \d+ figures changed beyond the noise\.$/m,
     );
+    const over = ['-q', '--compare', 'report.json', '--json', 'report.json'];
+    assert.equal((await pagewire(t, [...args, ...over], { cwd: path('.') })).code, EXIT.usage);
+    assert.deepEqual(readReport(path('report.json')), report);
+  });
+
+  const inputs: [what: string, flags: OutputFlags][] = [
+    ['by another name', { json: 'link' }],
+    ['--csv', { csv: 'S' }],
+    ['--html', { html: 'S' }],
+    ['a picture', { svg: 'plots' }],
+    ['the report to compare with', { json: 'old.json' }],
+    ['the same file twice', { json: 'new', csv: 'new' }],
+  ];
+  it(`writes over nothing that it reads: --json, ${inputs.map(([what]) => what).join(', ')}`, async (t) => {
+    const path = folder(t);
+    const stream = smallStream();
+    writeFileSync(path('S'), stream);
+    symlinkSync('S', path('link'));
+    mkdirSync(path('plots'));
+    linkSync(path('S'), path('plots/block-links.svg'));
+    writeFileSync(path('old.json'), 'a report');
+    const read = [path('S'), path('old.json')];
+    const refused = /(must not be written over|would be written twice): /;
+    const { code, stderr } = await pagewire(t, ['bench', 'S', ...QUICK, '-q', '--json', 'S'], { cwd: path('.') });
+    assert.equal(code, EXIT.usage);
+    assert.match(stderr, refused);
+    for (const [what, flags] of inputs) {
+      const named = (Object.entries(flags) as [string, string][]).map(([option, name]) => [option, path(name)]);
+      const opened = Outputs.open(Object.fromEntries(named) as OutputFlags, read, new AbortController().signal);
+      await assert.rejects(opened, { code: 'BAD_OPTION', message: refused }, what);
+    }
+    assert.ok(readFileSync(path('S')).equals(stream));
+    assert.deepEqual(readdirSync(path('.')).sort(), ['S', 'link', 'old.json', 'plots']);
+  });
+
+  it('refuses what it could not write before it measures, and tells what it measured where it cannot', async (t) => {
+    const path = folder(t);
+    writeFileSync(path('S'), smallStream());
+    writeFileSync(path('file'), '');
+    const args = ['bench', 'S', ...QUICK];
+    for (const output of [
+      ['--json', 'gone/x'],
+      ['--csv', 'S/x'],
+      ['--svg', 'file'],
+    ]) {
+      const { code, stdout, stderr } = await pagewire(t, [...args, ...output], { cwd: path('.') });
+      assert.deepEqual({ code, stdout: stdout.toString() }, { code: EXIT.usage, stdout: '' }, stderr);
+      assert.match(stderr, /^pagewire bench: cannot (open|write into) .*\n$/);
+    }
+    const full = ['-q', '--html', '/dev/full', '--csv', 'csv'];
+    const { code, stdout, stderr } = await pagewire(t, [...args, ...full], { cwd: path('.') });
+    assert.equal(code, EXIT.failed);
+    assert.match(stdout.toString(), /^stored +1\.00/m);
+    assert.match(stderr, /^pagewire bench: cannot write \/dev\/full: .*\n$/);
+    assert.match(readFileSync(path('csv'), 'utf8'), /^stream,kind/);
+  });
+
+  it('gives the report to standard output, and nothing of a name to the terminal as a command', async (t) => {
+    const path = folder(t);
+    writeFileSync(path('\x1b[2Jguest'), smallStream());
+    const args = ['bench', '\x1b[2Jguest', ...QUICK, '--json', '-'];
+    const { code, stdout, stderr } = await pagewire(t, args, { cwd: path('.') });
+    assert.equal(code, EXIT.ok, stderr);
+    assert.equal(checkReport(JSON.parse(stdout.toString()), 'it').streams[0]?.name, '\x1b[2Jguest');
+    assert.match(stderr, /^\?\[2Jguest, \d\.\d+ MiB/m);
+    assert.ok(!stderr.includes('\x1b'), JSON.stringify(stderr));
   });
 
   it('names the variants', async (t) => {

@@ -34,8 +34,8 @@ const variant = z.object({
   encodeCpuSecondsPerGB: amount.nullable().optional(),
   decodeCpuSecondsPerGB: amount.nullable().optional(),
   /**
-   * Native block codecs: what a packing context takes, at the most. All others: how far resident memory rose in the first
-   * run; null where the kernel does not say. Bytes.
+   * Native block codecs: what a packing context takes, at the most. Chains: what the encoder reckons to take, with its page
+   * cache. All others: how far resident memory rose in the first run; null where the kernel does not say. Bytes.
    */
   memoryBytes: amount.nullable().optional(),
   /** MB of what goes in that reach the other end of a link each second. */
@@ -80,6 +80,8 @@ const schema = z.object({
       pageSize: amount,
       pages: amount,
       pagesAgain: amount,
+      /** From where on, and why, it is not understood: delta leaves the rest as it is. */
+      notUnderstood: z.string().optional(),
     }),
   ),
   variants: z.array(variant),

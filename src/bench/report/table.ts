@@ -1,5 +1,6 @@
 /** The report for a terminal: up to 100 columns. */
 import { LINKS } from '../../measuring/links.js';
+import { name as visible } from '../../inspect/table.js';
 import { bytes } from '../../telemetry/amounts.js';
 import type { Kind } from '../variant.js';
 import { type BenchReport, isMeasured, type Measured, type StreamReport } from './schema.js';
@@ -45,11 +46,13 @@ export function caveats({ machine: { load, cores } }: BenchReport): string[] {
   ];
 }
 
-export function describe({ name, bytes: all, sampleBytes, ramBytes, pages, pagesAgain }: StreamReport): string {
+export function describe(stream: StreamReport): string {
+  const { name, bytes: all, sampleBytes, ramBytes, pages, pagesAgain, notUnderstood } = stream;
   const part = sampleBytes === all ? '' : `, measured on a sample of ${bytes(sampleBytes)}`;
   const guest =
     ramBytes > 0 ? `: ${bytes(ramBytes)} of RAM, ${pages} page records, ${pagesAgain} of pages sent again` : '';
-  return `${name}, ${bytes(all)}${part}${guest}`;
+  const fault = notUnderstood === undefined ? '' : `; not understood from ${notUnderstood}`;
+  return `${visible(name, Infinity)}, ${bytes(all)}${part}${guest}${fault}`;
 }
 
 function section(report: BenchReport, stream: StreamReport, kind: Kind): string[] {
@@ -63,8 +66,11 @@ function section(report: BenchReport, stream: StreamReport, kind: Kind): string[
     `${title}: ${about}`,
     ...columns([HEAD, ...measured.map(row)]),
     ...cacheLine(measured),
+    ...partLine(measured, stream),
     ...(measured.length > 1 ? [winners(measured)] : []),
-    ...others.map(({ name, status, reason }) => `${name}: ${status}${reason ? ` (${reason})` : ''}`),
+    ...others.map(
+      ({ name, status, reason = '' }) => `${name}: ${status}${reason && ` (${visible(reason, Infinity)})`}`,
+    ),
   ];
 }
 
@@ -77,6 +83,15 @@ export function winners(variants: readonly Measured[]): string {
     return `${link}: ${first?.name ?? '-'}`;
   });
   return `Best at ${best.join('; ')}`;
+}
+
+/** Whose ratio is not of all that the others' are of, because they are slow. */
+function partLine(variants: readonly Measured[], { blockBytes, deltaBytes }: StreamReport): string[] {
+  const all = { block: blockBytes, delta: deltaBytes, chain: 0 };
+  const told = variants.flatMap(({ kind, name, rawBytes }) =>
+    rawBytes < all[kind] ? `${name} (${bytes(rawBytes)} of ${bytes(all[kind])})` : [],
+  );
+  return told.length === 0 ? [] : [`Slow, so the ratio is of a part: ${told.join(', ')}`];
 }
 
 /** The share of pages that caches of some sizes had. */

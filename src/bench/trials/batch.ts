@@ -65,6 +65,15 @@ export function deltaBatch(variant: DeltaVariant | NativeDeltaVariant, pairs: Na
   );
 }
 
+/** What a variant gives: nobody's compiler may have seen it. */
+function bytesOf(made: unknown): Uint8Array {
+  if (made instanceof Uint8Array) return made;
+  // What becomes of it later is nobody's business any more.
+  if (made instanceof Promise) made.catch(() => undefined);
+  const what = made instanceof Promise ? 'a promise' : made === null ? 'null' : typeof made;
+  throw new PagewireError('INTERNAL', `it gave ${what}: a Uint8Array is needed, at once`);
+}
+
 /** What JavaScript does piece by piece. Each result is copied once, out of whatever memory it came in. */
 function eachPiece(
   piece: number,
@@ -79,7 +88,7 @@ function eachPiece(
       let used = 0;
       for (let at = from, index = 0; at < to; at += piece, index++) {
         const source = raw.subarray(at, Math.min(at + piece, to));
-        const made = encode(source, at);
+        const made = bytesOf(encode(source, at));
         const result = made.length < source.length ? made : source;
         out.set(result, used);
         lengths[index] = result.length;
@@ -93,7 +102,7 @@ function eachPiece(
         const bytes = Math.min(piece, to - at);
         const length = lengths[index]!;
         const source = packed.subarray(used, used + length);
-        const made = length === bytes ? source : decode(source, at, bytes);
+        const made = length === bytes ? source : bytesOf(decode(source, at, bytes));
         if (made.length !== bytes) {
           throw new PagewireError('INTERNAL', `a piece of ${bytes} bytes came back as ${made.length}`);
         }

@@ -6,7 +6,7 @@ import { PagewireError } from '../../errors.js';
 import { native, type NativeTotals } from '../../native.js';
 import { Decoder } from '../../pipeline/decoder.js';
 import { Encoder } from '../../pipeline/encoder.js';
-import type { EncoderSettings } from '../../pipeline/settings.js';
+import { checkEncoder, type EncoderSettings } from '../../pipeline/settings.js';
 import { defaultThreads, Workers } from '../../pipeline/workers.js';
 import type { Sample } from '../sample.js';
 import type { ChainVariant } from '../variant.js';
@@ -63,25 +63,35 @@ export class ChainTrial implements Trial {
     const [encode, encoder] = await between(this.#sample.path, encoded, async (input, output) => {
       const options = { ...settings, ...this.#cacheSize(), input, output, signal: this.#signal };
       const encoder = new Encoder(options, this.#workers);
+      let refusal: unknown;
       const asking =
         afterBulk &&
         setInterval(() => {
           if ((encoder.snapshot().delta?.passes.length ?? 0) < 2) return;
           clearInterval(asking);
-          encoder.setCodec(afterBulk.codec, afterBulk.level);
+          try {
+            encoder.setCodec(afterBulk.codec, afterBulk.level);
+          } catch (error) {
+            refusal = error;
+            encoder.stop();
+          }
         }, ASK_MS);
       try {
         await encoder.done;
+      } catch (error) {
+        throw refusal ?? error;
       } finally {
         clearInterval(asking);
       }
       return encoder;
     });
-    const { totals, delta } = encoder.snapshot();
+    const first = checkEncoder(settings);
+    const { totals, delta, codec, level } = encoder.snapshot();
     const { hits = 0, misses = 0, bytes = 0 } = delta?.cache ?? {};
     const turn = {
       rawBytes: totals.bytesIn,
       packedBytes: totals.bytesOut,
+      memoryBytes: Math.max(first.fixedMemory(first.codec, first.level), first.fixedMemory(codec, level)) + bytes,
       encode: timing(encode, totals),
       ...(delta && hits + misses > 0 && { cache: { bytes, hitRate: hits / (hits + misses) } }),
     };

@@ -9,6 +9,8 @@ import type { Timing, Trial, Turn } from './trial.js';
 const GROUP = 1 << 20;
 /** However slow a variant is, it is timed on so many groups. */
 const LEAST_GROUPS = 2;
+/** How much longer than a run the warm-up may take, either way: it gives the ratio. */
+const WARM_UP = 40;
 
 /** Memory for what is encoded and for what comes back; one trial after the other uses it. */
 export interface Room {
@@ -21,7 +23,7 @@ export function roomFor(bytes: number): Room {
   return { packed: Buffer.alloc(bytes, 1), back: Buffer.alloc(bytes, 1) };
 }
 
-/** A variant over pieces, on one thread: the first time over all of them, then over as many as its speed allows, evenly. */
+/** A variant over pieces, on one thread: over as many as its speed allows, evenly; the first time that is nearly always all. */
 export class PieceTrial implements Trial {
   readonly variant: PresentVariant;
   readonly #batch: Batch;
@@ -45,13 +47,15 @@ export class PieceTrial implements Trial {
   }
 
   async warm(seconds: number): Promise<Turn> {
-    const turn = await this.turn();
+    const turn = await this.turn(seconds * WARM_UP);
+    this.#count = Math.ceil(turn.rawBytes / this.#group);
     const perGroup = Math.max(turn.encode?.seconds ?? 0, turn.decode?.seconds ?? 0) / this.#count;
     this.#count = Math.min(Math.max(Math.ceil(seconds / perGroup), LEAST_GROUPS), this.#count);
     return turn;
   }
 
-  async turn(): Promise<Turn> {
+  /** `seconds`: after which nothing more is begun, either way. */
+  async turn(seconds = Infinity): Promise<Turn> {
     const { raw, piece } = this.#batch;
     const { packed, back } = this.#room;
     const lengths = new Map<number, Uint32Array>();
@@ -62,25 +66,23 @@ export class PieceTrial implements Trial {
     };
 
     const encode = new Watch(this.#signal);
-    for (const group of this.#order.slice(0, this.#count)) {
+    const encoded = await encode.each(this.#order.slice(0, this.#count), seconds, (group) => {
       const [from, to] = bounds(group);
       const made = new Uint32Array(Math.ceil((to - from) / piece));
       lengths.set(group, made);
-      const size = encode.time(() => this.#batch.encode(from, to, packed.subarray(from, to), made));
-      sizes.set(group, size);
-      await encode.rest();
-    }
+      return () => sizes.set(group, this.#batch.encode(from, to, packed.subarray(from, to), made));
+    });
 
     const decode = new Watch(this.#signal);
-    for (const [group, made] of lengths) {
+    const decoded = await decode.each(encoded, seconds, (group) => {
       const [from, to] = bounds(group);
       const source = packed.subarray(from, from + (sizes.get(group) ?? 0));
-      decode.time(() => {
+      const made = lengths.get(group)!;
+      return () => {
         this.#batch.decode(from, to, source, made, back.subarray(from, to));
-      });
-      await decode.rest();
-    }
-    for (const group of lengths.keys()) {
+      };
+    });
+    for (const group of decoded) {
       const [from, to] = bounds(group);
       if (back.compare(raw, from, to, from, to) !== 0) {
         throw new PagewireError('INTERNAL', 'what was decoded is not what was encoded');
@@ -89,8 +91,8 @@ export class PieceTrial implements Trial {
       back.fill(1, from, to);
     }
     return {
-      rawBytes: [...lengths.keys()].reduce((sum, group) => sum + bounds(group)[1] - bounds(group)[0], 0),
-      packedBytes: [...sizes.values()].reduce((sum, size) => sum + size, 0),
+      rawBytes: decoded.reduce((sum, group) => sum + bounds(group)[1] - bounds(group)[0], 0),
+      packedBytes: decoded.reduce((sum, group) => sum + (sizes.get(group) ?? 0), 0),
       encode: this.#encodes ? encode.timing : undefined,
       decode: decode.timing,
     };
@@ -115,19 +117,30 @@ class Watch {
     return { seconds: this.seconds, cpuSeconds: this.#cpu };
   }
 
-  time<T>(work: () => T): T {
+  /** Prepares and times the work on one group after the other until the time is up, and on some in any case: on which. */
+  async each(groups: readonly number[], seconds: number, prepare: (group: number) => () => unknown): Promise<number[]> {
+    const done: number[] = [];
+    for (const group of groups) {
+      if (done.length >= LEAST_GROUPS && this.seconds > seconds) break;
+      this.#time(prepare(group));
+      done.push(group);
+      await this.#rest();
+    }
+    return done;
+  }
+
+  #time(work: () => unknown): void {
     const cpu = process.cpuUsage();
     const began = performance.now();
-    const result = work();
+    work();
     const seconds = (performance.now() - began) / 1000;
     const { user, system } = process.cpuUsage(cpu);
     this.seconds += seconds;
     this.#since += seconds;
     this.#cpu += (user + system) / 1e6;
-    return result;
   }
 
-  async rest(): Promise<void> {
+  async #rest(): Promise<void> {
     if (this.#since < BREATH) return;
     this.#since = 0;
     await breathe();

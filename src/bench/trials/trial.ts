@@ -7,6 +7,8 @@ export interface Turn {
   /** Undefined where a variant does not do that itself. */
   encode: Timing | undefined;
   decode: Timing | undefined;
+  /** What it reckons to take at the most, where it reckons. */
+  memoryBytes?: number | undefined;
   /** Of the page cache, where there is one. */
   cache?: { bytes: number; hitRate: number } | undefined;
 }
