@@ -349,6 +349,43 @@ fn a_stream_that_the_destination_gives_up_is_only_copied() {
     assert_eq!(apart(&input).0, apart(&output).0);
 }
 
+#[test]
+fn nothing_of_a_guests_stream_gets_into_another_packet() {
+    let of_guest = guest(1);
+    let key = Key {
+        program: program::REMOTE,
+        procedure: TUNNEL,
+        serial: 2,
+    };
+    // Up to the middle of a page's record, so that delta holds a part of it.
+    for upto in [3 * PAGE, 3 * PAGE + 1000] {
+        let before = stream(2, Status::Continue, &of_guest[..upto]);
+        let other = call(208, 4, &[7; 60]);
+        let (head, tail) = other.split_at(HEADER_LEN + 20);
+        let (mut tunnel, mut out) = (Tunnel::new(DELTA), Out::default());
+        for piece in [&before[..], head] {
+            tunnel.push(piece, &mut out).expect("packets");
+            tunnel.pause(&mut out).expect("room");
+        }
+        tunnel.give_up(&[key], &mut out).expect("room");
+        let (mut cut, mut cut_out) = (Tunnel::new(DELTA), Out::default());
+        cut.push(&[&before[..], head].concat(), &mut cut_out)
+            .expect("packets");
+        assert!(cut.finish(&mut cut_out).expect("room").is_some());
+        assert!(cut_out.bytes.ends_with(head), "behind what was cut off");
+
+        tunnel.push(tail, &mut out).expect("packets");
+        tunnel
+            .push(&stream(2, Status::Continue, &of_guest[upto..]), &mut out)
+            .expect("packets");
+        assert_eq!(tunnel.finish(&mut out), Ok(None));
+        let (others, guests) = apart(&out.bytes);
+        assert_eq!(others[0].1, [7; 60]);
+        let all: Vec<u8> = guests.into_iter().flat_map(|(_, bytes)| bytes).collect();
+        assert_eq!(all, of_guest, "a first pass has no differences");
+    }
+}
+
 fn packets_whole(bytes: &[u8]) -> usize {
     let (mut packets, mut rest, mut whole) = (Packets::default(), bytes, 0);
     while let Ok(Some(_)) = packets.next(&mut rest) {

@@ -225,10 +225,10 @@ impl Tunnel {
     /// # Errors
     /// If the host stops.
     pub fn pause<H: Host>(&mut self, host: &mut H) -> Result<(), Stopped> {
-        for number in 0..self.streams.len() {
-            self.filtered(number, host, |filter, held, body| filter.pause(held, body))?;
+        if self.is_within_another() {
+            return Ok(());
         }
-        self.out.flush(host)
+        self.let_go(host)
     }
 
     /// The input is at its end. Returns where in the conversation, if that is no place to end.
@@ -243,9 +243,10 @@ impl Tunnel {
         } else {
             None
         };
-        while !self.streams.is_empty() {
+        while !self.streams.is_empty() && !self.is_within_another() {
             self.end(0, Status::Error, host)?;
         }
+        self.report.given_up += self.streams.drain(..).len() as u64;
         host.put(self.packets.held())?;
         Ok(within)
     }
@@ -255,13 +256,13 @@ impl Tunnel {
     /// # Errors
     /// If the host stops.
     pub fn give_up<H: Host>(&mut self, calls: &[Key], host: &mut H) -> Result<(), Stopped> {
-        for number in 0..self.streams.len() {
-            if calls.contains(&self.streams[number].key) {
-                self.leave(number, host)?;
-                self.streams[number].is_given_up = true;
-            }
+        for stream in &mut self.streams {
+            stream.is_given_up |= calls.contains(&stream.key);
         }
-        Ok(())
+        if self.is_within_another() {
+            return Ok(());
+        }
+        self.leave_given_up(host)
     }
 
     /// What has come by so far.
@@ -301,10 +302,33 @@ impl Tunnel {
         }
     }
 
+    /// In the body of a packet that passes as it is: nothing else can go out before its end.
+    fn is_within_another(&self) -> bool {
+        matches!(self.now, Now::Through) && self.packets.body_left() > 0
+    }
+
+    /// Sends what need not wait.
+    fn let_go<H: Host>(&mut self, host: &mut H) -> Result<(), Stopped> {
+        for number in 0..self.streams.len() {
+            self.filtered(number, host, |filter, held, body| filter.pause(held, body))?;
+        }
+        self.out.flush(host)
+    }
+
+    fn leave_given_up<H: Host>(&mut self, host: &mut H) -> Result<(), Stopped> {
+        for number in 0..self.streams.len() {
+            if self.streams[number].is_given_up {
+                self.leave(number, host)?;
+            }
+        }
+        Ok(())
+    }
+
     /// A packet begins.
     fn begin<H: Host>(&mut self, header: &Header, host: &mut H) -> Result<(), Stopped> {
         let is_guests = carries_guest(header.key.program, header.key.procedure);
         self.now = Now::Through;
+        self.leave_given_up(host)?;
         self.naming.begin(header);
         match (header.kind, header.status) {
             (Kind::Stream, Status::Continue) if is_guests => {
@@ -321,7 +345,7 @@ impl Tunnel {
             _ => {}
         }
         // What came before a packet goes out before it.
-        self.out.flush(host)?;
+        self.let_go(host)?;
         host.put(&header.to_bytes())
     }
 

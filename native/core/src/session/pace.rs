@@ -197,8 +197,8 @@ mod tests {
         // Too soon after the last look to say anything new.
         end.has_come_to(Duration::from_millis(141), ms(210));
         assert_eq!(end.share(ms(210)), Some(0.5));
-        end.has_come_to(Duration::from_millis(149), ms(220));
-        assert_eq!(end.share(ms(220)), Some(0.45));
+        end.has_come_to(Duration::from_millis(145), ms(220));
+        assert_eq!(end.share(ms(220)), Some(0.25));
         assert_eq!(end.share(ms(500)), None, "nobody has said so for long");
     }
 
