@@ -20,7 +20,7 @@ export interface Load {
 export interface Stand {
   /** How far down the {@link ladder}; 0: as it was told. */
   readonly step: number;
-  /** Frames in a row for which the workers held the wire up. */
+  /** Frames in a row for which the workers held the wire up; below 0: frames that do not count yet. */
   readonly late: number;
   /** Frames in a row for which the link did. */
   readonly easy: number;
@@ -30,8 +30,14 @@ export interface Stand {
   readonly sinceUp: number;
 }
 
-/** One late frame is chance (a worker that had not started, a pause of the host); two in a row are not. */
-const LATE = 2;
+/**
+ * So many late frames in a row are too many. Right behind a step up two are: it is taken back before it costs anything.
+ * Later a few are chance, or a stretch that packs very small (at 200 Mbit/s, 2 instead of 10 cost a fifth more bytes).
+ */
+const LATE = { trial: 2, settled: 10 };
+
+/** So many frames may be with the workers still as they were packed before a step down: they say nothing of it. */
+const BEFORE = 6;
 
 /** Trying a heavier codec costs a dry wire for a frame or two if it is too much, so it is tried ever more seldom. */
 const PATIENCE = { least: 2, most: 1024 };
@@ -64,13 +70,16 @@ export function next(stand: Stand, { workersBusy, wireDry, linkFull }: Load, ste
   const sinceUp = stand.sinceUp + 1;
   if (workersBusy && wireDry) {
     const late = stand.late + 1;
-    if (late < LATE || stand.step === steps - 1) return { ...stand, late, easy: 0, sinceUp };
     const tooMuch = sinceUp <= TRIAL;
+    if (late < (tooMuch ? LATE.trial : LATE.settled) || stand.step === steps - 1) {
+      return { ...stand, late, easy: 0, sinceUp };
+    }
     const patience = tooMuch ? Math.min(stand.patience * 2, PATIENCE.most) : stand.patience;
-    return { step: stand.step + 1, late: 0, easy: 0, patience, sinceUp: Infinity };
+    return { step: stand.step + 1, late: -BEFORE, easy: 0, patience, sinceUp: Infinity };
   }
-  if (!linkFull) return { ...stand, late: 0, sinceUp };
+  const late = Math.min(stand.late + 1, 0);
+  if (!linkFull) return { ...stand, late, sinceUp };
   const easy = stand.easy + 1;
-  if (easy < stand.patience || stand.step === 0) return { ...stand, late: 0, easy, sinceUp };
+  if (easy < stand.patience || stand.step === 0) return { ...stand, late, easy, sinceUp };
   return { ...stand, step: stand.step - 1, late: 0, easy: 0, sinceUp: 0 };
 }
