@@ -13,6 +13,7 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import type { EncodeStats } from '#src/telemetry/stats.js';
 import { captureStream } from './capture-stream.js';
+import { median } from './live/report.js';
 
 const { values: flags } = parseArgs({
   options: {
@@ -42,11 +43,6 @@ async function time(command: string): Promise<number> {
   const code = await new Promise((resolve) => child.once('close', resolve));
   if (code !== 0) throw new Error(`exit ${String(code)}: ${command}`);
   return (performance.now() - began) / 1000;
-}
-
-function median(values: number[]): number {
-  const sorted = [...values].sort((a, b) => a - b);
-  return sorted[sorted.length >> 1] ?? NaN;
 }
 
 function say(line = ''): void {

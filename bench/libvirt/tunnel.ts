@@ -5,12 +5,11 @@
  * 512 MB under TCG that works on 128 MiB (`sparse`: 20,000 pages a second, 32 bytes each). Runs are interleaved, medians
  * count. Every run is a test too: the guest must run on at the destination. Timings never fail it.
  */
-import { mkdirSync } from 'node:fs';
 import { sleep } from '#src/demo/time.js';
 import { boot, forget, furnish, lastTick, runs as runsOn } from '../../test/e2e/libvirt/guest.js';
 import { Hosts, libvirtLacks } from '../../test/e2e/libvirt/host.js';
 import type { Host } from '../../test/e2e/libvirt/host.js';
-import { says } from '../../test/e2e/harness/proxies.js';
+import { endTunnel, startTunnel, TUNNEL_URI } from '../../test/e2e/libvirt/tunnel-proxies.js';
 import { onStage } from '../../test/e2e/harness/stage.js';
 import type { Running } from '../../test/e2e/harness/stage.js';
 import { Report, median, spread, verdict } from '../live/report.js';
@@ -29,13 +28,11 @@ const flags = readOptions({
   out: { type: 'string' },
 });
 
-const SOCKET = '/run/pagewire/libvirt.sock';
-const PORT = 7780;
 const FAR = 'qemu+tcp://dst/system';
 
 /** What virsh is told. */
 const WAYS = {
-  pagewire: ['--p2p', '--tunnelled', 'vm1', `qemu+unix:///system?socket=${SOCKET}`],
+  pagewire: ['--p2p', '--tunnelled', 'vm1', TUNNEL_URI],
   tunnelled: ['--p2p', '--tunnelled', 'vm1', FAR],
   p2p: ['--p2p', 'vm1', FAR],
   compressed: ['--p2p', '--compressed', 'vm1', FAR],
@@ -67,24 +64,12 @@ requirePrograms('ip', 'tc');
 const lacks = libvirtLacks();
 if (lacks !== undefined) refuse(lacks);
 
-/** The proxies for libvirt's tunnel, ready. */
-async function proxies({ a, b }: Hosts): Promise<Running[]> {
-  for (const host of [a, b]) mkdirSync(host.path('/run/pagewire'), { recursive: true });
-  const proxy = (host: Host, side: string, ...more: string[]): Running =>
-    host.start(`proxy-${side}`, ['pagewire', 'proxy', side, '--libvirt', '--insecure', ...more]);
-  const far = proxy(b, 'destination', '--listen', `tcp:0.0.0.0:${PORT}`, '--connect', 'unix:/run/libvirt/libvirt-sock');
-  await says(far, /listening on/);
-  const near = proxy(a, 'source', '--listen', `unix:${SOCKET}`, '--connect', `tcp:${b.address}:${PORT}`);
-  await says(near, /waiting for libvirt on/);
-  return [near, far];
-}
-
 async function migrate(hosts: Hosts, way: Way, mbit: number): Promise<Measured> {
   const { a, b } = hosts;
   for (const host of [a, b]) forget(host);
   await boot(a, GUEST);
   const shapers = [a, b].map((host) => new Shaper(['nsenter', '-t', `${host.pid}`, '-n'], 'mig0', mbit));
-  const helpers = way === 'pagewire' ? await proxies(hosts) : [];
+  const tunnel = way === 'pagewire' ? await startTunnel(a, b) : undefined;
   const [left, came] = await Promise.all([Lifecycle.of(a), Lifecycle.of(b)]);
   try {
     await sleep(SETTLE_MS);
@@ -99,7 +84,7 @@ async function migrate(hosts: Hosts, way: Way, mbit: number): Promise<Measured> 
     const blackoutMs = (await came.timeOf('Resumed')) - (await left.timeOf('Suspended'));
     return { wallSeconds, wireBytes, blackoutMs, forced };
   } finally {
-    await Promise.all([left.end(), came.end(), ...helpers.map((helper) => helper.kill())]);
+    await Promise.all([left.end(), came.end(), tunnel && endTunnel(tunnel)]);
     for (const shaper of shapers) shaper.remove();
     for (const host of [a, b]) await host.virsh('destroy', 'vm1').catch(() => undefined);
   }

@@ -1,5 +1,5 @@
 /** What the command line does with files of frames: `-l`, `--salvage`, `page` and `flatten`. */
-import { existsSync, statSync, writeSync } from 'node:fs';
+import { existsSync, statSync } from 'node:fs';
 import { isatty } from 'node:tty';
 import {
   type ArchiveInfo,
@@ -18,7 +18,7 @@ import { encodeLine } from '../telemetry/progress.js';
 import { encodeStats } from '../telemetry/stats.js';
 import { openSource, openTarget } from './endpoint.js';
 import { EXIT, exitCode } from './exit.js';
-import { plain, print, say } from './run.js';
+import { plain, print, say, writeAll } from './run.js';
 import { type FileFlags, fileOptions, transfer } from './transfer.js';
 
 /** `pagewire -l FILE…`: each file by itself; the exit code is that of the first that failed. */
@@ -134,7 +134,7 @@ export async function page(file: string, block: string, address: string, base?: 
   if (!/^(0x[0-9a-f]+|\d+)$/i.test(address)) throw wrong(`${address}: an address such as 0x1000 or 4096 is needed`);
   if (isatty(1)) throw wrong('standard output is a terminal: give a pipe behind it, such as | xxd');
   const content = await readPage(file, { block, address: Number(address), bases: base });
-  for (let at = 0; at < content.length;) at += writeSync(1, content, at);
+  writeAll(1, content);
   return EXIT.ok;
 }
 

@@ -1,10 +1,11 @@
 /** Where the reports of `pagewire bench` go. */
-import { accessSync, constants, mkdirSync, readdirSync, writeSync } from 'node:fs';
+import { accessSync, constants, mkdirSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { csv } from '../bench/report/csv.js';
 import type { BenchReport } from '../bench/report/schema.js';
 import { PagewireError } from '../errors.js';
 import { isSameFile, openTarget, type Target } from './endpoint.js';
+import { writeAll } from './run.js';
 
 export interface OutputFlags {
   json?: string;
@@ -124,9 +125,8 @@ function makeFolder(path: string): void {
 }
 
 async function fill(target: Target, text: string): Promise<void> {
-  const all = Buffer.from(text);
   try {
-    for (let at = 0; at < all.length;) at += writeSync(target.fd, all, at);
+    writeAll(target.fd, Buffer.from(text));
   } catch (error) {
     target.abandon();
     const why = error instanceof Error ? error.message : '?';

@@ -1,4 +1,4 @@
-import { closeSync, constants, fstatSync, openSync, readlinkSync, realpathSync, statSync } from 'node:fs';
+import { closeSync, constants, fstatSync, openSync, readlinkSync, realpathSync, type Stats, statSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { PagewireError } from '../errors.js';
@@ -135,17 +135,22 @@ async function openFifo(path: string, signal: AbortSignal): Promise<number> {
   }
 }
 
-/** Whether what would be written (`-`, `fd:N` or a path) is the file of a path, by whatever name. */
-export function isSameFile(path: string, target: string): boolean {
+/** Whether what would be written is the file that would be read, by whatever name; `-`, `fd:N` or a path, both. */
+export function isSameFile(source: string, target: string): boolean {
   try {
-    const its = statSync(path);
-    const given = target === '-' ? 1 : descriptor(target);
-    const others = given === undefined ? statSync(target) : fstatSync(given);
+    const its = statOf(source, 0);
+    const others = statOf(target, 1);
     return its.isFile() && its.dev === others.dev && its.ino === others.ino;
   } catch {
     // What is wrong with either is told where it is opened.
     return false;
   }
+}
+
+/** `standard`: the descriptor that `-` stands for. */
+function statOf(spec: string, standard: 0 | 1): Stats {
+  const given = spec === '-' ? standard : descriptor(spec);
+  return given === undefined ? statSync(spec) : fstatSync(given);
 }
 
 /** N of `fd:N`, of `/dev/fd/N` and of what leads there, such as `/dev/stdout`, if it is open. */

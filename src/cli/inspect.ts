@@ -1,14 +1,14 @@
 import { isatty } from 'node:tty';
-import { fstatSync, type Stats, statSync, writeSync } from 'node:fs';
+import { writeSync } from 'node:fs';
 import { isErrorCode, PagewireError } from '../errors.js';
 import { forecast } from '../inspect/forecast.js';
 import type { InputOptions } from '../inspect/input.js';
 import { look } from '../inspect/inspect.js';
 import { report } from '../inspect/report.js';
 import type { Inspection } from '../inspect/schema.js';
-import { descriptor, openTarget, type Target } from './endpoint.js';
+import { isSameFile, openTarget, type Target } from './endpoint.js';
 import { EXIT, exitCode } from './exit.js';
-import { plain, print, say } from './run.js';
+import { plain, print, say, writeAll } from './run.js';
 
 export interface InspectFlags {
   json?: string;
@@ -51,20 +51,11 @@ function tell({ code, message }: NonNullable<Inspection['error']>): number {
 
 /** The report must not stand in the place of what it is about, nor of what that needs. */
 function refuseInputs(json: string, file: string, bases: readonly string[]): void {
-  const target = statOf(json, 1);
-  const isTarget = (stat: Stats | undefined): boolean =>
-    stat?.isFile() === true && stat.dev === target?.dev && stat.ino === target.ino;
   const refuse = (what: string): never => {
     throw new PagewireError('BAD_OPTION', `--json ${json} is ${what}: give another one`);
   };
-  if (isTarget(statOf(file, 0))) refuse('the file to inspect');
-  if (bases.some((base) => isTarget(statSync(base, { throwIfNoEntry: false })))) refuse('a base of what to inspect');
-}
-
-/** Of a path, of `fd:N`, or of the descriptor that `-` stands for. */
-function statOf(spec: string, standard: number): Stats | undefined {
-  const fd = spec === '-' ? standard : descriptor(spec);
-  return fd === undefined ? statSync(spec, { throwIfNoEntry: false }) : fstatSync(fd);
+  if (isSameFile(file, json)) refuse('the file to inspect');
+  if (bases.some((base) => isSameFile(base, json))) refuse('a base of what to inspect');
 }
 
 function checkWritable({ fd, name }: Target): void {
@@ -83,9 +74,8 @@ async function inspected(file: string, options: InputOptions, forecasts: boolean
 }
 
 async function write(target: Target, inspection: Inspection): Promise<void> {
-  const text = Buffer.from(`${JSON.stringify(inspection, null, 2)}\n`);
   try {
-    for (let at = 0; at < text.length;) at += writeSync(target.fd, text, at);
+    writeAll(target.fd, Buffer.from(`${JSON.stringify(inspection, null, 2)}\n`));
   } catch (error) {
     const why = (error as Error).message;
     throw new PagewireError('WRITE_FAILED', `cannot write ${target.name}: ${why}`, { cause: error });

@@ -1,6 +1,6 @@
 /** What both proxies have in common on the command line. */
 import { execFileSync } from 'node:child_process';
-import { closeSync, constants, fstatSync, openSync, writeSync } from 'node:fs';
+import { closeSync, constants, fstatSync, openSync } from 'node:fs';
 import type { Codec } from '../codecs.js';
 import { type Config, readConfig } from '../control/config.js';
 import { faultText, onFault } from '../control/faults.js';
@@ -10,7 +10,7 @@ import { createLog, type Log, type LogFormat } from '../telemetry/log.js';
 import type { InDoubt } from '../session/outcome.js';
 import { descriptor } from './endpoint.js';
 import { exitCode, signalExit, type Signal } from './exit.js';
-import { plain, replaceStandardStreams, say, tell } from './run.js';
+import { plain, replaceStandardStreams, say, tell, writeAll } from './run.js';
 
 export interface ProxyFlags {
   listen: string;
@@ -132,8 +132,7 @@ export function openStats(spec: string | undefined): ((line: string) => void) | 
   return (line) => {
     if (!works) return;
     try {
-      const bytes = Buffer.from(line);
-      for (let at = 0; at < bytes.length;) at += writeSync(fd, bytes, at);
+      writeAll(fd, Buffer.from(line));
     } catch (error) {
       works = false;
       say('--stats', `cannot write ${spec}: ${(error as Error).message}`);

@@ -40,8 +40,12 @@ export function say(name: string, message: string): void {
 
 /** Writes to standard output, which is nobody's stream here. */
 export function print(text: string): void {
-  const all = Buffer.from(text);
-  for (let at = 0; at < all.length;) at += writeSync(1, all, at);
+  writeAll(1, Buffer.from(text));
+}
+
+/** All of it, however little the descriptor takes at a time. */
+export function writeAll(fd: number, bytes: Uint8Array): void {
+  for (let at = 0; at < bytes.length;) at += writeSync(fd, bytes, at);
 }
 
 /**

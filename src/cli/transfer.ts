@@ -1,11 +1,11 @@
-import { closeSync, constants, fstatSync, ftruncateSync, openSync, rmSync, statSync, writeSync } from 'node:fs';
+import { closeSync, constants, fstatSync, ftruncateSync, openSync, rmSync, statSync } from 'node:fs';
 import { PagewireError } from '../errors.js';
 import type { StreamEnd } from '../pipeline/lane.js';
 import { Progress } from '../telemetry/progress.js';
 import { failed, type Outcome, outcomeOf } from '../telemetry/stats.js';
 import { descriptor, type Place, type Source, type Target, type TargetOptions } from './endpoint.js';
 import { EXIT } from './exit.js';
-import { plain, replaceStandardStreams, say } from './run.js';
+import { plain, replaceStandardStreams, say, writeAll } from './run.js';
 
 /** An operation between two descriptors, its progress, its report and its end. */
 export interface Operation {
@@ -131,8 +131,7 @@ function openStats(spec: string, source: Place, target: Target): (stats: object)
   if (given === undefined && fstatSync(fd).isFile()) ftruncateSync(fd);
   return (stats) => {
     try {
-      const text = Buffer.from(`${JSON.stringify(stats, null, 2)}\n`);
-      for (let at = 0; at < text.length;) at += writeSync(fd, text, at);
+      writeAll(fd, Buffer.from(`${JSON.stringify(stats, null, 2)}\n`));
     } catch (error) {
       say('--stats', `cannot write ${spec}: ${(error as Error).message}`);
     } finally {

@@ -1,12 +1,10 @@
 /** The save filter on a host: which files stand where, and what they say. docs/libvirt.md has the reasons. */
-import { randomBytes } from 'node:crypto';
 import {
   lstatSync,
   mkdirSync,
   readdirSync,
   readFileSync,
   readlinkSync,
-  renameSync,
   rmdirSync,
   rmSync,
   symlinkSync,
@@ -14,6 +12,7 @@ import {
 } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { replaceFile } from '../control/replace.js';
 import { PagewireError } from '../errors.js';
 import { type Program, PROGRAMS } from './programs.js';
 
@@ -110,14 +109,13 @@ export function make(made: readonly Made[], root: string): void {
   }
   for (const { path, text, kind } of made) {
     const final = join(root, path);
-    const partial = `${final}.${randomBytes(4).toString('hex')}.part`;
     try {
       mkdirSync(dirname(final), { recursive: true, mode: 0o755 });
-      if (kind === 'link') symlinkSync(text, partial);
-      else writeFileSync(partial, text, { mode: kind === 'program' ? 0o755 : 0o644, flag: 'wx' });
-      renameSync(partial, final);
+      replaceFile(final, (partial) => {
+        if (kind === 'link') symlinkSync(text, partial);
+        else writeFileSync(partial, text, { mode: kind === 'program' ? 0o755 : 0o644, flag: 'wx' });
+      });
     } catch (error) {
-      rmSync(partial, { force: true });
       const reason = error instanceof Error ? error.message : String(error);
       throw new PagewireError('OPEN_FAILED', `cannot make ${final}: ${reason} (are you root?)`, { cause: error });
     }

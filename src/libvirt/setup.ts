@@ -1,7 +1,7 @@
 /** What a host needs so that libvirt's migrations go through the proxies: files, whose they are, and their undo. */
-import { randomBytes } from 'node:crypto';
-import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
+import { replaceFile } from '../control/replace.js';
 import { PagewireError } from '../errors.js';
 import { type Way, WAYS } from './ways.js';
 
@@ -80,13 +80,12 @@ export function makeSetup(files: readonly SetupFile[], root: string): [SetupFile
   return files.map((file) => {
     const path = join(root, file.path);
     if (file.isSettings && existsSync(path)) return [file, 'kept'];
-    const partial = `${path}.${randomBytes(4).toString('hex')}.part`;
     try {
       mkdirSync(dirname(path), { recursive: true });
-      writeFileSync(partial, file.text, { mode: 0o644, flag: 'wx' });
-      renameSync(partial, path);
+      replaceFile(path, (partial) => {
+        writeFileSync(partial, file.text, { mode: 0o644, flag: 'wx' });
+      });
     } catch (error) {
-      rmSync(partial, { force: true });
       throw failed('make', path, error);
     }
     return [file, 'made'];
@@ -95,8 +94,9 @@ export function makeSetup(files: readonly SetupFile[], root: string): [SetupFile
 
 /** Removes what was made; settings that were changed stay. */
 export function removeSetup(root: string): [SetupFile, Fate][] {
-  const files = new Map(WAYS.flatMap((way) => setupFiles(way, 'root')).map((file) => [file.path, file]));
-  const texts = new Set(WAYS.flatMap((way) => setupFiles(way, 'root')).map(({ text }) => text));
+  const all = WAYS.flatMap((way) => setupFiles(way, 'root'));
+  const files = new Map(all.map((file) => [file.path, file]));
+  const texts = new Set(all.map(({ text }) => text));
   return [...files.values()].flatMap((file): [SetupFile, Fate][] => {
     const path = join(root, file.path);
     const content = contentOf(path);

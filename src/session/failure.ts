@@ -1,8 +1,8 @@
 /** A session that failed, told to the operator: by a line in the log, and by the file of `--last-error`. */
-import { randomBytes } from 'node:crypto';
-import { chmodSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, writeFileSync } from 'node:fs';
 import { exitCode } from '../cli/exit.js';
 import { plain } from '../cli/run.js';
+import { replaceFile } from '../control/replace.js';
 import type { PagewireError } from '../errors.js';
 import type { Log } from '../telemetry/log.js';
 import { isGuestName } from '../transport/endpoint.js';
@@ -52,21 +52,11 @@ export function tellFailure(log: Log, failure: LastError, file: string | undefin
   log.error({ code, connection, remedy, ...(guest !== session && { tunnelled: guest }) }, message);
   if (file === undefined) return;
   try {
-    replace(file.replaceAll('{name}', isGuestName(guest) ? guest : session), failure);
+    replaceFile(file.replaceAll('{name}', isGuestName(guest) ? guest : session), (partial) => {
+      writeFileSync(partial, `${JSON.stringify(failure, null, 2)}\n`, { mode: MODE, flag: 'wx' });
+      chmodSync(partial, MODE);
+    });
   } catch (error) {
     log.warn(`--last-error: ${(error as Error).message}`);
-  }
-}
-
-/** A reader finds the last one or this one, whole. */
-function replace(path: string, failure: LastError): void {
-  const partial = `${path}.${randomBytes(4).toString('hex')}.part`;
-  try {
-    writeFileSync(partial, `${JSON.stringify(failure, null, 2)}\n`, { mode: MODE, flag: 'wx' });
-    chmodSync(partial, MODE);
-    renameSync(partial, path);
-  } catch (error) {
-    rmSync(partial, { force: true });
-    throw error;
   }
 }

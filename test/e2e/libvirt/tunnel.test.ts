@@ -10,43 +10,28 @@ import type { Running } from '../harness/stage.js';
 import { boot, forget, furnish, isGone, lastTick, runs } from './guest.js';
 import { Hosts, skipLibvirt } from './host.js';
 import type { Host } from './host.js';
+import { endTunnel, PORT, startTunnel, TUNNEL_URI as URI } from './tunnel-proxies.js';
+import type { TunnelProxies } from './tunnel-proxies.js';
 
-const SOCKET = '/run/pagewire/libvirt.sock';
-const URI = `qemu+unix:///system?socket=${SOCKET}`;
-const PORT = 7780;
 const STATS = '/run/pagewire/stats.jsonl';
 
 /** How often a guest goes there and back. */
 const ROUNDS = process.env['PAGEWIRE_TEST_FULL'] === '1' ? 10 : 2;
 
-interface Proxies {
-  source: Running;
-  destination: Running;
-}
-
-/** A proxy for libvirt's tunnel on each host. */
-async function proxies(from: Host, to: Host, source: string[] = [], destination: string[] = []): Promise<Proxies> {
-  for (const host of [from, to]) mkdirSync(host.path('/run/pagewire'), { recursive: true });
+/** A proxy for libvirt's tunnel on each host; the source's writes its stats. */
+async function proxies(
+  from: Host,
+  to: Host,
+  source: string[] = [],
+  destination: string[] = [],
+): Promise<TunnelProxies> {
+  mkdirSync(from.path('/run/pagewire'), { recursive: true });
   writeFileSync(from.path(STATS), '');
-  const far = to.start('proxy-destination', [
-    ...['pagewire', 'proxy', 'destination', '--libvirt', '--insecure', '--listen', `tcp:0.0.0.0:${PORT}`],
-    ...['--connect', 'unix:/run/libvirt/libvirt-sock', ...destination],
-  ]);
-  await says(far, /listening on/);
-  const near = from.start('proxy-source', [
-    ...['pagewire', 'proxy', 'source', '--libvirt', '--insecure', '--listen', `unix:${SOCKET}`],
-    ...['--connect', `tcp:${to.address}:${PORT}`, '--stats', STATS, ...source],
-  ]);
-  await says(near, /waiting for libvirt on/);
-  now = { source: near, destination: far };
+  now = await startTunnel(from, to, ['--stats', STATS, ...source], destination);
   return now;
 }
 
-let now: Proxies | undefined;
-
-async function end({ source, destination }: Proxies): Promise<void> {
-  await Promise.all([source.kill(), destination.kill()]);
-}
+let now: TunnelProxies | undefined;
 
 /** The last line of each connection's stats, as far as it has ended. */
 function ended(host: Host): (SessionSnapshot & { outcome: { state: string } })[] {
@@ -67,7 +52,7 @@ void describe("libvirt's tunnel through the proxies", { skip: skipLibvirt() }, (
   });
   after(() => stage.end());
   beforeEach(async () => {
-    if (now) await end(now);
+    if (now) await endTunnel(now);
     await hosts.b.run(['ip', 'link', 'set', 'mig0', 'up']);
     for (const host of [hosts.a, hosts.b]) {
       await host.virsh('destroy', 'vm1').catch(() => undefined);
@@ -90,7 +75,7 @@ void describe("libvirt's tunnel through the proxies", { skip: skipLibvirt() }, (
         await isGone(from);
         await says(pair.source, /guest vm1: its stream is complete[\s\S]*connection has ended \(1 stream complete\)/);
         await says(pair.destination, /guest vm1: libvirt prepares for it/);
-        await end(pair);
+        await endTunnel(pair);
         const [last] = ended(from);
         assert.equal(last?.outcome.state, 'complete');
         assert.equal(last.tunnel?.guest, 'vm1');
@@ -110,11 +95,11 @@ void describe("libvirt's tunnel through the proxies", { skip: skipLibvirt() }, (
     assert.notEqual(await refused.exitCode(30), 0);
     assert.match(refused.said(), /pagewire lets only migrations through: procedure \d+ .*--libvirt-allow/);
     await says(pair.destination, /asked for more than migrations need: refused/);
-    await end(pair);
+    await endTunnel(pair);
     const open = await proxies(a, b, [], ['--libvirt-allow', 'all']);
     const allowed = list();
     assert.equal(await allowed.exitCode(30), 0, allowed.said());
-    await end(open);
+    await endTunnel(open);
   });
 
   void it('goes on where it was when the link comes back', async () => {
@@ -133,7 +118,7 @@ void describe("libvirt's tunnel through the proxies", { skip: skipLibvirt() }, (
     await runs(b, 'vm1', lastTick(a));
     await isGone(a);
     await says(pair.source, /connection has ended/);
-    await end(pair);
+    await endTunnel(pair);
     const losses = ended(a).map(({ linkLosses }) => linkLosses);
     assert.ok(Math.max(...losses) > 0, `${losses.join()} ${pair.source.said()}`);
   });
@@ -154,7 +139,7 @@ void describe("libvirt's tunnel through the proxies", { skip: skipLibvirt() }, (
     await isGone(b);
     await a.daemonLives();
     await b.daemonLives();
-    await end(pair);
+    await endTunnel(pair);
   });
 
   void it('says why the destination cannot be reached', async () => {
@@ -180,7 +165,7 @@ void describe("libvirt's tunnel through the proxies", { skip: skipLibvirt() }, (
     await runs(a);
     await isGone(b);
     await says(pair.source, /libvirt's connection has ended/, 20);
-    await end(pair);
+    await endTunnel(pair);
   });
 
   void it('goes by a program that libvirt starts', async () => {
@@ -197,6 +182,6 @@ void describe("libvirt's tunnel through the proxies", { skip: skipLibvirt() }, (
     await runs(b, 'vm1', lastTick(a));
     await isGone(a);
     assert.match(readFileSync(a.path('/run/pagewire/log'), 'utf8'), /guest vm1: its stream is complete/);
-    await end(pair);
+    await endTunnel(pair);
   });
 });
