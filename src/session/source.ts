@@ -307,7 +307,9 @@ export class SourceSession {
     const { libvirt = false } = this.#options;
     const { silenceMs, heartbeatMs } = this.#agreement!;
     const number = this.#channels.length;
-    if (number > 0 && (this.#hopeless || this.#isInDoubt || number >= MOST_CHANNELS)) {
+    // Its doubt alone is no reason: postcopy-preempt's connection may be seen only after the package was confirmed.
+    const mayRunThere = this.#hopeless !== undefined || (this.#isInDoubt && this.#channels[0]?.isRead === true);
+    if (number > 0 && (mayRunThere || number >= MOST_CHANNELS)) {
       const why = number < MOST_CHANNELS ? 'the guest may be running at the destination' : 'it has too many';
       this.#log.warn(`a further connection of QEMU is not taken: ${why}`);
       closeSync(fd);

@@ -5,7 +5,7 @@
 //
 // (QEMU 11. In postcopy, a connection that ends after `settles` leaves the source in postcopy-paused.)
 import { connect, createServer } from 'node:net';
-import type { Server, Socket } from 'node:net';
+import type { Socket } from 'node:net';
 import { until } from '#src/demo/time.js';
 import type { Message, Script } from './script.js';
 import type { Stage } from './stage.js';
@@ -21,6 +21,8 @@ abstract class Peer {
   }
 
   private over = false;
+  /** Connections beside the main one, as postcopy-preempt's: they end with the other end. */
+  readonly further: Socket[] = [];
   /** What went wrong with the bytes, if anything did. */
   fault: string | undefined;
   private readonly expected: readonly { name: string; end: number }[];
@@ -56,6 +58,13 @@ abstract class Peer {
         socket.end();
       });
     }
+  }
+
+  protected useFurther(socket: Socket): void {
+    this.further.push(socket);
+    socket.on('error', () => undefined);
+    socket.on('end', () => socket.end());
+    socket.resume();
   }
 
   /** Something has come. */
@@ -95,21 +104,34 @@ abstract class Peer {
 }
 
 export class ScriptedSource extends Peer {
-  private constructor(script: Script) {
+  private constructor(
+    script: Script,
+    private readonly stage: Stage,
+    private readonly path: string,
+  ) {
     super('source', script);
   }
 
   static async connect(stage: Stage, script: Script, path: string): Promise<ScriptedSource> {
-    const source = new ScriptedSource(script);
-    const socket = connect({ path, allowHalfOpen: true });
-    source.use(socket);
+    const source = new ScriptedSource(script, stage, path);
+    source.use(await source.dial());
+    return source;
+  }
+
+  /** Makes a further connection. */
+  async connectAgain(): Promise<void> {
+    this.useFurther(await this.dial());
+  }
+
+  private async dial(): Promise<Socket> {
+    const socket = connect({ path: this.path, allowHalfOpen: true });
+    this.stage.onEnd(() => {
+      socket.destroy();
+    });
     await new Promise<void>((done, failed) => {
       socket.once('connect', done).once('error', failed);
     });
-    stage.onEnd(() => {
-      socket.destroy();
-    });
-    return source;
+    return socket;
   }
 
   protected override cameIn(): void {
@@ -123,26 +145,23 @@ export class ScriptedSource extends Peer {
 }
 
 export class ScriptedDestination extends Peer {
-  private constructor(
-    script: Script,
-    private readonly server: Server,
-  ) {
+  private constructor(script: Script) {
     super('destination', script);
   }
 
   static async listen(stage: Stage, script: Script, path: string): Promise<ScriptedDestination> {
     const server = createServer({ allowHalfOpen: true });
-    const destination = new ScriptedDestination(script, server);
+    const destination = new ScriptedDestination(script);
     server.on('connection', (socket) => {
-      server.close();
-      destination.use(socket);
+      if (destination.isConnected) destination.useFurther(socket);
+      else destination.use(socket);
       stage.onEnd(() => {
         socket.destroy();
       });
     });
     await new Promise<void>((done) => server.listen(path, done));
     stage.onEnd(() => {
-      destination.server.close();
+      server.close();
     });
     return destination;
   }

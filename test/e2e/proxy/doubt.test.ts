@@ -88,6 +88,7 @@ async function completes(scene: Scene): Promise<void> {
   assert.equal(await proxy.exitCode(10), EXIT.ok, proxy.said());
   assert.deepEqual([from.fault, to.fault], [undefined, undefined]);
   assert.deepEqual([from.runs, to.runs], [false, true]);
+  assert.equal(to.further.length, from.further.length, 'further connections');
 }
 
 /** The link, cut at this message, does not come back within the time that it has. */
@@ -208,6 +209,25 @@ void describe('the link is cut at each message', { concurrency: AT_ONCE }, () =>
       },
       ['--in-doubt', 'fail'],
     ));
+
+  void it('never, and QEMU makes a further connection while the answer to its package is out: it is carried', () =>
+    onScene(postcopy, async (scene) => {
+      const { from, to } = scene;
+      await playUntil(
+        scene,
+        postcopy.messages.findIndex(({ name }) => name === 'PONG 4'),
+      );
+      await from.connectAgain();
+      await until(
+        () => to.further.length === 1,
+        10,
+        () => `it does not come: ${scene.proxy.said()}`,
+      );
+      assert.ok(!from.has(postcopy.settles));
+      from.further[0]?.end();
+      goOn(scene);
+      await completes(scene);
+    }));
 
   for (const script of [precopy, postcopy]) {
     void it(`${script.name}, never`, () =>
