@@ -657,6 +657,8 @@ export interface Native {
   packerBytes(codec: number, level: number, frameSize: number): number;
   codecLevels(codec: number): [lowest: number, highest: number];
   arenaBytes(frameSize: number, inFlight: number, packers: number): number;
+  /** What is kept of a base and of its bases while they are read, in bytes. */
+  baseBytes(): number;
   /** What match takes in an encoder, with frames of so many bytes in all on their way. */
   matchBytes(window: number, deep: boolean, inFlightBytes: number): number;
   pipe(): [read: number, write: number];

@@ -12,6 +12,7 @@ import {
 } from '../archive/index.js';
 import { CODECS } from '../codecs.js';
 import { PagewireError } from '../errors.js';
+import { native } from '../native.js';
 import { type SaveLevel, saveProfile } from '../pipeline/save.js';
 import { bytes, ratio } from '../telemetry/amounts.js';
 import { encodeLine } from '../telemetry/progress.js';
@@ -41,7 +42,7 @@ export async function list(files: readonly string[]): Promise<number> {
 export function describe(file: string, info: ArchiveInfo): string {
   const { index, base } = info;
   const own = info.start > 0 ? `, the last stream of it from byte ${info.start} on` : '';
-  const ofBase = base ? ', and up to 320 MiB for what it is based on' : '';
+  const ofBase = base ? `, and up to ${bytes(native.baseBytes())} for what it is based on` : '';
   const rows: [string, string][] = [
     ['size', `${bytes(info.fileBytes)} for ${bytes(info.rawBytes)} (${ratio(info.rawBytes, info.fileBytes)})${own}`],
     ['frames', frames(info)],

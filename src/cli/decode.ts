@@ -1,3 +1,4 @@
+import { dirname } from 'node:path';
 import { isatty } from 'node:tty';
 import { PagewireError } from '../errors.js';
 import { Decoder } from '../pipeline/decoder.js';
@@ -10,6 +11,7 @@ import { type FileFlags, fileOptions, transfer, type TransferFlags } from './tra
 export interface DecodeFlags extends TransferFlags, FileFlags {
   input: string;
   output: string;
+  base?: string[];
   threads?: number;
   memoryLimit?: number;
 }
@@ -25,7 +27,14 @@ export async function decode(flags: DecodeFlags, signal: AbortSignal): Promise<n
   const source = openSource(flags.input, files);
   const target = await openTarget(flags.output, signal, files);
   return transfer(source, target, flags, () => {
-    const decoder = new Decoder({ ...flags, input: source.fd, output: target.fd, signal });
+    const decoder = new Decoder({
+      ...flags,
+      bases: flags.base,
+      baseFolder: dirname(source.name),
+      input: source.fd,
+      output: target.fd,
+      signal,
+    });
     return {
       name: 'decode',
       done: decoder.done,

@@ -101,6 +101,7 @@ function commands(): Command {
     .description('frames → stream')
     .option('-i, --input <IN>', 'where the frames come from', '-')
     .option('-o, --output <OUT>', 'where the stream goes', '-')
+    .option('--base <FILE>', 'a base that is not where it was; may be repeated', each)
     .option('-T, --threads <N>', 'threads that unpack (default: one for each processor, up to 8)', integer)
     .option('--memory-limit <SIZE>', 'for all of it (default: half of what is free)', size)
     .option('--direct', 'past the page cache, where IN or OUT is a file', false)

@@ -58,9 +58,6 @@ const MATCH_SIZES = { least: 2 ** 20, most: 2 ** 36 };
 /** From this level on somebody wants it small, whatever the codec. */
 const DEEP_MATCH_LEVEL = 9;
 
-/** What is kept of a base and of its bases while they are read (archive/file.rs), in bytes. */
-const BASE_FILE_BYTES = 320 * 2 ** 20;
-
 /** The level that is used unless told otherwise: the fast one of every codec. */
 export const DEFAULT_LEVEL = 1;
 
@@ -117,7 +114,7 @@ export function checkEncoder(settings: EncoderSettings, reserved = 0): CheckedSe
   if (!delta && settings.cacheSize !== undefined) throw badOption('a cache size (--cache-size) is for delta');
   const match = checkMatch(settings, level);
   const matchMemory = match ? native.matchBytes(match.window, match.deep, framesInFlight(threads) * frameSize) : 0;
-  const baseMemory = settings.base === undefined ? 0 : BASE_FILE_BYTES;
+  const baseMemory = settings.base === undefined ? 0 : native.baseBytes();
   const fixedMemory = (codec: Codec, level: number): number =>
     fixedMemoryOf(codec, level, threads, frameSize) + matchMemory + baseMemory + reserved;
   const fixed = fixedMemory(codec, level);

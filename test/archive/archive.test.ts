@@ -97,6 +97,11 @@ describe('an incremental save', () => {
     assert.match(missing.stderr, /its base .*monday\.pw is not found .*--base/);
     const named = await pagewire(t, ['-dc', '--base', at('moved.pw'), at('tuesday.pw')]);
     assert.ok(named.stdout.equals(changed), named.stderr);
+    const decoded = await pagewire(t, ['decode', '-i', at('tuesday.pw'), '--base', at('moved.pw')]);
+    assert.ok(decoded.stdout.equals(changed), decoded.stderr);
+    const least = await pagewire(t, ['-dc', '--memory-limit', '400M', '--base', at('moved.pw'), at('tuesday.pw')]);
+    assert.deepEqual([least.code, least.stdout.length], [5, 0]);
+    assert.match(least.stderr, /takes \d+ bytes of memory; there may be \d+ \(give a larger --memory-limit\)/);
     await verifyFile(at('tuesday.pw'), { bases: [at('moved.pw')] });
     const wrong = await pagewire(t, ['-t', '--base', at('flat.pw'), at('tuesday.pw')]);
     assert.equal(wrong.code, 2);

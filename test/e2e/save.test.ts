@@ -46,4 +46,38 @@ void describe('a guest is saved and restored', { concurrency: atOnce }, () => {
         }));
     }
   }
+
+  const build = qemus.at(-1);
+  if (build === undefined) return;
+  void it(`against the save before it (--base), QEMU ${build.version}`, () =>
+    onStage(async (stage) => {
+      const machine = { type: 'q35', guest: bareGuest(stage, 'mixed') };
+      const files = ['monday.pw', 'tuesday.pw'].map((name) => stage.path(name)) as [string, string];
+      const from = await Qemu.start(stage, machine, { build });
+      const save = async (file: string, ...options: string[]): Promise<void> => {
+        await from.qmp.execute('stop');
+        await from.qmp.execute('migrate', { uri: `exec:${shellCommand(pagewire, ...options, '-o', file)}` });
+        await until(
+          () => existsSync(file),
+          60,
+          () => `no file; ${from.complaint()}`,
+        );
+        await from.waitForMigration('completed');
+      };
+      await save(files[0]);
+      await from.qmp.execute('cont');
+      const before = lastTickOf(from).time;
+      await until(
+        () => (from.lastTick()?.time ?? 0) > before + 4,
+        15,
+        () => `the guest stands; ${from.complaint()}`,
+      );
+      await save(files[1], '--base', files[0]);
+
+      const to = await Qemu.start(stage, machine, { build, incoming: true });
+      await to.qmp.execute('migrate-incoming', { uri: `exec:${shellCommand(pagewire, '-dc', files[1])}` });
+      await to.waitForMigration('completed');
+      await assertSameGuest(from, to);
+      await to.runsOnFrom(lastTickOf(from));
+    }));
 });

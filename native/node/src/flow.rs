@@ -6,7 +6,7 @@ use napi::bindgen_prelude::{ClassInstance, FnArgs};
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi::{Error, Result, Status};
 use napi_derive::napi;
-use pagewire_core::archive::Bases;
+use pagewire_core::archive::{Bases, CHAIN_BYTES};
 use pagewire_core::codec::Codec;
 use pagewire_core::delta;
 use pagewire_core::flow::{
@@ -631,6 +631,12 @@ impl NativeFlow {
             Err(error) => NativeResult::failed(&error),
         }))
     }
+}
+
+/// What is kept of a base and of its bases while they are read, in bytes.
+#[napi]
+pub fn base_bytes() -> f64 {
+    CHAIN_BYTES as f64
 }
 
 /// Bytes that frames on their way take at the most.

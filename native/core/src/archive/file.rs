@@ -19,6 +19,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 const CACHE: usize = 160 << 20;
 /// A few frames of the largest size.
 const LEAST_CACHE: usize = 10 << 20;
+/// What a base and its own bases keep of what is read, in bytes: of a chain of up to five.
+pub const CHAIN_BYTES: u64 = 2 * CACHE as u64;
 /// The longest chain of bases.
 pub(super) const MAX_CHAIN: usize = 64;
 

@@ -26,7 +26,7 @@ mod verify;
 pub use base::{BaseName, BasePages, Bases};
 pub use build::{Builder, Scribe, Watcher};
 pub use error::ArchiveError;
-pub use file::{Archive, Info};
+pub use file::{Archive, CHAIN_BYTES, Info};
 pub use index::{Content, Directory, FrameAt, PageHash, PageRecord, Part, PartAt};
 pub use salvage::{Piece, Salvaged, salvage};
 pub use verify::{Verified, verify};

@@ -85,13 +85,15 @@ impl Source<'_> {
         if !first && start.window > 0 && !self.shared.arena.wait_for_all_but(1) {
             return Err(FlowError::Stopped);
         }
+        let base = self.base(slot.payload())?;
+        let window = self.shared.window_of(&start, base.is_some(), self.origin)?;
         let mut order = Order {
             sequence: 0,
             offset: 0,
             frames: 0,
             frame_size: start.frame_size,
-            window: self.shared.window_of(&start, self.origin)?,
-            base: self.base(slot.payload())?,
+            window,
+            base,
         };
         self.in_order(&mut order, &header)?;
         self.shared.pass(slot)?;

@@ -27,7 +27,7 @@ mod sink;
 pub use copy::Copy;
 pub use encode::{CacheSize, DeltaOptions, EncodeOptions, GuestReport, MatchOptions};
 
-use crate::archive::{ArchiveError, Bases, Builder};
+use crate::archive::{ArchiveError, Bases, Builder, CHAIN_BYTES};
 use crate::codec::Codec;
 use crate::delta;
 use crate::descriptor::{Input, Output, Wake, thread_cpu_ns};
@@ -410,20 +410,21 @@ impl Shared {
         Ok(())
     }
 
-    /// The window that a decoder needs for a stream that begins so; `None` where it has no references.
+    /// The window that a decoder needs for a stream that begins so; `None` where it has no references. Those into a base
+    /// need memory besides.
     fn window_of(
         &self,
         start: &Start,
+        has_base: bool,
         origin: arena::Origin,
     ) -> Result<Option<Arc<Window>>, FlowError> {
         if start.window == 0 {
             return Ok(None);
         }
         let in_flight = u64::from(self.arena.in_flight()) * u64::from(start.frame_size);
-        let (window, needed) = (
-            start.window,
-            matching::decoder_bytes(start.window, in_flight),
-        );
+        let window = start.window;
+        let of_base = if has_base { CHAIN_BYTES } else { 0 };
+        let needed = matching::decoder_bytes(window, in_flight) + of_base;
         if needed > self.window_limit {
             let limit = self.window_limit;
             return Err(origin.error(FrameError::Window {
