@@ -15,7 +15,10 @@ const GAUGES: Record<string, [help: string, read: Reading]> = {
   session_wire_sent_bytes: ['Bytes written to links.', (s) => s.wire.out],
   session_wire_received_bytes: ['Bytes read from links.', (s) => s.wire.in],
   session_return_bytes: ["Bytes of QEMU's return path.", (s) => s.returnBytes],
-  session_wire_bytes_per_second: ['What the link takes while it is kept busy.', (s) => s.wire.bytesPerSecond],
+  session_wire_bytes_per_second: [
+    'What the link takes while it is kept busy; 0 where it always had room.',
+    (s) => s.wire.bytesPerSecond,
+  ],
   session_queue_seconds: ['How long what is queued before the wire will take.', (s) => s.queue.ms / 1000],
   session_queue_bytes: ['What is queued before the wire.', (s) => s.queue.bytes],
   session_unacknowledged_bytes: ['Kept until the peer has acknowledged it.', (s) => s.unackedBytes],

@@ -1,7 +1,8 @@
 //! Files: written by real flows, read at random, damaged in every bit and cut at every byte.
 
 use pagewire_core::archive::{
-    Archive, ArchiveError, BasePages, Bases, Builder, Content, Verified, salvage, verify,
+    Archive, ArchiveError, BasePages, Bases, Builder, CHAIN_BYTES, Content, Verified, salvage,
+    verify,
 };
 use pagewire_core::codec::Codec;
 use pagewire_core::flow::{EncodeOptions, Event, Flow, MatchOptions};
@@ -157,7 +158,16 @@ fn restore(from: &Path, bases: &Bases) -> Result<Vec<u8>, String> {
     );
     let bases = bases.clone();
     let flow = |listener| {
-        Flow::decode(input.into(), output.into(), 4, 2, 64 << 20, bases, listener).expect("a flow")
+        Flow::decode(
+            input.into(),
+            output.into(),
+            4,
+            2,
+            CHAIN_BYTES + (64 << 20),
+            bases,
+            listener,
+        )
+        .expect("a flow")
     };
     let result = run(flow, None);
     let restored = fs::read(&to).expect("read");

@@ -564,8 +564,8 @@ impl Flow {
     }
 
     /// Starts to decode: frames in, the original stream out, held against their checksums and totals. A stream with
-    /// references needs memory for what they lead back to, `window_limit` bytes at the most. The base of one that has a
-    /// base is looked for as `bases` says.
+    /// references needs memory for what they lead back to and for what of a base is read ([`CHAIN_BYTES`]), `window_limit`
+    /// bytes at the most. The base of one that has a base is looked for as `bases` says.
     pub fn decode(
         input: OwnedFd,
         output: OwnedFd,

@@ -167,6 +167,8 @@ pub(super) fn run(shared: &Shared, mut target: Target) -> Result<Option<Ending>,
             let started = Instant::now();
             slot = pack::resolve(slot)?;
             let (kind, raw_len) = (slot.header.kind, slot.header.raw_len);
+            // How long a link takes for the frame is known better than how long it took to give it to the kernel.
+            let mut on_link = None;
             match (&mut target, kind) {
                 (Target::Frames(output), _) => {
                     if let Some(scribe) = &mut scribe {
@@ -183,6 +185,7 @@ pub(super) fn run(shared: &Shared, mut target: Target) -> Result<Option<Ending>,
                     let last = matches!(kind, FrameType::End | FrameType::Abort);
                     let bytes = slot.wire();
                     wire.send(bytes, upto, last)?;
+                    on_link = wire.time_for(bytes.len());
                     let counter = &shared.counters.bytes_out;
                     counter.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                 }
@@ -232,7 +235,8 @@ pub(super) fn run(shared: &Shared, mut target: Target) -> Result<Option<Ending>,
             if let Target::FromWire(wire, _) = &target {
                 wire.delivered(frames, kind == FrameType::End);
             }
-            shared.pressure.drained(raw_len, started.elapsed());
+            let time = on_link.unwrap_or_else(|| started.elapsed());
+            shared.pressure.drained(raw_len, time);
             shared
                 .counters
                 .sink_cpu_ns

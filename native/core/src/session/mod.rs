@@ -655,6 +655,12 @@ impl Wire {
         given_up.unwrap_or_default()
     }
 
+    /// How long the link takes for so many bytes while it is kept busy; `None` where it always had room.
+    pub(crate) fn time_for(&self, bytes: usize) -> Option<Duration> {
+        let rate = self.shared.outgoing.bytes_per_second();
+        (rate > 0.0).then(|| Duration::from_secs_f64(bytes as f64 / rate))
+    }
+
     /// Whether the link is what holds the stream up.
     pub(crate) fn is_full(&self) -> bool {
         let now = self.shared.now_ns();

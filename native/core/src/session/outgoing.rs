@@ -16,7 +16,7 @@ const SPARE_BUFFERS: usize = 8;
 
 /// What the kernel may hold unsent: so many seconds of what the link takes, within these bounds. It is on its way, and
 /// late, when the guest stops.
-const UNSENT_SECONDS: f64 = 0.01;
+const UNSENT_SECONDS: f64 = 0.02;
 const UNSENT_LEAST: u32 = 64 << 10;
 const UNSENT_MOST: u32 = 2 << 20;
 /// Until the link's rate is known.
@@ -126,7 +126,10 @@ impl Outgoing {
 
     pub(super) fn bytes_per_second(&self) -> f64 {
         let rate = f64::from_bits(self.rate_bits.load(Ordering::Relaxed));
-        self.bandwidth.limit().map_or(rate, |limit| limit.min(rate))
+        match self.bandwidth.limit() {
+            Some(limit) if rate == 0.0 || limit < rate => limit,
+            _ => rate,
+        }
     }
 
     pub(super) fn status(&self, status: &mut Status) {
@@ -275,7 +278,6 @@ impl Outgoing {
             link.set_unsent_limit(UNSENT_FIRST);
             writer.unsent = (generation, UNSENT_FIRST);
         }
-        let started = Instant::now();
         let mut waited = Duration::ZERO;
         let mut bytes = frame;
         while !bytes.is_empty() {
@@ -283,16 +285,19 @@ impl Outgoing {
                 Ok(allowed) => allowed,
                 Err(wait) => {
                     waited += self.pause(shared, link, wait)?;
+                    writer.rate.had_no_room(Instant::now());
                     continue;
                 }
             };
             match link.try_write(&bytes[..bytes.len().min(allowed)]) {
                 Ok(n) => {
                     self.bandwidth.spend(n);
+                    writer.rate.took(n);
                     bytes = &bytes[n..];
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     waited += self.wait_writable(shared, link)?;
+                    writer.rate.had_no_room(Instant::now());
                 }
                 Err(error) => return Err(error),
             }
@@ -302,6 +307,7 @@ impl Outgoing {
                 Ok(()) => break,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     waited += self.wait_writable(shared, link)?;
+                    writer.rate.had_no_room(Instant::now());
                 }
                 Err(error) => return Err(error),
             }
@@ -309,8 +315,6 @@ impl Outgoing {
         self.written_bytes
             .fetch_add(frame.len() as u64, Ordering::Relaxed);
         self.wrote_at.store(shared.now_ns(), Ordering::Relaxed);
-        // A link that never made us wait is faster than we are; its time says how fast at the least.
-        writer.rate.measured(frame.len(), started.elapsed());
         let rate = writer.rate.bytes_per_second();
         self.rate_bits.store(rate.to_bits(), Ordering::Relaxed);
         writer.waited += waited;

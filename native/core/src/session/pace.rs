@@ -8,30 +8,46 @@ use std::time::{Duration, Instant};
 /// How much the newest measurement counts. At some 10 measurements in 100 ms the rate follows a link within that time.
 const WEIGHT: f64 = 0.2;
 
-/// Less than this says nothing: it fits into a buffer.
-const LEAST_BYTES: usize = 16 << 10;
+/// From one moment without room to another: a shorter time says little, in a longer one the link may have stood idle.
+const LEAST_TIME: Duration = Duration::from_millis(5);
+const MOST_TIME: Duration = Duration::from_millis(200);
 
-/// What a link takes while something waits for it.
+/// What a link takes while it is kept busy. How long writing took says nothing of it: what finds room in the kernel's
+/// buffers is taken at once. But from one moment at which there was no room to the next, what was written is what left.
 #[derive(Debug, Default)]
 pub(super) struct Rate {
     bytes_per_second: f64,
+    /// Since the link had no room.
+    since: Option<Instant>,
+    bytes: u64,
 }
 
 impl Rate {
-    /// So many bytes were taken in this time, and the link was asked for all of it.
-    pub(super) fn measured(&mut self, bytes: usize, time: Duration) {
-        let seconds = time.as_secs_f64();
-        if bytes < LEAST_BYTES || seconds <= 0.0 {
-            return;
-        }
-        let rate = bytes as f64 / seconds;
-        self.bytes_per_second = if self.bytes_per_second == 0.0 {
-            rate
-        } else {
-            self.bytes_per_second + WEIGHT * (rate - self.bytes_per_second)
-        };
+    /// So many bytes were taken.
+    pub(super) fn took(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
     }
 
+    /// The link had no room until `now`.
+    pub(super) fn had_no_room(&mut self, now: Instant) {
+        if let Some(since) = self.since {
+            let time = now.saturating_duration_since(since);
+            if time < LEAST_TIME {
+                return;
+            }
+            if time <= MOST_TIME {
+                let rate = self.bytes as f64 / time.as_secs_f64();
+                self.bytes_per_second = if self.bytes_per_second == 0.0 {
+                    rate
+                } else {
+                    self.bytes_per_second + WEIGHT * (rate - self.bytes_per_second)
+                };
+            }
+        }
+        (self.since, self.bytes) = (Some(now), 0);
+    }
+
+    /// 0 for a link that always had room.
     pub(super) fn bytes_per_second(&self) -> f64 {
         self.bytes_per_second
     }
@@ -205,13 +221,22 @@ mod tests {
     #[test]
     fn a_rate_follows_what_is_measured() {
         let mut rate = Rate::default();
-        rate.measured(100, Duration::from_millis(1));
-        assert_eq!(rate.bytes_per_second(), 0.0, "too little to say anything");
-        rate.measured(1 << 20, Duration::from_secs(1));
-        assert_eq!(rate.bytes_per_second(), f64::from(1 << 20));
+        let mut now = Instant::now();
+        let mut no_room_after = |rate: &mut Rate, bytes: usize, ms: u64| {
+            rate.took(bytes);
+            now += Duration::from_millis(ms);
+            rate.had_no_room(now);
+        };
+        no_room_after(&mut rate, 1 << 20, 1);
+        assert_eq!(rate.bytes_per_second(), 0.0, "what fitted into buffers");
+        no_room_after(&mut rate, 1000, 1);
+        no_room_after(&mut rate, 9000, 9);
+        assert_eq!(rate.bytes_per_second(), 1e6);
         for _ in 0..50 {
-            rate.measured(1 << 20, Duration::from_millis(100));
+            no_room_after(&mut rate, 1_000_000, 100);
         }
-        assert!((rate.bytes_per_second() / (10.0 * f64::from(1 << 20)) - 1.0).abs() < 0.01);
+        assert!((rate.bytes_per_second() / 1e7 - 1.0).abs() < 0.01);
+        no_room_after(&mut rate, 1000, 5000);
+        assert!(rate.bytes_per_second() > 9e6, "the link was idle");
     }
 }
