@@ -195,6 +195,13 @@ export class Host {
     return this.stage.start(`${name}-${this.name}`, [...this.prefix, ...command], [undefined]);
   }
 
+  /** From now on /usr may be written to: the host has what is changed in it to itself, below /var/usr/upper. */
+  async ownUsr(): Promise<void> {
+    for (const name of ['upper', 'work']) mkdirSync(this.path(`/var/usr/${name}`), { recursive: true });
+    const layers = 'lowerdir=/usr,upperdir=/var/usr/upper,workdir=/var/usr/work';
+    await this.run(['mount', '-t', 'overlay', 'overlay', '-o', layers, '/usr']);
+  }
+
   /** Runs a command to its end; what it said, on either channel. Fails if it does. */
   async run(command: readonly string[], seconds = 30): Promise<string> {
     const running = this.start(command[0] ?? 'nothing', command);

@@ -1,6 +1,6 @@
 // virsh save, restore, managedsave, dump and snapshots through the installed filter, and how it fails under libvirt.
 import assert from 'node:assert/strict';
-import { closeSync, existsSync, mkdirSync, openSync, readFileSync, readSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, existsSync, openSync, readFileSync, readSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { until } from '#src/demo/time.js';
@@ -36,9 +36,7 @@ async function hostWithFilter(stage: Stage, ...as: string[]): Promise<Host> {
     qemuConf: ['save_image_format = "lzop"', 'dump_image_format = "lzop"', 'snapshot_image_format = "lzop"'],
     environment: { NODE_OPTIONS: `--require ${preload} --max-old-space-size=64` },
   });
-  for (const name of ['upper', 'work']) mkdirSync(host.path(`/var/usr/${name}`), { recursive: true });
-  const layers = 'lowerdir=/usr,upperdir=/var/usr/upper,workdir=/var/usr/work';
-  await host.run(['mount', '-t', 'overlay', 'overlay', '-o', layers, '/usr']);
+  await host.ownUsr();
   if (as.length > 0) await install(host, ...as);
   return host;
 }
