@@ -10,7 +10,7 @@ import { dropIn, FILTER, FOLDER } from '#src/libvirt/install.js';
 import { root as repository } from '../harness/repository.js';
 import { onStage, type Stage } from '../harness/stage.js';
 import { boot, domainXml, lastTick, runs, stateOf } from './guest.js';
-import { Host, skipLibvirt } from './host.js';
+import { Host, libvirtVersion, skipLibvirt } from './host.js';
 
 const PAGEWIRE = join(repository, 'bin/pagewire');
 
@@ -126,10 +126,11 @@ void describe('libvirt with the filter', { skip: skipLibvirt() }, () => {
       assert.ok(lastTick(host, 'vm2') > before);
     }));
 
-  void it('images of the real lzop, gzip and zstd from before the install restore after it, and after the undo', () =>
+  // libvirt 9.0 knows no zstd.
+  const formats = ['gzip', ...(libvirtVersion === '9.0' ? [] : ['zstd']), 'lzop'];
+  void it(`images of the real ${formats.join(', ')} from before the install restore after it, and after the undo`, () =>
     onStage(async (stage) => {
       const host = await hostWithFilter(stage);
-      const formats = ['gzip', 'zstd', 'lzop'];
       for (const format of formats) {
         useFormat(host, format);
         await host.restartDaemon();
