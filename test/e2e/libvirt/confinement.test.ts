@@ -4,10 +4,9 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { environmentFiles, FILTER, FOLDER } from '#src/libvirt/install.js';
-import { cache } from '../harness/qemus.js';
-import { skipLibvirt } from './host.js';
+import { rootFolder, skipLibvirt } from './host.js';
 
-const read = (path: string): string => readFileSync(join(cache, 'libvirt/root', path), 'utf8');
+const read = (path: string): string => readFileSync(join(rootFolder, path), 'utf8');
 
 interface Rule {
   readonly path: string;

@@ -11,7 +11,11 @@ import { inCi, root as repository } from '../harness/repository.js';
 import type { Running, Stage } from '../harness/stage.js';
 
 const setup = join(repository, 'scripts/libvirt/setup.sh');
-const rootFolder = join(cache, 'libvirt/root');
+/** `9`: the tests run with libvirt 9.0 and QEMU 7.2, Debian 12's own; else with 11.3 and 10.0 of its backports. */
+const edition = process.env['PAGEWIRE_TEST_LIBVIRT'] ?? '';
+/** What the hosts' root folder holds. */
+export const libvirtVersion = edition === '9' ? '9.0' : '11.3';
+export const rootFolder = join(cache, edition === '' ? 'libvirt' : `libvirt-${edition}`, 'root');
 
 /** What this machine lacks for hosts with libvirt, in words, or undefined. In CI the root folder is fetched. */
 export function libvirtLacks(): string | undefined {
@@ -19,12 +23,13 @@ export function libvirtLacks(): string | undefined {
   for (const tool of ['unshare', 'nsenter', 'ip']) {
     if (spawnSync(tool, ['--version']).error) return `no ${tool}: install util-linux and iproute2`;
   }
-  const { status, stderr } = spawnSync(setup, inCi ? [] : ['--print'], {
+  const { status, stderr } = spawnSync(setup, [...(inCi ? [] : ['--print']), edition], {
     encoding: 'utf8',
     env: { ...process.env, PAGEWIRE_CACHE: cache },
   });
   if (status === 0) return undefined;
-  return inCi ? `scripts/libvirt/setup.sh: ${stderr}` : 'no libvirt: run scripts/libvirt/setup.sh (some 300 MB)';
+  const command = `scripts/libvirt/setup.sh ${edition}`.trim();
+  return inCi ? `${command}: ${stderr}` : `no libvirt: run ${command} (some 300 MB)`;
 }
 
 /** For `describe` and `it`: false, or why they are not run here. In CI they are, and fail. */
@@ -193,6 +198,13 @@ export class Host {
    */
   start(name: string, command: readonly string[]): Running {
     return this.stage.start(`${name}-${this.name}`, [...this.prefix, ...command], [undefined]);
+  }
+
+  /** From now on /usr may be written to: the host has what is changed in it to itself, below /var/usr/upper. */
+  async ownUsr(): Promise<void> {
+    for (const name of ['upper', 'work']) mkdirSync(this.path(`/var/usr/${name}`), { recursive: true });
+    const layers = 'lowerdir=/usr,upperdir=/var/usr/upper,workdir=/var/usr/work';
+    await this.run(['mount', '-t', 'overlay', 'overlay', '-o', layers, '/usr']);
   }
 
   /** Runs a command to its end; what it said, on either channel. Fails if it does. */

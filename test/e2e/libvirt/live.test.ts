@@ -11,6 +11,7 @@ import type { GuestPlan } from './guest.js';
 import { ADDRESS6, Hosts, inside, skipLibvirt } from './host.js';
 import type { Host, HostOptions } from './host.js';
 import { Cook } from './recipes.js';
+import { startService } from './services.js';
 
 const skip = skipLibvirt();
 
@@ -332,19 +333,14 @@ void describe('interception', { skip }, () => {
       ]);
       keys.push(/SHA256:\S+/.exec(await host.run(['pagewire', 'keygen', '--dir', '/etc/pagewire']))?.[0] ?? '');
     }
-    /** Fills in the peer, and runs what the unit runs as it does. */
+    /** Fills in the peer, and runs what the unit runs. */
     const serve = async (host: Host, unit: string, peer: string): Promise<Running> => {
       const settings = host.path(`/etc/pagewire/${unit}.env`);
       writeFileSync(
         settings,
         readFileSync(settings, 'utf8').replace(/^PAGEWIRE_OPTIONS=.*$/m, `PAGEWIRE_OPTIONS="--peer ${peer}"`),
       );
-      const service = readFileSync(host.path(`/etc/systemd/system/pagewire-${unit}.service`), 'utf8');
-      const command = /^ExecStart=(.*)$/m.exec(service)?.[1]?.replace('%l', 'src') ?? '';
-      const right = /^AmbientCapabilities=CAP_(\w+)$/m.exec(service)?.[1]?.toLowerCase();
-      const rights = right === undefined ? '' : `--inh-caps +${right} --ambient-caps +${right}`;
-      const as = `setpriv --reuid pagewire --regid pagewire --clear-groups ${rights}`;
-      const proxy = host.start(`proxy-${unit}`, ['sh', '-c', `. /etc/pagewire/${unit}.env; exec ${as} ${command}`]);
+      const proxy = await startService(host, `pagewire-${unit}.service`);
       await says(proxy, /listening on|waiting for QEMU on/, 30);
       return proxy;
     };

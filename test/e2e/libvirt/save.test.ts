@@ -1,6 +1,6 @@
 // virsh save, restore, managedsave, dump and snapshots through the installed filter, and how it fails under libvirt.
 import assert from 'node:assert/strict';
-import { closeSync, existsSync, mkdirSync, openSync, readFileSync, readSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, existsSync, openSync, readFileSync, readSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { until } from '#src/demo/time.js';
@@ -10,7 +10,7 @@ import { dropIn, FILTER, FOLDER } from '#src/libvirt/install.js';
 import { root as repository } from '../harness/repository.js';
 import { onStage, type Stage } from '../harness/stage.js';
 import { boot, domainXml, lastTick, runs, stateOf } from './guest.js';
-import { Host, skipLibvirt } from './host.js';
+import { Host, libvirtVersion, skipLibvirt } from './host.js';
 
 const PAGEWIRE = join(repository, 'bin/pagewire');
 
@@ -36,9 +36,7 @@ async function hostWithFilter(stage: Stage, ...as: string[]): Promise<Host> {
     qemuConf: ['save_image_format = "lzop"', 'dump_image_format = "lzop"', 'snapshot_image_format = "lzop"'],
     environment: { NODE_OPTIONS: `--require ${preload} --max-old-space-size=64` },
   });
-  for (const name of ['upper', 'work']) mkdirSync(host.path(`/var/usr/${name}`), { recursive: true });
-  const layers = 'lowerdir=/usr,upperdir=/var/usr/upper,workdir=/var/usr/work';
-  await host.run(['mount', '-t', 'overlay', 'overlay', '-o', layers, '/usr']);
+  await host.ownUsr();
   if (as.length > 0) await install(host, ...as);
   return host;
 }
@@ -128,10 +126,11 @@ void describe('libvirt with the filter', { skip: skipLibvirt() }, () => {
       assert.ok(lastTick(host, 'vm2') > before);
     }));
 
-  void it('images of the real lzop, gzip and zstd from before the install restore after it, and after the undo', () =>
+  // libvirt 9.0 knows no zstd.
+  const formats = ['gzip', ...(libvirtVersion === '9.0' ? [] : ['zstd']), 'lzop'];
+  void it(`images of the real ${formats.join(', ')} from before the install restore after it, and after the undo`, () =>
     onStage(async (stage) => {
       const host = await hostWithFilter(stage);
-      const formats = ['gzip', 'zstd', 'lzop'];
       for (const format of formats) {
         useFormat(host, format);
         await host.restartDaemon();

@@ -1,4 +1,5 @@
-// The two proxies of libvirt's tunnel, each on its host.
+// The two proxies of libvirt's tunnel, each on its host, without keys. (With keys: the recipes of
+// docs/libvirt-tunnel.md.)
 import { mkdirSync } from 'node:fs';
 import { says } from '../harness/proxies.js';
 import type { Running } from '../harness/stage.js';
@@ -6,7 +7,7 @@ import type { Host } from './host.js';
 
 const SOCKET = '/run/pagewire/libvirt.sock';
 /** Where the destination's proxy listens. */
-export const PORT = 7780;
+const PORT = 7780;
 
 /** The far daemon, through them. */
 export const TUNNEL_URI = `qemu+unix:///system?socket=${SOCKET}`;

@@ -1,4 +1,5 @@
-// libvirt's own tunnel through the proxies: `virsh migrate --p2p --tunnelled`.
+// libvirt's own tunnel through the proxies: `virsh migrate --p2p --tunnelled`, by each recipe of docs/libvirt-tunnel.md,
+// with keys, and what goes wrong on the way, over plain TCP.
 import assert from 'node:assert/strict';
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { after, before, beforeEach, describe, it } from 'node:test';
@@ -6,11 +7,11 @@ import { sleep } from '#src/demo/time.js';
 import type { SessionSnapshot } from '#src/session/snapshot.js';
 import { says } from '../harness/proxies.js';
 import { Stage } from '../harness/stage.js';
-import type { Running } from '../harness/stage.js';
 import { boot, forget, furnish, isGone, lastTick, runs } from './guest.js';
 import { Hosts, skipLibvirt } from './host.js';
 import type { Host } from './host.js';
-import { endTunnel, PORT, startTunnel, TUNNEL_URI as URI } from './tunnel-proxies.js';
+import { Cook, recipe } from './recipes.js';
+import { endTunnel, startTunnel, TUNNEL_URI as URI } from './tunnel-proxies.js';
 import type { TunnelProxies } from './tunnel-proxies.js';
 
 const STATS = '/run/pagewire/stats.jsonl';
@@ -18,7 +19,7 @@ const STATS = '/run/pagewire/stats.jsonl';
 /** How often a guest goes there and back. */
 const ROUNDS = process.env['PAGEWIRE_TEST_FULL'] === '1' ? 10 : 2;
 
-/** A proxy for libvirt's tunnel on each host; the source's writes its stats. */
+/** A proxy for libvirt's tunnel on each host, without keys; the source's writes its stats. */
 async function proxies(
   from: Host,
   to: Host,
@@ -30,6 +31,8 @@ async function proxies(
   now = await startTunnel(from, to, ['--stats', STATS, ...source], destination);
   return now;
 }
+
+const withoutVirsh = (words: string): string | undefined => (words.startsWith('virsh') ? undefined : words);
 
 let now: TunnelProxies | undefined;
 
@@ -46,13 +49,20 @@ const migration = ['migrate', '--live', '--p2p', '--tunnelled', 'vm1', URI];
 void describe("libvirt's tunnel through the proxies", { skip: skipLibvirt() }, () => {
   const stage = new Stage();
   let hosts: Hosts;
+  /** For guests that go from a to b, and for those that come back. */
+  let cook: Cook, cookBack: Cook;
   before(async () => {
     hosts = await Hosts.start(stage);
-    furnish(hosts.a, hosts.b);
+    const { a, b } = hosts;
+    furnish(a, b);
+    cook = new Cook({ a, b });
+    cookBack = new Cook({ a: b, b: a });
+    for (const each of [cook, cookBack]) await each.run('Once on both hosts');
   });
   after(() => stage.end());
   beforeEach(async () => {
     if (now) await endTunnel(now);
+    for (const each of [cook, cookBack]) await each.endAll();
     await hosts.b.run(['ip', 'link', 'set', 'mig0', 'up']);
     for (const host of [hosts.a, hosts.b]) {
       await host.virsh('destroy', 'vm1').catch(() => undefined);
@@ -60,22 +70,25 @@ void describe("libvirt's tunnel through the proxies", { skip: skipLibvirt() }, (
     }
   });
 
-  void it('carries a guest there and back, again and again, and makes its stream small', async () => {
+  void it('the recipe "Setting it up", there and back, again and again: makes the stream small', async () => {
     const { a, b } = hosts;
     await boot(a);
     for (let round = 0; round < ROUNDS; round++) {
-      for (const [from, to] of [
-        [a, b],
-        [b, a],
+      for (const [from, to, by] of [
+        [a, b, cook],
+        [b, a, cookBack],
       ] as const) {
-        const pair = await proxies(from, to, ['--max-bandwidth', '200Mbit']);
+        writeFileSync(from.path(STATS), '');
         const before = lastTick(from);
-        await from.virsh(...migration);
+        await by.run('Setting it up', (words) =>
+          words.includes('proxy source') ? `${words} --stats ${STATS} --max-bandwidth 200Mbit` : words,
+        );
         await runs(to, 'vm1', before);
         await isGone(from);
-        await says(pair.source, /guest vm1: its stream is complete[\s\S]*connection has ended \(1 stream complete\)/);
-        await says(pair.destination, /guest vm1: libvirt prepares for it/);
-        await endTunnel(pair);
+        const [source, destination] = [by.proxy('source'), by.proxy('destination')];
+        await says(source, /guest vm1: its stream is complete[\s\S]*connection has ended \(1 stream complete\)/);
+        await says(destination, /guest vm1: libvirt prepares for it/);
+        await by.endAll();
         const [last] = ended(from);
         assert.equal(last?.outcome.state, 'complete');
         assert.equal(last.tunnel?.guest, 'vm1');
@@ -88,18 +101,18 @@ void describe("libvirt's tunnel through the proxies", { skip: skipLibvirt() }, (
   });
 
   void it('refuses what is no migration, as libvirt refuses', async () => {
-    const { a, b } = hosts;
-    const pair = await proxies(a, b);
-    const list = (): Running => a.start('virsh', ['virsh', '--connect', URI, 'list']);
-    const refused = list();
-    assert.notEqual(await refused.exitCode(30), 0);
-    assert.match(refused.said(), /pagewire lets only migrations through: procedure \d+ .*--libvirt-allow/);
-    await says(pair.destination, /asked for more than migrations need: refused/);
-    await endTunnel(pair);
-    const open = await proxies(a, b, [], ['--libvirt-allow', 'all']);
-    const allowed = list();
-    assert.equal(await allowed.exitCode(30), 0, allowed.said());
-    await endTunnel(open);
+    const [{ words: list, shown } = { words: '', shown: '' }] = recipe('What is let through');
+    await cook.run('Setting it up', withoutVirsh);
+    await assert.rejects(cook.run('What is let through'), (error: Error) => {
+      for (const line of shown.trim().split('\n')) assert.ok(error.message.includes(line), error.message);
+      return true;
+    });
+    await says(cook.proxy('destination'), /asked for more than migrations need: refused/);
+    await cook.endAll();
+    await cook.run('Setting it up', (words) =>
+      withoutVirsh(words)?.replace('proxy destination', '$& --libvirt-allow all'),
+    );
+    await hosts.a.run(['sh', '-c', list]);
   });
 
   void it('goes on where it was when the link comes back', async () => {
@@ -143,13 +156,13 @@ void describe("libvirt's tunnel through the proxies", { skip: skipLibvirt() }, (
   });
 
   void it('says why the destination cannot be reached', async () => {
-    const { a, b } = hosts;
+    const { a } = hosts;
     await boot(a);
-    const pair = await proxies(a, b);
-    await pair.destination.kill();
+    await cook.run('Setting it up', withoutVirsh);
+    await cook.end('destination');
     const migrating = a.startVirsh(...migration);
     assert.notEqual(await migrating.exitCode(30), 0);
-    assert.match(migrating.said(), /pagewire: cannot connect to tcp:.* connection refused/);
+    assert.match(migrating.said(), /^error: pagewire: cannot connect to tls:dst:7778: connection refused/m);
     await runs(a);
   });
 
@@ -168,20 +181,44 @@ void describe("libvirt's tunnel through the proxies", { skip: skipLibvirt() }, (
     await endTunnel(pair);
   });
 
-  void it('goes by a program that libvirt starts', async () => {
+  void it('the recipe "A program instead of a socket"', async () => {
     const { a, b } = hosts;
+    await a.ownUsr();
     await boot(a);
-    const pair = await proxies(a, b);
-    const program = '/run/pagewire/to-dst';
-    writeFileSync(
-      a.path(program),
-      `#!/bin/sh\nexec pagewire proxy source --libvirt --insecure --listen fd:0 --connect tcp:${b.address}:${PORT} 2>>/run/pagewire/log\n`,
-      { mode: 0o755 },
-    );
-    await a.virsh('migrate', '--live', '--p2p', '--tunnelled', 'vm1', `qemu+ext://dst/system?command=${program}`);
+    await cook.run('Setting it up', (words) => (words.includes('proxy destination') ? words : undefined));
+    await cook.run('A program instead of a socket');
     await runs(b, 'vm1', lastTick(a));
     await isGone(a);
-    assert.match(readFileSync(a.path('/run/pagewire/log'), 'utf8'), /guest vm1: its stream is complete/);
-    await endTunnel(pair);
+    await says(cook.proxy('destination'), /guest vm1: libvirt prepares for it/);
+    assert.equal(readFileSync(a.path('/var/log/pagewire-to-dst.log'), 'utf8'), '');
+  });
+
+  void it('the recipe "As services": what pagewire libvirt setup makes, and its undo', async () => {
+    const { a, b } = hosts;
+    for (const host of [a, b]) {
+      // It is to make the user, and its folder.
+      await host.run(['sed', '-i', '/^pagewire:/d', '/etc/passwd', '/etc/group']);
+      await host.run(['rm', '-r', '/run/pagewire']);
+    }
+    await boot(a);
+    await cook.run('As services');
+    await runs(b, 'vm1', lastTick(a));
+    await isGone(a);
+    await says(cook.proxy('source'), /guest vm1: its stream is complete/);
+    await says(cook.proxy('destination'), /guest vm1: libvirt prepares for it/);
+    await cook.endAll();
+    const owned = ['/etc/pagewire', '/etc/pagewire/pagewire.pem', '/run/pagewire'];
+    for (const host of [a, b]) {
+      assert.equal(
+        await host.run(['stat', '-c', '%U:%G %a', ...owned]),
+        'root:pagewire 750\nroot:pagewire 640\npagewire:pagewire 2770',
+      );
+      const said = await host.run(['pagewire', 'libvirt', 'setup', '--undo']);
+      for (const unit of ['pagewire-tunnel-destination', 'pagewire-tunnel@']) {
+        assert.match(said, new RegExp(`^removed /etc/systemd/system/${unit}\\.service$`, 'm'));
+      }
+      assert.match(said, /^kept .*\.env \(it was changed\)$/m);
+      assert.match(await host.run(['ls', '/etc/systemd/system']), /^(?!.*pagewire)/s);
+    }
   });
 });
