@@ -57,7 +57,7 @@ export async function runBench(settings: BenchSettings): Promise<BenchReport> {
     const measured: BenchReport['variants'] = [];
     for (const [index, source] of (await sourcesOf(settings, folder)).entries()) {
       note(`${source.name}: taking a sample`);
-      const sample = await takeSample(source, limits(settings.sampleBytes), folder, `${index}`);
+      const sample = await takeSample(source, limits(settings.sampleBytes), { folder, label: `${index}`, signal });
       const room = roomFor(Math.max(sample.blocks.length, sample.pairs.new.length));
       streams.push(streamReport(sample));
       measured.push(...(await measure(variants, sample, { runs, seconds }, { folder, room, crews, signal, note })));
@@ -118,7 +118,8 @@ function named(paths: readonly string[]): Source[] {
   return paths.map((path, index) => {
     const name = [basename(path), path].find((name) => !taken.has(name)) ?? `${path} (${index + 1})`;
     taken.add(name);
-    return { name, path };
+    // Not standard input, which is read once.
+    return { name, path: path === '-' ? './-' : path };
   });
 }
 

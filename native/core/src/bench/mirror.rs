@@ -212,7 +212,7 @@ impl Mirror {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{is_too_large, thin, walk};
+    use super::super::{extent, thin, walk};
     use super::*;
     use crate::qemu::Writer;
 
@@ -290,14 +290,16 @@ mod tests {
         let stream = stream(whole);
         let mut thinned = Vec::new();
         let total = stream.len() as u64;
-        assert!(is_too_large(&stream[..], total, total / 3).expect("reads"));
-        assert!(!is_too_large(&stream[..], total, total).expect("reads"));
-        let result = thin(&stream[..], total, total / 3, &mut thinned).expect("thins");
+        let found = extent(&stream[..], None).expect("reads");
+        assert_eq!(found, extent(&stream[..], Some(total)).expect("reads"));
+        assert_eq!((found.bytes, found.ram_bytes), (total, 8 << 20));
+        assert!(found.is_beyond(total / 3) && !found.is_beyond(total));
+        let result = thin(&stream[..], found, total / 3, &mut thinned).expect("thins");
         assert_eq!(result.bytes, total);
         assert_eq!(result.kept, thinned.len() as u64);
         assert!(thinned.len() < stream.len() && thinned.ends_with(b"devices"));
-        let found = facts(&thinned[..]).expect("facts");
-        assert!(found.is_qemu && found.records % 128 == 0, "{found:?}");
+        let kept = facts(&thinned[..]).expect("facts");
+        assert!(kept.is_qemu && kept.records % 128 == 0, "{kept:?}");
         // Parsed to the end of the RAM.
         let ended = walk::walk(&thinned[..], |_, _, _, _| Ok::<bool, BenchError>(true));
         assert_eq!(
@@ -306,7 +308,7 @@ mod tests {
         );
         // All of it is the stream itself.
         let mut whole = Vec::new();
-        thin(&stream[..], total, total, &mut whole).expect("thins");
+        thin(&stream[..], found, total, &mut whole).expect("thins");
         assert!(whole == stream);
     }
 
@@ -324,9 +326,10 @@ mod tests {
         let stream = writer.take();
         // The stream has no more bytes than the limit, the guest 64 MiB.
         let (total, limit) = (stream.len() as u64, 256 << 10);
-        assert!(total < limit && is_too_large(&stream[..], total, limit).expect("reads"));
+        let found = extent(&stream[..], Some(total)).expect("reads");
+        assert!(total < limit && found.is_beyond(limit));
         let mut thinned = Vec::new();
-        thin(&stream[..], total, limit, &mut thinned).expect("thins");
+        thin(&stream[..], found, limit, &mut thinned).expect("thins");
         let records = facts(&thinned[..]).expect("facts").records;
         assert!(records > 0 && records < pages / 8, "{records}");
     }
