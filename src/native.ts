@@ -483,6 +483,8 @@ export interface StreamFacts {
   again: number;
   /** Different pages that came with content, not as one byte all over. */
   distinct: number;
+  /** From where on, and why, a QEMU stream is not understood before its device states; undefined where all is well. */
+  fault?: { offset: number; reason: string };
 }
 
 /** Two versions of pages, side by side: both are as long. */

@@ -123,7 +123,7 @@ function named(paths: readonly string[]): Source[] {
   });
 }
 
-function streamReport({ name, streamBytes, bytes, digest, blocks, pairs, facts, notUnderstood }: Sample): StreamReport {
+function streamReport({ name, streamBytes, bytes, digest, blocks, pairs, facts }: Sample): StreamReport {
   return {
     name,
     bytes: streamBytes,
@@ -136,6 +136,6 @@ function streamReport({ name, streamBytes, bytes, digest, blocks, pairs, facts, 
     pageSize: facts.pageSize,
     pages: facts.records,
     pagesAgain: facts.again,
-    ...(notUnderstood !== undefined && { notUnderstood }),
+    ...(facts.fault && { notUnderstood: `byte ${facts.fault.offset} of what is measured on: ${facts.fault.reason}` }),
   };
 }

@@ -19,8 +19,6 @@ export interface Sample {
   /** SHA-256 of the sample, in hexadecimal digits: figures of two reports are of the same bytes if it is the same. */
   digest: string;
   facts: StreamFacts;
-  /** From where on, and why, a QEMU stream is not understood before its device states; undefined where all is well. */
-  notUnderstood: string | undefined;
   /** Pieces of the sample, evenly from all of it, one behind the other. */
   blocks: Buffer;
   /** Pages that came more than once, with what they were before, evenly; empty where there are none. */
@@ -49,13 +47,12 @@ export async function takeSample(
   const { name } = input;
   const { path, streamBytes } = await fileOf(input.path, limits.bytes, join(folder, `${label}.sample`), signal);
   const facts = await native.streamFacts(path);
-  const [blocks, pairs, digest, notUnderstood] = await Promise.all([
+  const [blocks, pairs, digest] = await Promise.all([
     readPieces(path, limits.pieces),
     native.streamPairs(path, facts.again, limits.pieces),
     digestOf(path),
-    facts.isQemu ? faultOf(path) : undefined,
   ]);
-  return { name, streamBytes, path, bytes: (await stat(path)).size, digest, facts, notUnderstood, blocks, pairs };
+  return { name, streamBytes, path, bytes: (await stat(path)).size, digest, facts, blocks, pairs };
 }
 
 /** The file with the stream, or of a larger one with what is left: the input itself, where nothing stands around it, or `to`. */
@@ -107,20 +104,6 @@ async function digestOf(path: string): Promise<string> {
   const hash = createHash('sha256');
   for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 })) hash.update(chunk as Buffer);
   return hash.digest('hex');
-}
-
-async function faultOf(path: string): Promise<string | undefined> {
-  const file = await open(path);
-  try {
-    const {
-      ended,
-      understood,
-      reason = '?',
-    } = (await native.NativeReader.open(file.fd).inspect(Buffer.alloc(0), 0)).report();
-    return ended === 'unknown' ? `byte ${understood} of what is measured on: ${reason}` : undefined;
-  } finally {
-    await file.close();
-  }
 }
 
 async function readPieces(path: string, limit: number): Promise<Buffer> {

@@ -128,6 +128,13 @@ pub struct NativeStreamFacts {
     pub whole: f64,
     pub again: f64,
     pub distinct: f64,
+    pub fault: Option<NativeFault>,
+}
+
+#[napi(object)]
+pub struct NativeFault {
+    pub offset: f64,
+    pub reason: String,
 }
 
 impl From<StreamFacts> for NativeStreamFacts {
@@ -141,6 +148,10 @@ impl From<StreamFacts> for NativeStreamFacts {
             whole: facts.whole as f64,
             again: facts.again as f64,
             distinct: facts.distinct as f64,
+            fault: facts.fault.map(|(offset, reason)| NativeFault {
+                offset: offset as f64,
+                reason: reason.as_str().to_owned(),
+            }),
         }
     }
 }

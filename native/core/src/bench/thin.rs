@@ -1,8 +1,8 @@
 //! A smaller stream of the same kind: with some of the guest's pages instead of all, whenever they come.
 
 use super::BenchError;
-use super::walk::{Piece, walk};
-use crate::qemu::{Element, MAX_RECORD_HEAD, PageAt, record_head, wire::flag};
+use super::walk::walk;
+use crate::qemu::{Element, Found, MAX_RECORD_HEAD, PageAt, Part, record_head, wire::flag};
 use std::io::{self, Read, Write};
 
 /// Pages are kept in runs of so many neighbours, as they lie in memory: 1 MiB of pages of 4 KiB.
@@ -39,10 +39,10 @@ impl Extent {
 /// If reading fails.
 pub fn extent(input: impl Read, known: Option<u64>) -> Result<Extent, BenchError> {
     let mut extent = Extent::default();
-    walk(input, |reader, piece, offset, bytes| {
+    walk(input, |reader, part, offset, bytes| {
         extent.bytes = offset + bytes.len() as u64;
         extent.ram_bytes = reader.guest().map_or(0, |guest| guest.total_bytes);
-        let may_be_named = extent.ram_bytes == 0 && matches!(piece, Piece::Element(_));
+        let may_be_named = extent.ram_bytes == 0 && matches!(part, Part::Element(_));
         Ok::<bool, BenchError>(known.is_none() || may_be_named)
     })?;
     extent.bytes = known.unwrap_or(extent.bytes);
@@ -80,21 +80,23 @@ pub fn thin(
     let mut result = Thinned::default();
     let mut last_block = None;
     let mut rest = 0;
-    walk(input, |reader, piece, offset, bytes| {
+    walk(input, |reader, part, offset, bytes| {
         result.bytes = offset + bytes.len() as u64;
-        let at = match piece {
-            Piece::Element(
-                Element::Page { at, .. }
-                | Element::Fill { at, .. }
-                | Element::Xbzrle { at, .. }
-                | Element::CompressPage { at, .. },
-            ) => at,
-            Piece::Element(_) => {
+        let at = match part {
+            Part::Element(Found {
+                element:
+                    Element::Page { at, .. }
+                    | Element::Fill { at, .. }
+                    | Element::Xbzrle { at, .. }
+                    | Element::CompressPage { at, .. },
+                ..
+            }) => at,
+            Part::Element(_) => {
                 output.write_all(bytes)?;
                 result.kept += bytes.len() as u64;
                 return Ok(true);
             }
-            Piece::Opaque => {
+            Part::Opaque(_) => {
                 // Behind the RAM: the devices' states. Else whatever it is.
                 let is_kept = match reader.guest() {
                     Some(_) => rest + bytes.len() as u64 <= MAX_REST,

@@ -1,53 +1,55 @@
 //! A stream read element by element, from wherever it comes.
 
-use crate::qemu::{Element, MAX_ELEMENT, Parsed, Reader, Reason};
+use crate::qemu::{Elements, Found, Part, Reader, Reason};
 use std::io::{self, Read};
+use std::ops::ControlFlow;
 
-/// What is read at once: large enough for any element, and for the parser to be what takes the time.
+/// What is read at once: large enough for the parser to be what takes the time.
 const BUFFER: usize = 1 << 20;
-const _: () = assert!(BUFFER > MAX_ELEMENT);
 
-/// A piece of the stream with its bytes.
-pub(super) enum Piece<'a> {
-    Element(Element<'a>),
-    /// Not parsed: behind the RAM, or from where the stream is not understood.
-    Opaque,
+/// How far a stream was gone over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Walked {
+    /// Bytes that were understood.
+    pub understood: u64,
+    /// Why what follows them was not, if so.
+    pub reason: Option<Reason>,
 }
 
-/// Gives every piece of the stream, with its offset and bytes, until the stream or `visit` ends it (by `false`).
-/// Returns why parsing ended, if it did before the stream.
+/// Gives every part of the stream, with its offset and bytes, until the stream or `visit` ends it (by `false`).
 pub(super) fn walk<E: From<io::Error>>(
     mut input: impl Read,
-    mut visit: impl FnMut(&Reader, Piece<'_>, u64, &[u8]) -> Result<bool, E>,
-) -> Result<Option<Reason>, E> {
-    let mut reader = Reader::new();
+    mut visit: impl FnMut(&Reader, Part<'_>, u64, &[u8]) -> Result<bool, E>,
+) -> Result<Walked, E> {
+    let mut elements = Elements::new();
     let mut buffer = vec![0; BUFFER];
-    let (mut offset, mut held) = (0u64, 0);
+    let mut offset = 0;
+    let mut goes_on = Ok(true);
     loop {
-        let read = input.read(&mut buffer[held..])?;
-        if read == 0 {
-            // What is left is no whole element.
-            if held > 0 {
-                visit(&reader, Piece::Opaque, offset, &buffer[..held])?;
+        let length = input.read(&mut buffer)?;
+        elements.feed_all(&buffer[..length], |reader, part| {
+            if matches!(goes_on, Ok(true)) {
+                let (Part::Element(Found { bytes, .. }) | Part::Opaque(bytes)) = part;
+                goes_on = visit(reader, part, offset, bytes);
+                offset += bytes.len() as u64;
             }
-            return Ok(reader.reason());
-        }
-        let end = held + read;
-        let mut at = 0;
-        while at < end {
-            let bytes = &buffer[at..end];
-            let (piece, length) = match reader.next(bytes) {
-                Parsed::NeedMore => break,
-                Parsed::Verbatim(_) => (Piece::Opaque, bytes.len()),
-                Parsed::Element(element, length) => (Piece::Element(element), length),
-            };
-            if !visit(&reader, piece, offset, &bytes[..length])? {
-                return Ok(reader.reason());
+            match goes_on {
+                Ok(true) => ControlFlow::Continue(()),
+                // Any reason: it is not told.
+                _ => ControlFlow::Break(Reason::EndOfStream),
             }
-            at += length;
-            offset += length as u64;
+        });
+        let held = elements.held();
+        if length == 0 && !held.is_empty() && matches!(goes_on, Ok(true)) {
+            // No whole element.
+            goes_on = visit(elements.reader(), Part::Opaque(held), offset, held);
         }
-        buffer.copy_within(at..end, 0);
-        held = end - at;
+        if length == 0 || !matches!(goes_on, Ok(true)) {
+            let reader = elements.reader();
+            return goes_on.map(|_| Walked {
+                understood: reader.offset(),
+                reason: reader.reason(),
+            });
+        }
     }
 }

@@ -18,7 +18,7 @@ pub use sample::{FRAME, MAX_FRAMES, Measured, Mismatch, Sample};
 
 use crate::flow::FlowError;
 use crate::measuring::{Stream, flow_error};
-use crate::qemu::{Element, Elements, GuestRam, Place, Reason};
+use crate::qemu::{Element, Elements, GuestRam, Part, Place, Reason};
 use std::io::Read;
 use std::ops::ControlFlow;
 
@@ -91,7 +91,6 @@ impl Inspector {
     /// Looks at the next bytes of the stream.
     pub fn feed(&mut self, bytes: &[u8]) {
         self.sample.add(bytes);
-        let before = self.bytes;
         self.bytes += bytes.len() as u64;
         let Self {
             elements,
@@ -99,9 +98,20 @@ impl Inspector {
             pages,
             cache_bytes,
             malformed,
+            devices,
             ..
         } = self;
-        elements.feed(bytes, |reader, found| {
+        elements.feed_all(bytes, |reader, part| {
+            let found = match part {
+                Part::Element(found) => found,
+                Part::Opaque(bytes) => {
+                    if reader.reason().is_some_and(Reason::is_regular) {
+                        let room = MAX_DEVICE_STATE - devices.len();
+                        devices.extend_from_slice(&bytes[..bytes.len().min(room)]);
+                    }
+                    return ControlFlow::Continue(());
+                }
+            };
             outline.add(&found);
             let pages = match (&mut *pages, reader.guest()) {
                 (Some(pages), _) => pages,
@@ -114,16 +124,6 @@ impl Inspector {
             *malformed = Some(found.start);
             ControlFlow::Break(Reason::Delta)
         });
-        if matches!(
-            self.elements.reason(),
-            Some(Reason::DeviceState | Reason::EndOfStream)
-        ) {
-            let from = self.elements.understood().saturating_sub(before) as usize;
-            let room = MAX_DEVICE_STATE - self.devices.len();
-            let kept = &bytes[from..];
-            self.devices
-                .extend_from_slice(&kept[..kept.len().min(room)]);
-        }
     }
 
     /// Bytes of the stream.
