@@ -483,6 +483,8 @@ export interface StreamFacts {
   again: number;
   /** Different pages that came with content, not as one byte all over. */
   distinct: number;
+  /** From where on, and why, a QEMU stream is not understood before its device states; undefined where all is well. */
+  fault?: { offset: number; reason: string };
 }
 
 /** Two versions of pages, side by side: both are as long. */
@@ -603,6 +605,15 @@ export interface NativeInspection {
   measure(codec: number, level: number, limitMs: number): Promise<Measured>;
 }
 
+/** How large a stream is. */
+export interface Extent {
+  bytes: number;
+  /** Of its guest's RAM; 0 where the stream names none. */
+  ramBytes: number;
+  /** Whether that is more than was asked about, or its guest more than 16 times as large. */
+  isBeyond: boolean;
+}
+
 /** An input, read on threads of the core's own; one read at a time. */
 export interface NativeReader {
   /** The next bytes; fewer at the input's end. */
@@ -612,6 +623,10 @@ export interface NativeReader {
    * `cacheBytes`.
    */
   inspect(head: Uint8Array, cacheBytes: number): Promise<NativeInspection>;
+  /** Reads a stream as far as it must to know its extent: to its end where its length is not `known`, which is null then. */
+  extent(head: Uint8Array, known: number | null, limit: number): Promise<Extent>;
+  /** Writes a stream to a file; one that is beyond the limit as that of a smaller guest, with about so many bytes. */
+  thin(head: Uint8Array, extent: Extent, limit: number, to: string): Promise<void>;
   /** Whoever reads, now or later, is told STOPPED. */
   stop(): void;
 }
@@ -685,17 +700,12 @@ export interface Native {
   // What `pagewire bench` measures with: native/node/src/bench.rs. Here bytes of a stream do go to JavaScript.
   NativeBlockCodec: new (codec: number, level: number, blockSize: number) => NativeBlockCodec;
   NativeDeltaCodec: new (rival: NativeRival, level: number, pageSize: number) => NativeDeltaCodec;
-  /**
-   * Writes about `limit` bytes of a stream to another file, as the stream of a smaller guest, if it is larger, or its
-   * guest more than 16 times as large. Whether it has.
-   */
-  thinStream(from: string, to: string, limit: number): Promise<boolean>;
   streamFacts(path: string): Promise<StreamFacts>;
   /** Pages that had come before, with what they were: at most `limit` bytes of either, of `again` pages. */
   streamPairs(path: string, again: number, limit: number): Promise<NativePairs>;
   /** What a destination has after the stream; the same for what delta makes of it. */
   streamRamDigest(path: string): Promise<string>;
-  /** native/node/src/inspect.rs. The descriptor is duplicated and stays the caller's. */
+  /** native/node/src/measuring.rs. The descriptor is duplicated and stays the caller's. */
   NativeReader: { open(fd: number): NativeReader };
 
   // Connections: native/node/src/net.rs. Promises are kept on threads of their own; they are rejected with an error whose

@@ -57,7 +57,7 @@ export async function runBench(settings: BenchSettings): Promise<BenchReport> {
     const measured: BenchReport['variants'] = [];
     for (const [index, source] of (await sourcesOf(settings, folder)).entries()) {
       note(`${source.name}: taking a sample`);
-      const sample = await takeSample(source, limits(settings.sampleBytes), folder, `${index}`);
+      const sample = await takeSample(source, limits(settings.sampleBytes), { folder, label: `${index}`, signal });
       const room = roomFor(Math.max(sample.blocks.length, sample.pairs.new.length));
       streams.push(streamReport(sample));
       measured.push(...(await measure(variants, sample, { runs, seconds }, { folder, room, crews, signal, note })));
@@ -118,11 +118,12 @@ function named(paths: readonly string[]): Source[] {
   return paths.map((path, index) => {
     const name = [basename(path), path].find((name) => !taken.has(name)) ?? `${path} (${index + 1})`;
     taken.add(name);
-    return { name, path };
+    // Not standard input, which is read once.
+    return { name, path: path === '-' ? './-' : path };
   });
 }
 
-function streamReport({ name, streamBytes, bytes, digest, blocks, pairs, facts, notUnderstood }: Sample): StreamReport {
+function streamReport({ name, streamBytes, bytes, digest, blocks, pairs, facts }: Sample): StreamReport {
   return {
     name,
     bytes: streamBytes,
@@ -135,6 +136,6 @@ function streamReport({ name, streamBytes, bytes, digest, blocks, pairs, facts, 
     pageSize: facts.pageSize,
     pages: facts.records,
     pagesAgain: facts.again,
-    ...(notUnderstood !== undefined && { notUnderstood }),
+    ...(facts.fault && { notUnderstood: `byte ${facts.fault.offset} of what is measured on: ${facts.fault.reason}` }),
   };
 }

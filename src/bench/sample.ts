@@ -3,14 +3,15 @@ import { createReadStream } from 'node:fs';
 import { open, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { PagewireError } from '../errors.js';
-import { native, type StreamFacts } from '../native.js';
+import { type OpenStream, openStream } from '../measuring/input.js';
+import { type Extent, native, type StreamFacts } from '../native.js';
 import { evenly } from './statistics.js';
 
 /** What of a stream is measured on. */
 export interface Sample {
   /** For people. */
   name: string;
-  /** The stream's bytes. */
+  /** The stream's bytes, out of whatever it is packed in. */
   streamBytes: number;
   /** A stream of the same kind that is not larger than was asked for: all of it, or that of a part of the guest. */
   path: string;
@@ -18,8 +19,6 @@ export interface Sample {
   /** SHA-256 of the sample, in hexadecimal digits: figures of two reports are of the same bytes if it is the same. */
   digest: string;
   facts: StreamFacts;
-  /** From where on, and why, a QEMU stream is not understood before its device states; undefined where all is well. */
-  notUnderstood: string | undefined;
   /** Pieces of the sample, evenly from all of it, one behind the other. */
   blocks: Buffer;
   /** Pages that came more than once, with what they were before, evenly; empty where there are none. */
@@ -36,28 +35,62 @@ export interface SampleLimits {
 /** What the pieces are cut in. */
 const PIECE = 1 << 20;
 
-/** Reads what is needed of a stream; what must be written goes to `folder`, under a name that begins with `label`. */
+/**
+ * Reads what is needed of an input: a stream, whatever `pagewire inspect` finds one in, or any other file. What must be
+ * written goes to `folder`, under a name that begins with `label`.
+ */
 export async function takeSample(
-  stream: { name: string; path: string },
+  input: { name: string; path: string },
   limits: SampleLimits,
-  folder: string,
-  label: string,
+  { folder, label, signal }: { folder: string; label: string; signal: AbortSignal },
 ): Promise<Sample> {
-  const { name } = stream;
-  const streamBytes = await sizeOf(stream.path);
-  const thinned = join(folder, `${label}.sample`);
-  const path = (await native.thinStream(stream.path, thinned, limits.bytes)) ? thinned : stream.path;
+  const { name } = input;
+  const { path, streamBytes } = await fileOf(input.path, limits.bytes, join(folder, `${label}.sample`), signal);
   const facts = await native.streamFacts(path);
-  const [blocks, pairs, digest, notUnderstood] = await Promise.all([
+  const [blocks, pairs, digest] = await Promise.all([
     readPieces(path, limits.pieces),
     native.streamPairs(path, facts.again, limits.pieces),
     digestOf(path),
-    facts.isQemu ? faultOf(path) : undefined,
   ]);
-  return { name, streamBytes, path, bytes: (await stat(path)).size, digest, facts, notUnderstood, blocks, pairs };
+  return { name, streamBytes, path, bytes: (await stat(path)).size, digest, facts, blocks, pairs };
 }
 
-async function sizeOf(path: string): Promise<number> {
+/** The file with the stream, or of a larger one with what is left: the input itself, where nothing stands around it, or `to`. */
+async function fileOf(
+  path: string,
+  limit: number,
+  to: string,
+  signal: AbortSignal,
+): Promise<{ path: string; streamBytes: number }> {
+  await checkFile(path);
+  const [extent, isItself] = await reading(path, signal, async ({ reader, head, container }) => {
+    const { fileBytes, libvirt, isPagewire } = container;
+    const known = isPagewire || fileBytes === undefined ? null : fileBytes - (libvirt?.payload ?? 0);
+    const extent = await reader.extent(head, known, limit);
+    return [extent, !extent.isBeyond && !isPagewire && libvirt === undefined] as [Extent, boolean];
+  });
+  if (isItself) return { path, streamBytes: extent.bytes };
+  await reading(path, signal, ({ reader, head }) => reader.thin(head, extent, limit, to));
+  return { path: to, streamBytes: extent.bytes };
+}
+
+/** What `work` makes of an input that is read from its start, where what is around the stream is whole. */
+async function reading<T>(path: string, signal: AbortSignal, work: (stream: OpenStream) => Promise<T>): Promise<T> {
+  const stream = await openStream(path, { signal, takesAnything: true });
+  try {
+    const result = await work(stream);
+    await stream.done;
+    return result;
+  } catch (error) {
+    if (signal.aborted) throw new PagewireError('STOPPED', 'stopped', { cause: error });
+    const { code, message } = PagewireError.from(error);
+    throw new PagewireError(code, `${path}: ${message}`, { cause: error });
+  } finally {
+    stream.close();
+  }
+}
+
+async function checkFile(path: string): Promise<void> {
   const found = await stat(path).catch((error: unknown) => {
     throw new PagewireError('OPEN_FAILED', `cannot open ${path}: ${error instanceof Error ? error.message : '?'}`);
   });
@@ -65,27 +98,12 @@ async function sizeOf(path: string): Promise<number> {
     throw new PagewireError('OPEN_FAILED', `${path} is no file: a stream is read more than once, so write it to one`);
   }
   if (found.size === 0) throw new PagewireError('OPEN_FAILED', `${path} is empty: there is nothing to measure on`);
-  return found.size;
 }
 
 async function digestOf(path: string): Promise<string> {
   const hash = createHash('sha256');
   for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 })) hash.update(chunk as Buffer);
   return hash.digest('hex');
-}
-
-async function faultOf(path: string): Promise<string | undefined> {
-  const file = await open(path);
-  try {
-    const {
-      ended,
-      understood,
-      reason = '?',
-    } = (await native.NativeReader.open(file.fd).inspect(Buffer.alloc(0), 0)).report();
-    return ended === 'unknown' ? `byte ${understood} of what is measured on: ${reason}` : undefined;
-  } finally {
-    await file.close();
-  }
 }
 
 async function readPieces(path: string, limit: number): Promise<Buffer> {

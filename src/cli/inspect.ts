@@ -2,7 +2,7 @@ import { isatty } from 'node:tty';
 import { writeSync } from 'node:fs';
 import { isErrorCode, PagewireError } from '../errors.js';
 import { forecast } from '../inspect/forecast.js';
-import type { InputOptions } from '../inspect/input.js';
+import type { InputOptions } from '../measuring/input.js';
 import { look } from '../inspect/inspect.js';
 import { report } from '../inspect/report.js';
 import type { Inspection } from '../inspect/schema.js';

@@ -9,7 +9,7 @@ import { Encoder } from '../pipeline/encoder.js';
 import { decoderBytes, type EncoderSettings, framesInFlight, windowBytes } from '../pipeline/settings.js';
 import { defaultThreads } from '../pipeline/workers.js';
 import { BASE_BYTES, defaultMemoryLimit } from '../policy/memory.js';
-import { canReopen, type InputOptions, openStream } from './input.js';
+import { canReopen, type InputOptions, openStream } from '../measuring/input.js';
 import { shares } from './memory.js';
 import type { Forecast, Inspection, Variant } from './schema.js';
 

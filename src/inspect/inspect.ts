@@ -7,7 +7,7 @@ import { defaultMemoryLimit } from '../policy/memory.js';
 import { bytes as amount } from '../telemetry/amounts.js';
 import { type DeviceStates, deviceStates } from './devices.js';
 import { endingOf } from './ending.js';
-import { type InputOptions, type OpenStream, openStream } from './input.js';
+import { type InputOptions, type OpenStream, openStream } from '../measuring/input.js';
 import { FIXED_BYTES, shares } from './memory.js';
 import { type Inspection, type Section, VERSION } from './schema.js';
 
@@ -32,7 +32,11 @@ export async function look(spec: string, options: InputOptions = {}): Promise<Lo
   const left = (isPagewire: boolean): ReturnType<typeof shares> =>
     shares(limit, { held: FIXED_BYTES, decoder, isPagewire });
   checkRoom(left(false).rest, limit);
-  const stream = await openStream(spec, { ...options, memoryLimit: left(true).source });
+  const stream = await openStream(spec, {
+    ...options,
+    memoryLimit: left(true).source,
+    unpackTo: '| pagewire inspect -',
+  });
   try {
     const { rest } = left(stream.container.isPagewire);
     checkRoom(rest, limit);

@@ -18,19 +18,10 @@ import { look } from '#src/inspect/inspect.js';
 import { type Inspection, inspection as schema } from '#src/inspect/schema.js';
 import { LINKS } from '#src/measuring/links.js';
 import { folder, pagewire, Running } from '../cli/command.js';
+import { image } from '../measuring/image.js';
 import { simulated } from '../pipeline/content.js';
 
 const { guest, stream } = simulated({ workload: 'sparse' });
-
-/** libvirt's header of a saved guest, with a domain's XML of some length. */
-function image(format: number, payload: Buffer): Buffer {
-  const header = Buffer.alloc(92 + 5000);
-  header.write('LibvirtQemudSave');
-  header.writeUInt32LE(2, 16);
-  header.writeUInt32LE(5000, 20);
-  header.writeUInt32LE(format, 28);
-  return Buffer.concat([header, payload]);
-}
 
 function packed(at: (name: string) => string, t: Parameters<typeof pagewire>[0]): Promise<Buffer> {
   return pagewire(t, ['-qc', '-'], { input: stream }).then(({ stdout }) => {

@@ -22,6 +22,7 @@ mod leb128;
 pub mod libvirt;
 mod lock;
 pub mod matching;
+pub mod measuring;
 pub mod net;
 pub mod page_cache;
 pub mod qemu;

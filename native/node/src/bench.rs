@@ -7,15 +7,14 @@ use napi::bindgen_prelude::{Buffer, Object, Uint8Array, Uint32Array};
 use napi::{Env, Error, Result};
 use napi_derive::napi;
 use pagewire_core::bench::{
-    BenchError, BlockCodec, DeltaCodec, Rival, StreamFacts, facts, is_too_large, pairs, ram_digest,
-    thin,
+    BenchError, BlockCodec, DeltaCodec, Rival, StreamFacts, facts, pairs, ram_digest,
 };
 use std::fs::File;
-use std::io::{BufWriter, Write};
 
 impl Coded for BenchError {
     fn code(&self) -> &'static str {
         match self {
+            BenchError::Input(error) => error.code(),
             BenchError::Io(_) | BenchError::Record { .. } => "READ_FAILED",
             _ => "INTERNAL",
         }
@@ -129,6 +128,13 @@ pub struct NativeStreamFacts {
     pub whole: f64,
     pub again: f64,
     pub distinct: f64,
+    pub fault: Option<NativeFault>,
+}
+
+#[napi(object)]
+pub struct NativeFault {
+    pub offset: f64,
+    pub reason: String,
 }
 
 impl From<StreamFacts> for NativeStreamFacts {
@@ -142,6 +148,10 @@ impl From<StreamFacts> for NativeStreamFacts {
             whole: facts.whole as f64,
             again: facts.again as f64,
             distinct: facts.distinct as f64,
+            fault: facts.fault.map(|(offset, reason)| NativeFault {
+                offset: offset as f64,
+                reason: reason.as_str().to_owned(),
+            }),
         }
     }
 }
@@ -151,24 +161,6 @@ impl From<StreamFacts> for NativeStreamFacts {
 pub struct NativePairs {
     pub old: Buffer,
     pub new: Buffer,
-}
-
-/// Writes about `limit` bytes of a stream to another file, if it is larger or has too large a guest: see
-/// `core::bench::thin`. Whether it has.
-#[napi(ts_return_type = "Promise<boolean>")]
-pub fn thin_stream(env: Env, from: String, to: String, limit: f64) -> Result<Object<'static>> {
-    let work = move || {
-        let total = File::open(&from)?.metadata()?.len();
-        let limit = limit as u64;
-        if !is_too_large(File::open(&from)?, total, limit)? {
-            return Ok::<_, BenchError>(false);
-        }
-        let mut output = BufWriter::with_capacity(1 << 20, File::create(to)?);
-        thin(File::open(&from)?, total, limit, &mut output)?;
-        output.flush()?;
-        Ok(true)
-    };
-    promise(env, work, |thinned| thinned)
 }
 
 /// What stands in a stream.

@@ -1,24 +1,16 @@
 //! What is in a stream, and what codecs make of a sample of it.
 
-use crate::flow::{codec, owned};
+use crate::flow::codec;
 use crate::net::{Coded, promise};
-use napi::bindgen_prelude::{Buffer, Object, Uint8Array};
+use napi::bindgen_prelude::{Buffer, Object};
 use napi::{Env, Result};
 use napi_derive::napi;
-use pagewire_core::flow::FlowError;
 use pagewire_core::inspect::{
-    Command, Inspected, Measured, Mismatch, Outline, Pages, Reader, Sample, Section, SectionKind,
-    Tally,
+    Command, Inspected, Measured, Mismatch, Outline, Pages, Sample, Section, SectionKind, Tally,
 };
 use pagewire_core::qemu::{GuestRam, Reason};
 use std::sync::Arc;
 use std::time::Duration;
-
-impl Coded for FlowError {
-    fn code(&self) -> &'static str {
-        FlowError::code(self)
-    }
-}
 
 impl Coded for Mismatch {
     fn code(&self) -> &'static str {
@@ -325,52 +317,5 @@ impl NativeInspection {
         let limit = Duration::from_millis(limit_ms.into());
         let work = move || sample.measure(codec, level, limit);
         promise(env, work, NativeMeasured::from)
-    }
-}
-
-/// Reads an input, on threads of its own; the descriptor is duplicated and stays the caller's.
-#[napi]
-pub struct NativeReader {
-    reader: Arc<Reader>,
-}
-
-fn thrown(error: &FlowError) -> napi::Error<String> {
-    napi::Error::new(error.code().to_owned(), error.to_string())
-}
-
-#[napi]
-impl NativeReader {
-    #[napi(factory)]
-    pub fn open(fd: i32) -> Result<Self, String> {
-        let reader = Reader::new(owned(fd)?).map_err(|error| thrown(&error))?;
-        Ok(Self {
-            reader: Arc::new(reader),
-        })
-    }
-
-    /// The next bytes; fewer at the input's end.
-    #[napi]
-    pub fn read(&self, env: Env, length: u32) -> Result<Object<'static>> {
-        let reader = Arc::clone(&self.reader);
-        promise(env, move || reader.read(length as usize), Buffer::from)
-    }
-
-    /// Reads a stream to its end, of which `head` was read before.
-    #[napi]
-    pub fn inspect(&self, env: Env, head: Uint8Array, cache_bytes: f64) -> Result<Object<'static>> {
-        let reader = Arc::clone(&self.reader);
-        let head = head.to_vec();
-        let work = move || {
-            reader
-                .inspect(&head, cache_bytes as u64)
-                .map(NativeInspection::from)
-        };
-        promise::<_, _, FlowError>(env, work, |inspection| inspection)
-    }
-
-    /// Whoever reads, now or later, is told STOPPED.
-    #[napi]
-    pub fn stop(&self) {
-        self.reader.stop();
     }
 }

@@ -10,6 +10,7 @@ mod descriptor;
 mod file;
 mod flow;
 mod inspect;
+mod measuring;
 mod net;
 mod session;
 

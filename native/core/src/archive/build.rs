@@ -15,7 +15,7 @@ use crate::checksum::xxh3_64;
 use crate::frame::{End, FrameType, HEADER_LEN, Header, MAX_RAW};
 use crate::lock::lock;
 use crate::matching::{MIN_REFERENCE, Reference, Source};
-use crate::qemu::{PageWatch, Reason, Seen};
+use crate::qemu::{PageWatch, Seen};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
@@ -190,7 +190,7 @@ impl Watcher {
             ..Directory::default()
         };
         if let Some(reason) = watch.reason() {
-            if !matches!(reason, Reason::DeviceState | Reason::EndOfStream) {
+            if !reason.is_regular() {
                 facts.reason = reason.as_str().as_bytes().to_vec();
             }
         }

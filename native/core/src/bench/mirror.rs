@@ -1,10 +1,10 @@
 //! The pages of a stream as a destination would have them: what becomes a pair of versions, and a digest of the end.
 
 use super::BenchError;
-use super::walk::{Piece, walk};
+use super::walk::walk;
 use crate::checksum::ContentHash;
 use crate::codec::{Codec, Unpacker};
-use crate::qemu::{Element, PageAt};
+use crate::qemu::{Element, Found, PageAt, Part, Reason};
 use crate::xbzrle;
 use std::collections::HashMap;
 use std::io::Read;
@@ -28,6 +28,8 @@ pub struct StreamFacts {
     pub again: u64,
     /// Different pages that came with content, not as one byte all over.
     pub distinct: u64,
+    /// From where on, and why, a QEMU stream is not understood before its device states; `None` where all is well.
+    pub fault: Option<(u64, Reason)>,
 }
 
 /// Two versions of pages, side by side: `old` and `new` hold as many pages.
@@ -46,8 +48,8 @@ pub struct Pairs {
 pub fn facts(input: impl Read) -> Result<StreamFacts, BenchError> {
     let mut facts = StreamFacts::default();
     let mut seen: HashMap<u64, bool> = HashMap::new();
-    walk(input, |reader, piece, _, _| {
-        let Piece::Element(element) = piece else {
+    let walked = walk(input, |reader, part, _, _| {
+        let Part::Element(Found { element, .. }) = part else {
             return Ok::<bool, BenchError>(reader.guest().is_none() && reader.reason().is_none());
         };
         if let (Some(guest), false) = (reader.guest(), facts.is_qemu) {
@@ -69,6 +71,10 @@ pub fn facts(input: impl Read) -> Result<StreamFacts, BenchError> {
         }
         Ok(true)
     })?;
+    facts.fault = walked
+        .reason
+        .filter(|reason| facts.is_qemu && !reason.is_regular())
+        .map(|reason| (walked.understood, reason));
     Ok(facts)
 }
 
@@ -81,8 +87,8 @@ pub fn pairs(input: impl Read, again: u64, limit: u64) -> Result<Pairs, BenchErr
     let mut mirror = Mirror::default();
     let mut pairs = Pairs::default();
     let mut count = 0u64;
-    walk(input, |reader, piece, offset, _| {
-        let Piece::Element(element) = piece else {
+    walk(input, |reader, part, offset, _| {
+        let Part::Element(Found { element, .. }) = part else {
             return Ok(false);
         };
         let page_size = reader.guest().map_or(0, |guest| guest.page_size as usize);
@@ -115,9 +121,9 @@ pub fn pairs(input: impl Read, again: u64, limit: u64) -> Result<Pairs, BenchErr
 pub fn ram_digest(input: impl Read) -> Result<u128, BenchError> {
     let mut mirror = Mirror::default();
     let mut hash = ContentHash::new();
-    walk(input, |reader, piece, offset, bytes| {
-        match piece {
-            Piece::Element(element) if page_of(&element).is_some() => {
+    walk(input, |reader, part, offset, bytes| {
+        match part {
+            Part::Element(Found { element, .. }) if page_of(&element).is_some() => {
                 let page_size = reader.guest().map_or(0, |guest| guest.page_size as usize);
                 mirror.apply(&element, page_size, offset)?;
             }
@@ -212,7 +218,7 @@ impl Mirror {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{is_too_large, thin, walk};
+    use super::super::{extent, thin, walk};
     use super::*;
     use crate::qemu::Writer;
 
@@ -277,6 +283,12 @@ mod tests {
             (2560, 512, 2048)
         );
         assert!(found.is_qemu && found.page_size == 4096 && found.ram_bytes == 8 << 20);
+        assert_eq!(found.fault, None);
+        let mut damaged = stream.clone();
+        let middle = damaged.len() / 2;
+        damaged[middle..][..2 * PAGE].fill(0xff);
+        let (from, _) = facts(&damaged[..]).expect("facts").fault.expect("a fault");
+        assert!((middle as u64..(middle + 2 * PAGE) as u64).contains(&from));
 
         let all = pairs(&stream[..], found.again, 64 << 20).expect("pairs");
         assert_eq!(all.new.len(), 512 * PAGE);
@@ -290,23 +302,22 @@ mod tests {
         let stream = stream(whole);
         let mut thinned = Vec::new();
         let total = stream.len() as u64;
-        assert!(is_too_large(&stream[..], total, total / 3).expect("reads"));
-        assert!(!is_too_large(&stream[..], total, total).expect("reads"));
-        let result = thin(&stream[..], total, total / 3, &mut thinned).expect("thins");
+        let found = extent(&stream[..], None).expect("reads");
+        assert_eq!(found, extent(&stream[..], Some(total)).expect("reads"));
+        assert_eq!((found.bytes, found.ram_bytes), (total, 8 << 20));
+        assert!(found.is_beyond(total / 3) && !found.is_beyond(total));
+        let result = thin(&stream[..], found, total / 3, &mut thinned).expect("thins");
         assert_eq!(result.bytes, total);
         assert_eq!(result.kept, thinned.len() as u64);
         assert!(thinned.len() < stream.len() && thinned.ends_with(b"devices"));
-        let found = facts(&thinned[..]).expect("facts");
-        assert!(found.is_qemu && found.records % 128 == 0, "{found:?}");
+        let kept = facts(&thinned[..]).expect("facts");
+        assert!(kept.is_qemu && kept.records % 128 == 0, "{kept:?}");
         // Parsed to the end of the RAM.
         let ended = walk::walk(&thinned[..], |_, _, _, _| Ok::<bool, BenchError>(true));
-        assert_eq!(
-            ended.expect("walks"),
-            Some(crate::qemu::Reason::DeviceState)
-        );
+        assert_eq!(ended.expect("walks").reason, Some(Reason::DeviceState));
         // All of it is the stream itself.
         let mut whole = Vec::new();
-        thin(&stream[..], total, total, &mut whole).expect("thins");
+        thin(&stream[..], found, total, &mut whole).expect("thins");
         assert!(whole == stream);
     }
 
@@ -324,9 +335,10 @@ mod tests {
         let stream = writer.take();
         // The stream has no more bytes than the limit, the guest 64 MiB.
         let (total, limit) = (stream.len() as u64, 256 << 10);
-        assert!(total < limit && is_too_large(&stream[..], total, limit).expect("reads"));
+        let found = extent(&stream[..], Some(total)).expect("reads");
+        assert!(total < limit && found.is_beyond(limit));
         let mut thinned = Vec::new();
-        thin(&stream[..], total, limit, &mut thinned).expect("thins");
+        thin(&stream[..], found, limit, &mut thinned).expect("thins");
         let records = facts(&thinned[..]).expect("facts").records;
         assert!(records > 0 && records < pages / 8, "{records}");
     }

@@ -12,7 +12,10 @@ mod walk;
 pub use blocks::BlockCodec;
 pub use deltas::{DeltaCodec, Rival};
 pub use mirror::{Pairs, StreamFacts, facts, pairs, ram_digest};
-pub use thin::{Thinned, is_too_large, thin};
+pub use thin::{Extent, Thinned, extent, thin};
+
+use crate::flow::FlowError;
+use std::io;
 
 /// Why something cannot be measured.
 #[derive(Debug, thiserror::Error)]
@@ -20,7 +23,10 @@ pub use thin::{Thinned, is_too_large, thin};
 pub enum BenchError {
     /// The stream cannot be read, or the sample not written.
     #[error("{0}")]
-    Io(#[from] std::io::Error),
+    Io(io::Error),
+    /// The input that the stream comes from cannot be read.
+    #[error(transparent)]
+    Input(FlowError),
     /// Lengths that do not belong together.
     #[error("{what}: {actual} bytes, expected {expected}")]
     Length {
@@ -45,6 +51,12 @@ pub enum BenchError {
         /// Where it begins.
         offset: u64,
     },
+}
+
+impl From<io::Error> for BenchError {
+    fn from(error: io::Error) -> Self {
+        error.downcast().map_or_else(Self::Io, Self::Input)
+    }
 }
 
 /// `actual`, where it is what is expected.

@@ -1,9 +1,9 @@
 //! A smaller stream of the same kind: with some of the guest's pages instead of all, whenever they come.
 
 use super::BenchError;
-use super::walk::{Piece, walk};
-use crate::qemu::{Element, MAX_RECORD_HEAD, PageAt, record_head, wire::flag};
-use std::io::{Read, Write};
+use super::walk::walk;
+use crate::qemu::{Element, Found, MAX_RECORD_HEAD, PageAt, Part, record_head, wire::flag};
+use std::io::{self, Read, Write};
 
 /// Pages are kept in runs of so many neighbours, as they lie in memory: 1 MiB of pages of 4 KiB.
 const RUN: u64 = 256;
@@ -16,17 +16,37 @@ const PIECE: u64 = 1 << 20;
 /// sample remembers each page.
 const RAM_FACTOR: u64 = 16;
 
-/// Whether a stream has to be thinned for a limit: its length, or its guest, is too large.
+/// How large a stream is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extent {
+    /// Bytes of it.
+    pub bytes: u64,
+    /// Bytes of its guest's RAM; 0 where it names none.
+    pub ram_bytes: u64,
+}
+
+impl Extent {
+    /// Whether a stream has to be thinned for a limit: its length, or its guest, is too large.
+    #[must_use]
+    pub fn is_beyond(&self, limit: u64) -> bool {
+        self.bytes > limit || self.ram_bytes > limit.saturating_mul(RAM_FACTOR)
+    }
+}
+
+/// How large a stream is, read as far as it must be: to its end where its length is not known before.
 ///
 /// # Errors
 /// If reading fails.
-pub fn is_too_large(input: impl Read, total: u64, limit: u64) -> Result<bool, BenchError> {
-    let mut ram = 0;
-    walk(input, |reader, piece, _, _| {
-        ram = reader.guest().map_or(0, |guest| guest.total_bytes);
-        Ok::<bool, BenchError>(ram == 0 && matches!(piece, Piece::Element(_)))
+pub fn extent(input: impl Read, known: Option<u64>) -> Result<Extent, BenchError> {
+    let mut extent = Extent::default();
+    walk(input, |reader, part, offset, bytes| {
+        extent.bytes = offset + bytes.len() as u64;
+        extent.ram_bytes = reader.guest().map_or(0, |guest| guest.total_bytes);
+        let may_be_named = extent.ram_bytes == 0 && matches!(part, Part::Element(_));
+        Ok::<bool, BenchError>(known.is_none() || may_be_named)
     })?;
-    Ok(total > limit || ram > limit.saturating_mul(RAM_FACTOR))
+    extent.bytes = known.unwrap_or(extent.bytes);
+    Ok(extent)
 }
 
 /// What was kept.
@@ -38,7 +58,7 @@ pub struct Thinned {
     pub kept: u64,
 }
 
-/// Writes about `limit` of the `total` bytes of a stream. Of a QEMU stream each run of pages is kept or left out as a
+/// Writes a stream of this extent, if it is within `limit`, or about so many bytes of it. Of a QEMU stream each run of pages is kept or left out as a
 /// whole and through all passes, so what is kept is a stream of a smaller guest, which any QEMU could read. What is not
 /// understood is kept in pieces, evenly. Never writes more than a quarter beyond `limit`, but for what stands behind the
 /// RAM (32 MiB at the most), and keeps no more of the guest's RAM than 16 times `limit`, as near as chance allows.
@@ -46,31 +66,37 @@ pub struct Thinned {
 /// # Errors
 /// If reading or writing fails.
 pub fn thin(
-    input: impl Read,
-    total: u64,
+    mut input: impl Read,
+    extent: Extent,
     limit: u64,
     output: &mut impl Write,
 ) -> Result<Thinned, BenchError> {
-    let one_of = total.div_ceil(limit.max(1)).max(1);
+    if !extent.is_beyond(limit) {
+        let bytes = io::copy(&mut input, output)?;
+        return Ok(Thinned { bytes, kept: bytes });
+    }
+    let one_of = extent.bytes.div_ceil(limit.max(1)).max(1);
     let most = limit + limit / 4;
     let mut result = Thinned::default();
     let mut last_block = None;
     let mut rest = 0;
-    walk(input, |reader, piece, offset, bytes| {
+    walk(input, |reader, part, offset, bytes| {
         result.bytes = offset + bytes.len() as u64;
-        let at = match piece {
-            Piece::Element(
-                Element::Page { at, .. }
-                | Element::Fill { at, .. }
-                | Element::Xbzrle { at, .. }
-                | Element::CompressPage { at, .. },
-            ) => at,
-            Piece::Element(_) => {
+        let at = match part {
+            Part::Element(Found {
+                element:
+                    Element::Page { at, .. }
+                    | Element::Fill { at, .. }
+                    | Element::Xbzrle { at, .. }
+                    | Element::CompressPage { at, .. },
+                ..
+            }) => at,
+            Part::Element(_) => {
                 output.write_all(bytes)?;
                 result.kept += bytes.len() as u64;
                 return Ok(true);
             }
-            Piece::Opaque => {
+            Part::Opaque(_) => {
                 // Behind the RAM: the devices' states. Else whatever it is.
                 let is_kept = match reader.guest() {
                     Some(_) => rest + bytes.len() as u64 <= MAX_REST,

@@ -8,22 +8,54 @@ mod contents;
 mod deltas;
 mod outline;
 mod pages;
-mod read;
 mod sample;
 
 pub use contents::{Contents, MAX_CONTENTS};
 pub use deltas::{DeltaSizes, Size};
 pub use outline::{Command, MAX_COMMANDS, MAX_SECTIONS, Outline, Section, SectionKind};
 pub use pages::{MAX_COUNTED, MAX_PASSES, Pages, Pass, Resent, Tally};
-pub use read::{Inspected, Reader};
 pub use sample::{FRAME, MAX_FRAMES, Measured, Mismatch, Sample};
 
-use crate::qemu::{Element, Elements, GuestRam, Place, Reason};
+use crate::flow::FlowError;
+use crate::measuring::{Stream, flow_error};
+use crate::qemu::{Element, Elements, GuestRam, Part, Place, Reason};
+use std::io::Read;
 use std::ops::ControlFlow;
+
+/// Bytes that are read at a time: larger ones fall out of a core's cache before they are looked at.
+const CHUNK: usize = 256 << 10;
 
 /// The most bytes of device states, with the description behind them, that are kept. QEMU's take some 200 KiB; those
 /// that are longer stay opaque.
 pub const MAX_DEVICE_STATE: usize = 16 << 20;
+
+/// What was seen of a stream.
+pub struct Inspected {
+    /// As far as it could be read.
+    pub inspector: Inspector,
+    /// Why not to its end.
+    pub failed: Option<FlowError>,
+}
+
+/// Looks at a stream to its end. The last versions of pages, for differences, may take `cache_bytes`.
+///
+/// # Errors
+/// If it was stopped; what fails otherwise is told with what was seen before.
+pub fn inspect(mut stream: Stream<'_>, cache_bytes: u64) -> Result<Inspected, FlowError> {
+    let mut inspector = Inspector::new(cache_bytes);
+    let mut buffer = vec![0; CHUNK];
+    let failed = loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => break None,
+            Ok(length) => inspector.feed(&buffer[..length]),
+            Err(error) => match flow_error(error, inspector.bytes()) {
+                FlowError::Stopped => return Err(FlowError::Stopped),
+                error => break Some(error),
+            },
+        }
+    };
+    Ok(Inspected { inspector, failed })
+}
 
 /// Looks at a stream.
 pub struct Inspector {
@@ -59,7 +91,6 @@ impl Inspector {
     /// Looks at the next bytes of the stream.
     pub fn feed(&mut self, bytes: &[u8]) {
         self.sample.add(bytes);
-        let before = self.bytes;
         self.bytes += bytes.len() as u64;
         let Self {
             elements,
@@ -67,9 +98,20 @@ impl Inspector {
             pages,
             cache_bytes,
             malformed,
+            devices,
             ..
         } = self;
-        elements.feed(bytes, |reader, found| {
+        elements.feed_all(bytes, |reader, part| {
+            let found = match part {
+                Part::Element(found) => found,
+                Part::Opaque(bytes) => {
+                    if reader.reason().is_some_and(Reason::is_regular) {
+                        let room = MAX_DEVICE_STATE - devices.len();
+                        devices.extend_from_slice(&bytes[..bytes.len().min(room)]);
+                    }
+                    return ControlFlow::Continue(());
+                }
+            };
             outline.add(&found);
             let pages = match (&mut *pages, reader.guest()) {
                 (Some(pages), _) => pages,
@@ -82,16 +124,6 @@ impl Inspector {
             *malformed = Some(found.start);
             ControlFlow::Break(Reason::Delta)
         });
-        if matches!(
-            self.elements.reason(),
-            Some(Reason::DeviceState | Reason::EndOfStream)
-        ) {
-            let from = self.elements.understood().saturating_sub(before) as usize;
-            let room = MAX_DEVICE_STATE - self.devices.len();
-            let kept = &bytes[from..];
-            self.devices
-                .extend_from_slice(&kept[..kept.len().min(room)]);
-        }
     }
 
     /// Bytes of the stream.

@@ -1,5 +1,4 @@
 use super::*;
-use crate::flow::FlowError;
 use crate::qemu::{Writer, wire};
 use proptest::prelude::*;
 
@@ -218,19 +217,4 @@ proptest! {
         prop_assert!(inspector.understood() <= inspector.bytes());
         prop_assert_eq!(told(&inspector), told(&inspect(&[&bytes])));
     }
-}
-
-#[test]
-fn a_reader_that_waits_ends_when_it_is_stopped() {
-    let (input, output) = rustix::pipe::pipe().expect("a pipe");
-    rustix::io::write(&output, b"QEVM").expect("room for four bytes");
-    let reader = Reader::new(input).expect("a reader");
-    let stopped = |result: Result<(), FlowError>| matches!(result, Err(FlowError::Stopped));
-    std::thread::scope(|scope| {
-        let reading = scope.spawn(|| stopped(reader.inspect(b"", 0).map(drop)));
-        std::thread::sleep(std::time::Duration::from_millis(20));
-        reader.stop();
-        assert!(reading.join().expect("no panic"));
-    });
-    assert!(stopped(reader.read(4).map(drop)));
 }

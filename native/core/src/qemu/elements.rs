@@ -16,6 +16,17 @@ pub struct Found<'a> {
     pub start: u64,
     /// Offset of the byte behind it.
     pub end: u64,
+    /// The bytes between the two.
+    pub bytes: &'a [u8],
+}
+
+/// What a stream is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part<'a> {
+    /// What was understood.
+    Element(Found<'a>),
+    /// What was not parsed: behind the RAM, or from where the stream is not understood.
+    Opaque(&'a [u8]),
 }
 
 /// Reads a stream as it goes by. It stops for good where the stream is not understood ([`reason`](Self::reason)), or
@@ -42,6 +53,20 @@ impl Elements {
         &mut self,
         bytes: &[u8],
         mut each: impl FnMut(&Reader, Found<'_>) -> ControlFlow<Reason>,
+    ) {
+        self.feed_all(bytes, |reader, part| match part {
+            Part::Element(found) => each(reader, found),
+            Part::Opaque(_) => ControlFlow::Continue(()),
+        });
+    }
+
+    /// As [`feed`](Self::feed), and tells of what is not parsed too: together the parts are the stream, but for what is
+    /// [`held`](Self::held) in the end. What is broken with then counts for elements alone.
+    #[inline]
+    pub fn feed_all(
+        &mut self,
+        bytes: &[u8],
+        mut each: impl FnMut(&Reader, Part<'_>) -> ControlFlow<Reason>,
     ) {
         let mut at = 0;
         while self.reason.is_none() {
@@ -70,7 +95,11 @@ impl Elements {
                         at += taken.saturating_sub(before);
                         held.clear();
                     }
-                    _ => at += more,
+                    Some(_) => at += more,
+                    None => {
+                        at += more;
+                        let _ = each(&self.reader, Part::Opaque(&held));
+                    }
                 }
                 self.held = held;
             }
@@ -78,7 +107,16 @@ impl Elements {
         debug_assert!(self.held.len() < MAX_ELEMENT || self.reason.is_some());
         if self.reason.is_some() {
             self.held = Vec::new();
+            if at < bytes.len() {
+                let _ = each(&self.reader, Part::Opaque(&bytes[at..]));
+            }
         }
+    }
+
+    /// What has come of an element that is not whole.
+    #[must_use]
+    pub fn held(&self) -> &[u8] {
+        &self.held
     }
 
     /// What has been read.
@@ -105,7 +143,7 @@ impl Elements {
     fn element(
         &mut self,
         input: &[u8],
-        each: &mut impl FnMut(&Reader, Found<'_>) -> ControlFlow<Reason>,
+        each: &mut impl FnMut(&Reader, Part<'_>) -> ControlFlow<Reason>,
     ) -> Option<usize> {
         let start = self.reader.offset();
         let (element, length) = match self.reader.next(input) {
@@ -121,8 +159,9 @@ impl Elements {
             element,
             start,
             end,
+            bytes: &input[..length],
         };
-        if let ControlFlow::Break(reason) = each(&self.reader, found) {
+        if let ControlFlow::Break(reason) = each(&self.reader, Part::Element(found)) {
             self.reason = Some(reason);
         }
         Some(length)

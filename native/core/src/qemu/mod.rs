@@ -21,7 +21,7 @@ pub mod wire;
 mod writer;
 
 pub use doubt::Doubt;
-pub use elements::{Elements, Found};
+pub use elements::{Elements, Found, Part};
 pub use guest_ram::{Block, GuestRam};
 pub use page_watch::{PageWatch, Seen};
 pub use reader::{Element, MAX_ELEMENT, PageAt, Parsed, Place, Reader, Reason};

@@ -159,6 +159,12 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Whether it is where the RAM ends as it should.
+    #[must_use]
+    pub fn is_regular(self) -> bool {
+        matches!(self, Self::DeviceState | Self::EndOfStream)
+    }
+
     /// A few words for reports.
     #[must_use]
     pub fn as_str(self) -> &'static str {

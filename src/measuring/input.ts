@@ -31,6 +31,10 @@ export interface OpenStream {
 }
 
 export interface InputOptions {
+  /** Whether what is neither a stream nor packed by a program that is known here is to be had too, as it is. */
+  takesAnything?: boolean | undefined;
+  /** Where to unpack what is packed to, as a shell has it; default: `> STREAM`. */
+  unpackTo?: string | undefined;
   /** Files that may be the base of an incremental save. */
   bases?: readonly string[] | undefined;
   memoryLimit?: number | undefined;
@@ -83,7 +87,7 @@ export async function openStream(spec: string, options: InputOptions = {}): Prom
     const container = { libvirt, isPagewire: isFrames(magic), fileBytes };
     // Of a stream that is cut off here there may be less than its magic, and nothing behind libvirt's header.
     if (!container.isPagewire && !magic.subarray(0, QEMU.length).equals(QEMU.subarray(0, magic.length))) {
-      throw notAStream(name, spec, magic, libvirt);
+      refuse(name, spec, magic, libvirt, options);
     }
     // A file is read from there again.
     if (stat.isFile()) native.rewind(fd, magic.length);
@@ -119,21 +123,28 @@ async function findPayload(
   const body = await readUpTo(reader, name, MAGIC_BYTES);
   if (libvirt.format === 'sparse') {
     const why = "is of libvirt's format sparse, where pages stand at fixed places (QEMU's mapped-ram)";
-    throw new PagewireError('BAD_OPTION', `${spec} ${why}: there is no stream to inspect`);
+    throw new PagewireError('BAD_OPTION', `${spec} ${why}: there is no stream in it`);
   }
   return { head: body, libvirt };
 }
 
-function notAStream(name: string, spec: string, head: Buffer, libvirt: Container['libvirt']): PagewireError {
+/** Throws what is wrong with an input that does not begin as a stream does, unless it may be anything. */
+function refuse(
+  name: string,
+  spec: string,
+  head: Buffer,
+  libvirt: Container['libvirt'],
+  { takesAnything = false, unpackTo = '> STREAM' }: InputOptions,
+): void {
   const packer = PACKERS.find(([, magic]) => magic.every((byte, at) => head[at] === byte))?.[0];
   if (packer === undefined) {
+    if (takesAnything && libvirt === undefined) return;
     const what = 'neither a QEMU stream nor a file of pagewire';
-    return new PagewireError('BAD_OPTION', `${name}${libvirt ? ', behind the header of libvirt,' : ''} is ${what}`);
+    throw new PagewireError('BAD_OPTION', `${name}${libvirt ? ', behind the header of libvirt,' : ''} is ${what}`);
   }
   const file = spec === '-' ? '' : ` ${spec}`;
   const unpack = libvirt ? `tail -c +${libvirt.payload + 1}${file} | ${packer} -dc` : `${packer} -dc${file}`;
-  const remedy = `${unpack} | pagewire inspect -`;
-  return new PagewireError('BAD_OPTION', `${name} was packed with ${packer}: unpack it first (${remedy})`);
+  throw new PagewireError('BAD_OPTION', `${name} was packed with ${packer}: unpack it first (${unpack} ${unpackTo})`);
 }
 
 /** The stream out of frames, through a decoder. */

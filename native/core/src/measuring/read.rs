@@ -1,22 +1,10 @@
 //! A descriptor read to its end, by whoever may be told to stop.
 
-use super::Inspector;
 use crate::descriptor::{Input, Wake};
 use crate::flow::FlowError;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-/// Bytes that are read at a time: larger ones fall out of a core's cache before they are looked at.
-const CHUNK: usize = 256 << 10;
-
-/// What a descriptor gave.
-pub struct Inspected {
-    /// As far as it could be read.
-    pub inspector: Inspector,
-    /// Why not to its end.
-    pub failed: Option<FlowError>,
-}
 
 /// Reads a descriptor, and waits for what is to come; one read at a time.
 pub struct Reader {
@@ -61,23 +49,14 @@ impl Reader {
         Ok(bytes)
     }
 
-    /// Looks at a stream to its end; `head` was read of it before.
-    ///
-    /// # Errors
-    /// If it was stopped; what fails otherwise is told with what was seen before.
-    pub fn inspect(&self, head: &[u8], cache_bytes: u64) -> Result<Inspected, FlowError> {
-        let mut inspector = Inspector::new(cache_bytes);
-        inspector.feed(head);
-        let mut buffer = vec![0; CHUNK];
-        let failed = loop {
-            match self.read_some(&mut buffer, inspector.bytes()) {
-                Ok(0) => break None,
-                Ok(length) => inspector.feed(&buffer[..length]),
-                Err(FlowError::Stopped) => return Err(FlowError::Stopped),
-                Err(error) => break Some(error),
-            }
-        };
-        Ok(Inspected { inspector, failed })
+    /// A stream to its end, of which `head` was read before.
+    #[must_use]
+    pub fn stream<'a>(&'a self, head: &'a [u8]) -> Stream<'a> {
+        Stream {
+            reader: self,
+            head,
+            offset: head.len() as u64,
+        }
     }
 
     /// What is there, once something is; 0 at the end.
@@ -95,5 +74,54 @@ impl Reader {
                 result => return result.map_err(failed),
             }
         }
+    }
+}
+
+/// What a [`Reader`] reads, as anybody reads. Where it fails the [`FlowError`] is within.
+pub struct Stream<'a> {
+    reader: &'a Reader,
+    head: &'a [u8],
+    /// Of what is to be read from the descriptor.
+    offset: u64,
+}
+
+impl Read for Stream<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if !self.head.is_empty() {
+            return self.head.read(buffer);
+        }
+        let read = self.reader.read_some(buffer, self.offset);
+        let length = read.map_err(io::Error::other)?;
+        self.offset += length as u64;
+        Ok(length)
+    }
+}
+
+/// What failed, of a [`Stream`] too.
+#[must_use]
+pub fn flow_error(error: io::Error, offset: u64) -> FlowError {
+    let read = |source| FlowError::Read { offset, source };
+    error.downcast().unwrap_or_else(read)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_that_waits_ends_when_it_is_stopped() {
+        let (input, output) = rustix::pipe::pipe().expect("a pipe");
+        rustix::io::write(&output, b"QEVM").expect("room for four bytes");
+        let reader = Reader::new(input).expect("a reader");
+        let mut all = Vec::new();
+        let stopped = |error| matches!(flow_error(error, 0), FlowError::Stopped);
+        std::thread::scope(|scope| {
+            let reading = scope.spawn(|| reader.stream(b"head").read_to_end(&mut all));
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            reader.stop();
+            assert!(reading.join().expect("no panic").is_err_and(stopped));
+        });
+        assert_eq!(all, b"headQEVM");
+        assert!(matches!(reader.read(4), Err(FlowError::Stopped)));
     }
 }
