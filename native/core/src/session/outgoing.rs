@@ -276,6 +276,7 @@ impl Outgoing {
     ) -> io::Result<()> {
         if writer.unsent.0 != generation {
             link.set_unsent_limit(UNSENT_FIRST);
+            writer.rate = Rate::default();
             writer.unsent = (generation, UNSENT_FIRST);
         }
         let mut waited = Duration::ZERO;
@@ -315,6 +316,7 @@ impl Outgoing {
         self.written_bytes
             .fetch_add(frame.len() as u64, Ordering::Relaxed);
         self.wrote_at.store(shared.now_ns(), Ordering::Relaxed);
+        writer.rate.has_room(Instant::now());
         let rate = writer.rate.bytes_per_second();
         self.rate_bits.store(rate.to_bits(), Ordering::Relaxed);
         writer.waited += waited;

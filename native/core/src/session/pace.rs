@@ -17,8 +17,10 @@ const MOST_TIME: Duration = Duration::from_millis(200);
 #[derive(Debug, Default)]
 pub(super) struct Rate {
     bytes_per_second: f64,
-    /// Since the link had no room.
+    /// From when on `bytes` counts.
     since: Option<Instant>,
+    /// The link had no room then.
+    from_full: bool,
     bytes: u64,
 }
 
@@ -30,9 +32,9 @@ impl Rate {
 
     /// The link had no room until `now`.
     pub(super) fn had_no_room(&mut self, now: Instant) {
-        if let Some(since) = self.since {
+        if let (Some(since), true) = (self.since, self.from_full) {
             let time = now.saturating_duration_since(since);
-            if time < LEAST_TIME {
+            if time < LEAST_TIME || self.bytes == 0 {
                 return;
             }
             if time <= MOST_TIME {
@@ -44,7 +46,22 @@ impl Rate {
                 };
             }
         }
-        (self.since, self.bytes) = (Some(now), 0);
+        self.count_from(now, true);
+    }
+
+    /// A look at a link that has room: one that has become faster takes more than was known of it.
+    pub(super) fn has_room(&mut self, now: Instant) {
+        let Some(since) = self.since else { return };
+        let time = now.saturating_duration_since(since);
+        if time > MOST_TIME {
+            let least = self.bytes as f64 / time.as_secs_f64();
+            self.bytes_per_second = self.bytes_per_second.max(least);
+            self.count_from(now, false);
+        }
+    }
+
+    fn count_from(&mut self, now: Instant, full: bool) {
+        (self.since, self.from_full, self.bytes) = (Some(now), full, 0);
     }
 
     /// 0 for a link that always had room.
@@ -238,5 +255,10 @@ mod tests {
         assert!((rate.bytes_per_second() / 1e7 - 1.0).abs() < 0.01);
         no_room_after(&mut rate, 1000, 5000);
         assert!(rate.bytes_per_second() > 9e6, "the link was idle");
+        no_room_after(&mut rate, 0, 100);
+        assert!(rate.bytes_per_second() > 9e6, "nothing was written");
+        rate.took(20_000_000);
+        rate.has_room(now + Duration::from_secs(1));
+        assert!(rate.bytes_per_second() > 1.8e7, "it has become faster");
     }
 }
