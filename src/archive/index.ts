@@ -7,7 +7,7 @@ import { Decoder } from '../pipeline/decoder.js';
 import type { Output } from '../pipeline/descriptors.js';
 import { Encoder } from '../pipeline/encoder.js';
 import type { StreamEnd } from '../pipeline/lane.js';
-import type { EncoderSettings } from '../pipeline/settings.js';
+import { checkEncoder, type EncoderSettings } from '../pipeline/settings.js';
 
 export type { ArchiveIndex, ArchiveInfo, SalvagedFile, VerifiedFile };
 
@@ -87,18 +87,14 @@ export function flatten({ input, output, bases, signal, ...settings }: FlattenOp
     fds.push(from);
     const [read, write] = native.pipe();
     fds.push(read, write);
-    const encoder = new Encoder({
-      delta: false,
-      index: true,
-      ...settings,
-      base: undefined,
-      input: read,
-      output,
-      signal,
-    });
+    const saving = { delta: false, index: true, ...settings, base: undefined };
+    const { codec, level, fixedMemory } = checkEncoder(saving);
+    const memoryLimit = settings.memoryLimit && Math.max(settings.memoryLimit - fixedMemory(codec, level), 0);
+    const encoder = new Encoder({ ...saving, input: read, output, signal });
     let decoder: Decoder;
     try {
-      decoder = new Decoder({ input: from, output: write, bases, baseFolder: dirname(resolve(input)), signal });
+      const baseFolder = dirname(resolve(input));
+      decoder = new Decoder({ input: from, output: write, bases, baseFolder, memoryLimit, signal });
     } catch (error) {
       encoder.stop();
       encoder.done.catch(() => undefined);

@@ -84,7 +84,8 @@ async function reading<T>(path: string, signal: AbortSignal, work: (stream: Open
   } catch (error) {
     if (signal.aborted) throw new PagewireError('STOPPED', 'stopped', { cause: error });
     const { code, message } = PagewireError.from(error);
-    throw new PagewireError(code, `${path}: ${message}`, { cause: error });
+    // The work folder is full, or gone: no fault of the input's.
+    throw new PagewireError(code, code === 'WRITE_FAILED' ? message : `${path}: ${message}`, { cause: error });
   } finally {
     stream.close();
   }

@@ -42,7 +42,8 @@ export async function list(files: readonly string[]): Promise<number> {
 export function describe(file: string, info: ArchiveInfo): string {
   const { index, base } = info;
   const own = info.start > 0 ? `, the last stream of it from byte ${info.start} on` : '';
-  const ofBase = base ? `, and up to ${bytes(native.baseBytes())} for what it is based on` : '';
+  // Each base of a chain keeps half of what the file does that refers to it.
+  const ofBase = base ? `, and up to ${bytes(native.baseBytes() / 2)} for what it is based on` : '';
   const rows: [string, string][] = [
     ['size', `${bytes(info.fileBytes)} for ${bytes(info.rawBytes)} (${ratio(info.rawBytes, info.fileBytes)})${own}`],
     ['frames', frames(info)],

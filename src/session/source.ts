@@ -308,7 +308,9 @@ export class SourceSession {
     const { silenceMs, heartbeatMs } = this.#agreement!;
     const number = this.#channels.length;
     // Its doubt alone is no reason: postcopy-preempt's connection may be seen only after the package was confirmed.
-    const mayRunThere = this.#hopeless !== undefined || (this.#isInDoubt && this.#channels[0]?.isRead === true);
+    const its = this.#channels[0];
+    const hasHungUp = its?.isRead === true || its?.isGivenUp === true;
+    const mayRunThere = this.#hopeless !== undefined || (this.#isInDoubt && hasHungUp);
     if (number > 0 && (mayRunThere || number >= MOST_CHANNELS)) {
       const why = number < MOST_CHANNELS ? 'the guest may be running at the destination' : 'it has too many';
       this.#log.warn(`a further connection of QEMU is not taken: ${why}`);

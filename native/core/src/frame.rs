@@ -152,6 +152,13 @@ pub struct Header {
     pub payload_hash: u64,
 }
 
+fn for_base(bytes: u64) -> String {
+    match bytes {
+        0 => String::new(),
+        _ => format!(", {bytes} of them for its base"),
+    }
+}
+
 /// Why bytes are not a frame that this version can read.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -235,14 +242,17 @@ pub enum FrameError {
     References(ReferenceError),
     /// The stream's references need more memory than may be taken.
     #[error(
-        "the stream's references lead up to {window} bytes back, which takes {needed} bytes of memory; there may be {limit} \
-         (give a larger --memory-limit)"
+        "the stream's references lead up to {window} bytes back, which takes {needed} bytes of memory{}; there may be \
+         {limit} (give a larger --memory-limit)",
+        for_base(*.of_base)
     )]
     Window {
         /// As START says, in bytes.
         window: u64,
         /// Bytes of memory that this takes.
         needed: u64,
+        /// Those of them that are for what is read of the stream's base.
+        of_base: u64,
         /// Bytes of memory that match may take.
         limit: u64,
     },

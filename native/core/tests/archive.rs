@@ -1,8 +1,7 @@
 //! Files: written by real flows, read at random, damaged in every bit and cut at every byte.
 
 use pagewire_core::archive::{
-    Archive, ArchiveError, BasePages, Bases, Builder, CHAIN_BYTES, Content, Verified, salvage,
-    verify,
+    Archive, ArchiveError, BasePages, Bases, Builder, Content, Verified, salvage, verify,
 };
 use pagewire_core::codec::Codec;
 use pagewire_core::flow::{EncodeOptions, Event, Flow, MatchOptions};
@@ -163,7 +162,7 @@ fn restore(from: &Path, bases: &Bases) -> Result<Vec<u8>, String> {
             output.into(),
             4,
             2,
-            CHAIN_BYTES + (64 << 20),
+            (64 + 80) << 20,
             bases,
             listener,
         )

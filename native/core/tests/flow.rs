@@ -655,6 +655,7 @@ fn a_window_that_does_not_fit_is_refused_before_it_is_made() {
             FrameError::Window {
                 window,
                 needed,
+                of_base: 0,
                 limit,
             },
         ..

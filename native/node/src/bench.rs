@@ -15,6 +15,7 @@ impl Coded for BenchError {
     fn code(&self) -> &'static str {
         match self {
             BenchError::Input(error) => error.code(),
+            BenchError::Write(_) => "WRITE_FAILED",
             BenchError::Io(_) | BenchError::Record { .. } => "READ_FAILED",
             _ => "INTERNAL",
         }

@@ -101,9 +101,10 @@ impl NativeReader {
             ram_bytes: its.ram_bytes as u64,
         };
         let work = move || {
-            let mut output = BufWriter::with_capacity(1 << 20, File::create(to)?);
+            let file = File::create(to).map_err(BenchError::Write)?;
+            let mut output = BufWriter::with_capacity(1 << 20, file);
             thin(reader.stream(&head), extent, limit as u64, &mut output)?;
-            Ok(output.flush()?)
+            output.flush().map_err(BenchError::Write)
         };
         promise::<_, _, BenchError>(env, work, |()| ())
     }

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 const CACHE: usize = 160 << 20;
 /// A few frames of the largest size.
 const LEAST_CACHE: usize = 10 << 20;
-/// What a base and its own bases keep of what is read, in bytes: of a chain of up to five.
+/// What a file and its bases keep of what is read, in bytes: of a chain of up to five.
 pub const CHAIN_BYTES: u64 = 2 * CACHE as u64;
 /// The longest chain of bases.
 pub(super) const MAX_CHAIN: usize = 64;
@@ -113,6 +113,11 @@ impl Archive {
     /// As [`open`](Self::open).
     pub fn open_named(base: &BaseName, bases: &Bases) -> Result<Archive, ArchiveError> {
         bases.open(base, Path::new("the input"), 0)
+    }
+
+    /// Bytes that it and its bases keep of what is read, at the most.
+    pub fn cache_bytes(&self) -> u64 {
+        lock(&self.cache).room as u64 + self.base.as_ref().map_or(0, |base| base.cache_bytes())
     }
 
     pub(super) fn open_at_depth(

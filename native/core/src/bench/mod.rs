@@ -21,9 +21,12 @@ use std::io;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BenchError {
-    /// The stream cannot be read, or the sample not written.
+    /// The stream cannot be read.
     #[error("{0}")]
     Io(io::Error),
+    /// The sample cannot be written.
+    #[error("cannot write the sample: {0}")]
+    Write(io::Error),
     /// The input that the stream comes from cannot be read.
     #[error(transparent)]
     Input(FlowError),
@@ -56,6 +59,17 @@ pub enum BenchError {
 impl From<io::Error> for BenchError {
     fn from(error: io::Error) -> Self {
         error.downcast().map_or_else(Self::Io, Self::Input)
+    }
+}
+
+impl BenchError {
+    /// What an error was that came of writing, or of reading what was to be written.
+    #[must_use]
+    pub fn of_writing(error: io::Error) -> Self {
+        match Self::from(error) {
+            Self::Io(error) => Self::Write(error),
+            other => other,
+        }
     }
 }
 

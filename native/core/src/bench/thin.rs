@@ -72,7 +72,7 @@ pub fn thin(
     output: &mut impl Write,
 ) -> Result<Thinned, BenchError> {
     if !extent.is_beyond(limit) {
-        let bytes = io::copy(&mut input, output)?;
+        let bytes = io::copy(&mut input, output).map_err(BenchError::of_writing)?;
         return Ok(Thinned { bytes, kept: bytes });
     }
     let one_of = extent.bytes.div_ceil(limit.max(1)).max(1);
@@ -91,8 +91,10 @@ pub fn thin(
                     | Element::CompressPage { at, .. },
                 ..
             }) => at,
+            // Of a stream of a guest they are few.
+            Part::Element(_) if result.kept > most + MAX_REST => return Ok(true),
             Part::Element(_) => {
-                output.write_all(bytes)?;
+                output.write_all(bytes).map_err(BenchError::Write)?;
                 result.kept += bytes.len() as u64;
                 return Ok(true);
             }
@@ -103,7 +105,7 @@ pub fn thin(
                     None => (offset / PIECE) % one_of == 0 && result.kept < most,
                 };
                 if is_kept {
-                    output.write_all(bytes)?;
+                    output.write_all(bytes).map_err(BenchError::Write)?;
                     result.kept += bytes.len() as u64;
                     rest += bytes.len() as u64;
                 }
@@ -121,8 +123,10 @@ pub fn thin(
         let mut head = [0; MAX_RECORD_HEAD];
         let length = record_head(&mut head, at.address, kind(bytes), name.map(|b| &*b.name));
         let payload = payload(bytes, at);
-        output.write_all(&head[..length])?;
-        output.write_all(payload)?;
+        output
+            .write_all(&head[..length])
+            .map_err(BenchError::Write)?;
+        output.write_all(payload).map_err(BenchError::Write)?;
         last_block = Some(at.block);
         result.kept += (length + payload.len()) as u64;
         Ok(true)

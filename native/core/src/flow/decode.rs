@@ -86,14 +86,15 @@ impl Source<'_> {
             return Err(FlowError::Stopped);
         }
         let base = self.base(slot.payload())?;
-        let window = self.shared.window_of(&start, base.is_some(), self.origin)?;
+        let of_base = base.as_ref().map_or(0, |base| base.cache_bytes());
+        let window = self.shared.window_of(&start, of_base, self.origin)?;
         let mut order = Order {
             sequence: 0,
             offset: 0,
             frames: 0,
             frame_size: start.frame_size,
             window,
-            base,
+            base: base.map(|base| base as Arc<dyn Base>),
         };
         self.in_order(&mut order, &header)?;
         self.shared.pass(slot)?;
@@ -149,7 +150,7 @@ impl Source<'_> {
     }
 
     /// The base that a START payload names, opened.
-    fn base(&self, start: &[u8]) -> Result<Option<Arc<dyn Base>>, FlowError> {
+    fn base(&self, start: &[u8]) -> Result<Option<Arc<Archive>>, FlowError> {
         let Some(base) = self.checked(BaseName::from_start(start))? else {
             return Ok(None);
         };

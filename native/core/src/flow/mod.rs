@@ -27,7 +27,7 @@ mod sink;
 pub use copy::Copy;
 pub use encode::{CacheSize, DeltaOptions, EncodeOptions, GuestReport, MatchOptions};
 
-use crate::archive::{ArchiveError, Bases, Builder, CHAIN_BYTES};
+use crate::archive::{ArchiveError, Bases, Builder};
 use crate::codec::Codec;
 use crate::delta;
 use crate::descriptor::{Input, Output, Wake, thread_cpu_ns};
@@ -411,11 +411,11 @@ impl Shared {
     }
 
     /// The window that a decoder needs for a stream that begins so; `None` where it has no references. Those into a base
-    /// need memory besides.
+    /// need `of_base` bytes of memory besides.
     fn window_of(
         &self,
         start: &Start,
-        has_base: bool,
+        of_base: u64,
         origin: arena::Origin,
     ) -> Result<Option<Arc<Window>>, FlowError> {
         if start.window == 0 {
@@ -423,13 +423,13 @@ impl Shared {
         }
         let in_flight = u64::from(self.arena.in_flight()) * u64::from(start.frame_size);
         let window = start.window;
-        let of_base = if has_base { CHAIN_BYTES } else { 0 };
         let needed = matching::decoder_bytes(window, in_flight) + of_base;
         if needed > self.window_limit {
             let limit = self.window_limit;
             return Err(origin.error(FrameError::Window {
                 window,
                 needed,
+                of_base,
                 limit,
             }));
         }
@@ -564,7 +564,7 @@ impl Flow {
     }
 
     /// Starts to decode: frames in, the original stream out, held against their checksums and totals. A stream with
-    /// references needs memory for what they lead back to and for what of a base is read ([`CHAIN_BYTES`]), `window_limit`
+    /// references needs memory for what they lead back to and for what of a base is read, `window_limit`
     /// bytes at the most. The base of one that has a base is looked for as `bases` says.
     pub fn decode(
         input: OwnedFd,

@@ -128,7 +128,7 @@ impl Source<'_> {
             FrameType::Start => {
                 let start = Start::from_bytes(slot.payload()).map_err(|e| self.wrong(e))?;
                 self.frame_size = start.frame_size;
-                self.window = self.shared.window_of(&start, false, slot.origin)?;
+                self.window = self.shared.window_of(&start, 0, slot.origin)?;
             }
             FrameType::Data | FrameType::Matched => self.offset += u64::from(header.raw_len),
             FrameType::End => {

@@ -655,10 +655,10 @@ impl Wire {
         given_up.unwrap_or_default()
     }
 
-    /// How long the link takes for so many bytes while it is kept busy; `None` where it always had room.
+    /// How long the link takes for so many bytes while it is kept busy; `None` where it always had room, and no limit.
     pub(crate) fn time_for(&self, bytes: usize) -> Option<Duration> {
         let rate = self.shared.outgoing.bytes_per_second();
-        (rate > 0.0).then(|| Duration::from_secs_f64(bytes as f64 / rate))
+        Duration::try_from_secs_f64(bytes as f64 / rate).ok()
     }
 
     /// Whether the link is what holds the stream up.

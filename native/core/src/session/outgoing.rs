@@ -124,12 +124,17 @@ impl Outgoing {
         self.waiting.share(now).unwrap_or(0.0)
     }
 
+    /// What may be written in a second: what the link takes, and no more than the limit; 0.0 where there is neither.
     pub(super) fn bytes_per_second(&self) -> f64 {
-        let rate = f64::from_bits(self.rate_bits.load(Ordering::Relaxed));
+        let rate = self.measured_rate();
         match self.bandwidth.limit() {
             Some(limit) if rate == 0.0 || limit < rate => limit,
             _ => rate,
         }
+    }
+
+    fn measured_rate(&self) -> f64 {
+        f64::from_bits(self.rate_bits.load(Ordering::Relaxed))
     }
 
     pub(super) fn status(&self, status: &mut Status) {
@@ -139,9 +144,10 @@ impl Outgoing {
         status.unacked_bytes = replay.bytes as u64;
         status.queue_bytes += replay.unwritten() as u64;
         status.wire_bytes_out = self.written_bytes.load(Ordering::Relaxed);
-        status.bytes_per_second = self.bytes_per_second();
-        if status.bytes_per_second > 0.0 {
-            status.queue_seconds = status.queue_bytes as f64 / status.bytes_per_second;
+        status.bytes_per_second = self.measured_rate();
+        let rate = self.bytes_per_second();
+        if rate > 0.0 {
+            status.queue_seconds = status.queue_bytes as f64 / rate;
         }
     }
 
@@ -285,8 +291,9 @@ impl Outgoing {
             let allowed = match self.bandwidth.allowance() {
                 Ok(allowed) => allowed,
                 Err(wait) => {
-                    waited += self.pause(shared, link, wait)?;
-                    writer.rate.had_no_room(Instant::now());
+                    let pause = self.pause(shared, link, wait)?;
+                    writer.rate.had_no_room(Instant::now(), pause);
+                    waited += pause;
                     continue;
                 }
             };
@@ -297,8 +304,7 @@ impl Outgoing {
                     bytes = &bytes[n..];
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    waited += self.wait_writable(shared, link)?;
-                    writer.rate.had_no_room(Instant::now());
+                    waited += self.wait_for_room(shared, writer, link)?;
                 }
                 Err(error) => return Err(error),
             }
@@ -307,8 +313,7 @@ impl Outgoing {
             match link.try_flush() {
                 Ok(()) => break,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    waited += self.wait_writable(shared, link)?;
-                    writer.rate.had_no_room(Instant::now());
+                    waited += self.wait_for_room(shared, writer, link)?;
                 }
                 Err(error) => return Err(error),
             }
@@ -321,7 +326,7 @@ impl Outgoing {
         self.rate_bits.store(rate.to_bits(), Ordering::Relaxed);
         writer.waited += waited;
         self.waiting.has_come_to(writer.waited, shared.now_ns());
-        if waited > Duration::ZERO {
+        if waited > Duration::ZERO && rate > 0.0 {
             let unsent = ((rate * UNSENT_SECONDS) as u32).clamp(UNSENT_LEAST, UNSENT_MOST);
             let (_, told) = writer.unsent;
             if unsent.abs_diff(told) > told / 4 {
@@ -330,6 +335,17 @@ impl Outgoing {
             }
         }
         Ok(())
+    }
+
+    fn wait_for_room(
+        &self,
+        shared: &Shared,
+        writer: &mut Writer,
+        link: &Link,
+    ) -> io::Result<Duration> {
+        let waited = self.wait_writable(shared, link)?;
+        writer.rate.had_no_room(Instant::now(), waited);
+        Ok(waited)
     }
 
     /// Waits for room; tells for how long.

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 /// How much the newest measurement counts. At some 10 measurements in 100 ms the rate follows a link within that time.
 const WEIGHT: f64 = 0.2;
 
-/// From one moment without room to another: a shorter time says little, in a longer one the link may have stood idle.
+/// From one moment without room to another: a shorter time says little. For longer than this the link may have stood idle,
+/// but for the time that somebody waited for it.
 const LEAST_TIME: Duration = Duration::from_millis(5);
 const MOST_TIME: Duration = Duration::from_millis(200);
 
@@ -22,6 +23,8 @@ pub(super) struct Rate {
     /// The link had no room then.
     from_full: bool,
     bytes: u64,
+    /// How much of the time since then somebody waited for room.
+    waited: Duration,
 }
 
 impl Rate {
@@ -30,14 +33,15 @@ impl Rate {
         self.bytes += bytes as u64;
     }
 
-    /// The link had no room until `now`.
-    pub(super) fn had_no_room(&mut self, now: Instant) {
+    /// The link had no room until `now`, which was waited for.
+    pub(super) fn had_no_room(&mut self, now: Instant, waited: Duration) {
+        self.waited += waited;
         if let (Some(since), true) = (self.since, self.from_full) {
             let time = now.saturating_duration_since(since);
             if time < LEAST_TIME || self.bytes == 0 {
                 return;
             }
-            if time <= MOST_TIME {
+            if time.saturating_sub(self.waited) <= MOST_TIME {
                 let rate = self.bytes as f64 / time.as_secs_f64();
                 self.bytes_per_second = if self.bytes_per_second == 0.0 {
                     rate
@@ -61,7 +65,12 @@ impl Rate {
     }
 
     fn count_from(&mut self, now: Instant, full: bool) {
-        (self.since, self.from_full, self.bytes) = (Some(now), full, 0);
+        *self = Rate {
+            bytes_per_second: self.bytes_per_second,
+            since: Some(now),
+            from_full: full,
+            ..Rate::default()
+        };
     }
 
     /// 0 for a link that always had room.
@@ -242,7 +251,7 @@ mod tests {
         let mut no_room_after = |rate: &mut Rate, bytes: usize, ms: u64| {
             rate.took(bytes);
             now += Duration::from_millis(ms);
-            rate.had_no_room(now);
+            rate.had_no_room(now, Duration::ZERO);
         };
         no_room_after(&mut rate, 1 << 20, 1);
         assert_eq!(rate.bytes_per_second(), 0.0, "what fitted into buffers");
@@ -260,5 +269,11 @@ mod tests {
         rate.took(20_000_000);
         rate.has_room(now + Duration::from_secs(1));
         assert!(rate.bytes_per_second() > 1.8e7, "it has become faster");
+        for _ in 0..50 {
+            rate.took(100_000);
+            now += Duration::from_secs(1);
+            rate.had_no_room(now, Duration::from_millis(999));
+        }
+        assert!(rate.bytes_per_second() < 2e5, "it has become slower");
     }
 }
