@@ -1,6 +1,6 @@
 //! What a worker does to a frame: packing it with one thread and with two, and matching pages that come again whole.
 //!
-//! `cargo bench -p pagewire-core --bench pack`. Run as a test (`cargo test --benches`), it only checks, on little. From
+//! `cargo bench -p pagewire-core --bench pack [-- packing|matching]`. Run as a test (`cargo test --benches`), it only checks, on little. From
 //! frames in memory to room in memory, as in the arena; packed frames are unpacked and references resolved and compared
 //! before anything is measured. All rounds are interleaved and the median counts. GB are of raw bytes.
 
@@ -188,6 +188,12 @@ fn matching(measure: bool) {
 
 fn main() {
     let measure = std::env::args().any(|argument| argument == "--bench");
-    packing(measure);
-    matching(measure);
+    let only = std::env::args().skip(1).find(|word| !word.starts_with('-'));
+    let wanted = |name: &str| only.as_deref().is_none_or(|only| name.contains(only));
+    if wanted("packing") {
+        packing(measure);
+    }
+    if wanted("matching") {
+        matching(measure);
+    }
 }

@@ -275,6 +275,8 @@ impl Place {
         let mut common = 0;
         while from >= self.floor && from < self.offset && common < bytes.len() {
             let most = (self.offset - from).min((bytes.len() - common) as u64);
+            // In steps: most runs are far shorter than what could be.
+            let most = most.min(2 * WORD);
             let run = self.window.marked_forward(from, most);
             // SAFETY: it is marked, and between this place's floor and its offset.
             let there = unsafe { self.window.piece(from, run) };
@@ -293,6 +295,7 @@ impl Place {
         let mut common = 0;
         while to > self.floor && to <= self.offset && common < bytes.len() {
             let most = (to - self.floor).min((bytes.len() - common) as u64);
+            let most = most.min(2 * WORD);
             let run = self.window.marked_backward(to, most);
             // SAFETY: it is marked, and between this place's floor and its offset.
             let there = unsafe { self.window.piece(to - run, run) };
