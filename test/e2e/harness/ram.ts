@@ -74,8 +74,11 @@ async function read(stage: Stage, qemu: Qemu, address: number, bytes: number): P
   return data;
 }
 
+/** Pages hold what the guest wrote there at another time. */
+export class StaleRam extends Error {}
+
 /**
- * Fails unless the working set of a `sparse` bare guest holds what the guest wrote there, to the last byte. The guest
+ * Fails (`StaleRam`) unless the working set of a `sparse` bare guest holds what the guest wrote there, to the last byte. The guest
  * must be stopped; the page that it was just writing may be half done. Answers how many pages it has touched.
  */
 export async function assertTouchedRam(stage: Stage, qemu: Qemu, megabytes = WORKING_SET): Promise<number> {
@@ -83,20 +86,26 @@ export async function assertTouchedRam(stage: Stage, qemu: Qemu, megabytes = WOR
   const touched = (await read(stage, qemu, TOUCHED, 4)).readUInt32LE();
   const found = await read(stage, qemu, BASE, megabytes * MIB);
   const guest = new SparseGuest(megabytes);
-  while (guest.touched < touched) guest.touch();
+  const lastWrite = new Map<number, number>();
+  while (guest.touched < touched) lastWrite.set(guest.touch(), guest.touched);
   const before = Buffer.from(guest.ram);
   const inProgress = guest.touch();
   const wrong: string[] = [];
+  const lost: number[] = [];
   for (let page = 0; page < found.length / PAGE; page += 1) {
     const at = page * PAGE;
     if (page === inProgress || found.compare(before, at, at + PAGE, at, at + PAGE) === 0) continue;
     const bytes = found.subarray(at, at + PAGE).filter((byte, i) => byte !== before[at + i]).length;
+    lost.push(lastWrite.get(page) ?? 0);
     wrong.push(`${(BASE + at).toString(16)} (${bytes} bytes)`);
   }
   if (wrong.length > 0) {
-    throw new Error(
+    // Those of one short time: the QEMU that sent did not know of them. Others: nobody does yet.
+    const [first, last] = [Math.min(...lost), Math.max(...lost)];
+    const between = [...lastWrite.values()].filter((write) => first <= write && write <= last).length;
+    throw new StaleRam(
       `${qemu.name}: ${wrong.length} of ${found.length / PAGE} pages do not hold what the guest wrote there ` +
-        `(${touched} touched): ${wrong.slice(0, 5).join(', ')}`,
+        `(${touched} touched): ${wrong.slice(0, 5).join(', ')}; their last writes are ${first} to ${last}, as of ${between} pages`,
     );
   }
   return touched;
