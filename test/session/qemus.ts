@@ -8,6 +8,9 @@ import { Running } from '../cli/command.js';
 /** What the destination's QEMU says once it has all. */
 export const ANSWER = 'all is here';
 
+/** How long it thinks before it has said all: longer than a proxy takes to look whether somebody has gone, in milliseconds. */
+const THINKING_MS = 600;
+
 /** How often a QEMU looks for a socket that is not there yet, in milliseconds. */
 const RETRY_MS = 50;
 
@@ -28,7 +31,9 @@ export function arrives(t: TestContext, path: string, came = (_: number): void =
         came(piece.length);
       });
       socket.once('end', () => {
-        socket.end(ANSWER);
+        // In two pieces: a source that has sent all, and closed its half, still waits for what is said.
+        socket.on('error', () => undefined).write(ANSWER.slice(0, 3));
+        setTimeout(() => socket.end(ANSWER.slice(3)), THINKING_MS);
         resolve(Buffer.concat(pieces));
       });
     });

@@ -6,7 +6,8 @@ use crate::lock::lock;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fs::{FileType, Mode, OFlags, fcntl_getfl, fstat, open};
 use rustix::io::{Errno, read, write};
-use rustix::net::{SendFlags, send};
+use rustix::net::sockopt::socket_domain;
+use rustix::net::{AddressFamily, SendFlags, send};
 use rustix::pipe::{fcntl_getpipe_size, fcntl_setpipe_size};
 use rustix::termios::isatty;
 use rustix::time::{ClockId, Timespec, clock_gettime};
@@ -252,9 +253,14 @@ impl AsFd for Output {
     }
 }
 
-/// Whether the peer has closed this socket, or its half toward us; what it wrote before can still be read.
+/// Whether the peer has closed this socket; what it wrote before can still be read. Over TCP the same is said of one that
+/// has closed its half toward us only: that cannot be told apart.
 pub(crate) fn has_hung_up(socket: BorrowedFd<'_>) -> io::Result<bool> {
-    let mut fds = [PollFd::from_borrowed_fd(socket, PollFlags::RDHUP)];
+    let flags = match socket_domain(socket) {
+        Ok(AddressFamily::UNIX) => PollFlags::empty(),
+        _ => PollFlags::RDHUP,
+    };
+    let mut fds = [PollFd::from_borrowed_fd(socket, flags)];
     poll_for(&mut fds, Some(Duration::ZERO))?;
     Ok(!fds[0].revents().is_empty())
 }
@@ -301,4 +307,23 @@ fn check_access(
 pub(crate) fn thread_cpu_ns() -> u64 {
     let t = clock_gettime(ClockId::ThreadCPUTime);
     t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Shutdown;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_half_that_is_closed_is_no_hang_up() {
+        let (ours, peer) = UnixStream::pair().expect("sockets");
+        let is_gone = || has_hung_up(ours.as_fd()).expect("a socket");
+        assert!(!is_gone());
+        peer.shutdown(Shutdown::Write).expect("a socket");
+        assert!(!is_gone());
+        // As QEMU's `migrate_cancel` does, and as the end of its process.
+        peer.shutdown(Shutdown::Read).expect("a socket");
+        assert!(is_gone());
+    }
 }
