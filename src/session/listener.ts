@@ -59,6 +59,9 @@ const SUPERSEDE_MS = 5000;
 /** So many connections that come to nothing are told of one by one, in so many milliseconds. */
 const CLOSINGS = { most: 10, ms: 10_000 };
 
+/** How long after a session has begun a process for the next one is started, in milliseconds. */
+const SPARE_MS = 10_000;
+
 export class Listener {
   /** Resolves when the listener is closed and all its sessions have ended. */
   readonly done: Promise<void>;
@@ -200,6 +203,14 @@ export class Listener {
     timer.unref();
   }
 
+  /** The next one need not wait for its process, which must not take the processors from this one while it begins. */
+  #spareLater(): void {
+    const timer = setTimeout(() => {
+      if (this.#stopRequests === 0) this.#spare ??= this.#start();
+    }, SPARE_MS);
+    timer.unref();
+  }
+
   #start(): Carrier {
     const [control, theirs] = native.socketPair();
     const child = fork(fileURLToPath(new URL('./process.js', import.meta.url)), {
@@ -276,8 +287,7 @@ export class Listener {
       if (other) await this.#supersede(other, name);
     }
     this.#tell(carrier, { type: 'claimed', ...(no && { refuse: no }) });
-    // The next one need not wait for its process.
-    if (!no && this.#stopRequests === 0) this.#spare ??= this.#start();
+    if (!no) this.#spareLater();
   }
 
   async #supersede(other: Carrier, name: string): Promise<void> {
