@@ -90,8 +90,6 @@ export interface NativeTotals {
   /** Bytes of the stream that references stand for (encoders). */
   matchedBytes: number;
   inFlight: number;
-  /** Frames that only wait to be written. */
-  waiting: number;
   /** How long it will take to write what is in flight, in milliseconds; 0 until the sink's rate is known. */
   queueMs: number;
   sourceCpuSeconds: number;
@@ -648,6 +646,8 @@ export interface Native {
       wire: NativeWire,
       /** Where the output is a libvirt daemon. */
       allow: NativeAllow | null,
+      /** Bytes of a frame at the most. */
+      frameSize: number,
       inFlight: number,
       unpackers: number,
       /** Bytes of memory that what references lead back to may take. */

@@ -3,18 +3,17 @@ import { onFault } from '../control/faults.js';
 import { notify } from '../control/notify.js';
 import { onReload, onStop } from '../control/signals.js';
 import { PagewireError } from '../errors.js';
-import { checkThreads, framesInFlight, windowBytes } from '../pipeline/settings.js';
-import { BASE_BYTES, defaultMemoryLimit, WORKER_BYTES } from '../policy/memory.js';
-import { endOf, FRAME_SIZE } from '../session/end.js';
+import { checkThreads } from '../pipeline/settings.js';
+import { endOf } from '../session/end.js';
 import { type Listenable, listenable, tlsFor } from '../session/endpoints.js';
 import { lastErrorOf, tellFailure } from '../session/failure.js';
 import { Host, type HostSettings } from '../session/host.js';
 import { Listener } from '../session/listener.js';
 import { parsePeer, parsePorts } from '../session/peers.js';
 import { readPreamble } from '../session/preamble.js';
+import { frameSizeFor, matchRoom, RETURN_REPLAY } from '../session/room.js';
 import type { NativeAllow } from '../native.js';
 import type { SessionSnapshot } from '../session/snapshot.js';
-import { bytes } from '../telemetry/amounts.js';
 import type { Log } from '../telemetry/log.js';
 import { Metrics } from '../telemetry/metrics.js';
 import { Progress } from '../telemetry/progress.js';
@@ -32,18 +31,6 @@ import { EXIT, type Signal } from './exit.js';
 import { type DestinationFlags, exitOf, openLog, openStats, parseOwner, reload, settingsOf } from './proxy.js';
 
 const EVERY_MS = 1000;
-
-/** What comes back from a guest is a few bytes a page; only a recovered postcopy says more at once. */
-const RETURN_REPLAY = 8 << 20;
-
-/** Smaller frames would cost more in packing than they save in memory. */
-const LEAST_FRAME_SIZE = 64 << 10;
-
-/** What a session may take for references where nobody has set a limit, with all else: there may be many sessions. */
-const MOST_MEMORY = 1 << 30;
-
-/** The smallest window, in bytes. */
-const LEAST_MATCH = 1 << 20;
 
 /** `pagewire proxy destination` */
 export async function proxyDestination(flags: DestinationFlags): Promise<number> {
@@ -98,32 +85,6 @@ function allowed({ libvirt, libvirtAllow = [] }: DestinationFlags): NativeAllow 
   }
   if (!libvirt) return undefined;
   return { all: libvirtAllow.includes('all'), procedures: libvirtAllow.filter((name) => name !== 'all').map(Number) };
-}
-
-/** The largest frames that a session within the memory limit can take; the source makes none that are larger. */
-function frameSizeFor(threads: number, memoryLimit = Infinity): number {
-  const fixed = BASE_BYTES + RETURN_REPLAY + threads * WORKER_BYTES;
-  const size = (memoryLimit - fixed) / (framesInFlight(threads) + threads + 1);
-  if (size >= LEAST_FRAME_SIZE) return Math.min(Math.floor(size), FRAME_SIZE);
-  const needed = fixed + LEAST_FRAME_SIZE * (framesInFlight(threads) + threads + 1);
-  throw new PagewireError(
-    'OUT_OF_MEMORY',
-    `a session needs ${bytes(needed)} of memory, over the limit of ${bytes(memoryLimit)} (--memory-limit): ` +
-      'take fewer --threads or a higher limit',
-  );
-}
-
-/** How far back the references of a session may lead, in bytes: for what else there is in the memory limit. */
-function matchRoom(
-  threads: number,
-  frameSize: number,
-  memoryLimit = Math.min(defaultMemoryLimit(), MOST_MEMORY),
-): number {
-  const frames = (framesInFlight(threads) + threads + 1) * frameSize;
-  const room = memoryLimit - BASE_BYTES - RETURN_REPLAY - threads * WORKER_BYTES - frames;
-  const overhead = windowBytes(LEAST_MATCH, framesInFlight(threads) * frameSize);
-  // A window takes some hundredths more than it reaches back.
-  return Math.max(Math.floor((room - overhead) * 0.9), 0);
 }
 
 /** A listener, and a process for each migration. */

@@ -165,17 +165,18 @@ export class Channel {
     threads: number,
     workers: Workers,
     tell: ChannelEvents,
-    window = { match: 0, frameSize: 0 },
+    { match, frameSize }: { match: number; frameSize: number },
   ): Channel {
     const inFlight = options.channel === 0 ? framesInFlight(threads) : FURTHER_IN_FLIGHT;
     const unpackers = Math.min(threads + 1, inFlight);
-    const limit = window.match > 0 ? windowBytes(window.match, inFlight * window.frameSize) : 0;
+    const limit = match > 0 ? windowBytes(match, inFlight * frameSize) : 0;
     const channel: Channel = new Channel(
       { ...options, source: false, libvirt: allow !== undefined },
       new native.NativeBandwidth(),
       false,
       tell,
-      (wire, listener) => native.NativeFlow.decodeFromWire(wire, allow ?? null, inFlight, unpackers, limit, listener),
+      (wire, listener) =>
+        native.NativeFlow.decodeFromWire(wire, allow ?? null, frameSize, inFlight, unpackers, limit, listener),
       (slot, bytes) => {
         const task = { handle: channel.flow.handle, slot };
         return bytes > INLINE_BYTES ? workers.unpack(task) : slotOf(native.unpack(task.handle, slot));

@@ -93,18 +93,19 @@ async function measure(
 }
 
 /** The peer's end: takes the noise and drops it. */
-export async function serveCheck(link: NativeLink, { silenceMs }: Agreement): Promise<void> {
+export async function serveCheck(link: NativeLink, { frameSize, silenceMs }: Agreement): Promise<void> {
   const workers = new Workers(1);
   let over!: () => void;
   const done = new Promise<void>((resolve) => (over = resolve));
   const options = { channel: 0, replayBytes: 1 << 20, silenceMs, heartbeatMs: HEARTBEAT_MS };
-  const channel: Channel = Channel.destination(options, undefined, 1, workers, {
+  const events: ChannelEvents = {
     ...silent,
     lost: over,
     changed: () => {
       if (channel.status.peerBye) over();
     },
-  });
+  };
+  const channel: Channel = Channel.destination(options, undefined, 1, workers, events, { match: 0, frameSize });
   try {
     channel.attach(link, 0);
     const nowhere = openSync('/dev/null', 'w');

@@ -27,6 +27,8 @@ export interface DestinationOptions {
   /** Where QEMU listens. */
   readonly connect: Endpoint;
   readonly agreement: Agreement;
+  /** Connections of QEMU's beside the main one that there is memory for. */
+  readonly room: number;
   readonly threads: number;
   /** Bytes of the return path that are kept until the source has acknowledged them. */
   readonly replayBytes: number;
@@ -71,6 +73,8 @@ export class DestinationSession {
   readonly #workers: Workers;
   /** By their numbers; they may come out of their order. */
   readonly #channels = new Map<number, Channel>();
+  /** Numbers of those that are there or may come. */
+  readonly #admitted = new Set([0]);
   readonly #over = new AbortController();
   readonly #began = performance.now();
   #settle!: { resolve: (end: SessionEnd) => void; reject: (error: PagewireError) => void };
@@ -124,12 +128,18 @@ export class DestinationSession {
 
   /** Whether a peer may join; undefined if so. */
   refuses(hello: JoinHello, peer: NativePeer): Refuse | undefined {
-    const { token, peer: mine, name } = this.#options;
+    const { token, peer: mine, name, room } = this.#options;
     if (!isSameToken(hello.token, token) || identity(peer) !== identity(mine) || this.#over.signal.aborted) {
       return { code: 'UNKNOWN_SESSION', message: `no such session of guest ${name}` };
     }
     if (hello.channel > this.#channels.size + AHEAD) {
       return { code: 'BAD_HELLO', message: `channel ${hello.channel} has none before it` };
+    }
+    this.#admitted.add(hello.channel);
+    if (this.#admitted.size - 1 > room) {
+      this.#admitted.delete(hello.channel);
+      const message = `there is memory for ${room} further connections of QEMU (--memory-limit at the destination)`;
+      return { code: 'OUT_OF_MEMORY', message };
     }
     return undefined;
   }
@@ -231,16 +241,16 @@ export class DestinationSession {
 
   #add(number: number): Channel {
     const { agreement, allow, threads, replayBytes } = this.#options;
-    const { silenceMs, heartbeatMs } = agreement;
+    const { silenceMs, heartbeatMs, frameSize } = agreement;
     // References are for QEMU's main connection.
-    const window = number === 0 ? { match: agreement.match, frameSize: agreement.frameSize } : undefined;
+    const match = number === 0 ? agreement.match : 0;
     const channel = Channel.destination(
       { channel: number, replayBytes, silenceMs, heartbeatMs },
       allow,
       threads,
       this.#workers,
       this.#events,
-      window,
+      { match, frameSize },
     );
     this.#channels.set(number, channel);
     this.#expected.get(number)?.();

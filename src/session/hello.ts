@@ -119,6 +119,8 @@ export const REFUSALS = [
   'BUSY',
   /** The acceptor has no memory of such a session, or the token is another one's. */
   'UNKNOWN_SESSION',
+  /** There is no memory left for it. */
+  'OUT_OF_MEMORY',
   /** What was said cannot be understood. */
   'BAD_HELLO',
 ] as const;

@@ -14,6 +14,7 @@ import { type CheckHello, type JoinHello, type OpenHello, PROTOCOL, type Refuse 
 import { agree, type End, refusal } from './negotiate.js';
 import { identity, mayReach, type PeerRule, type Ports, refusesPort } from './peers.js';
 import type { Preamble } from './preamble.js';
+import { furtherRoom } from './room.js';
 import { serveCheck } from './check.js';
 
 /** What a session at the destination is told; plain data, since it goes from process to process. */
@@ -88,8 +89,8 @@ export class Host {
   }
 
   async #open(link: NativeLink, hello: OpenHello): Promise<void> {
-    const { connect, end, handshakeMs, peers, ports, inDoubt, reconnectMs, replayBytes, threads, allow } =
-      this.settings;
+    const { connect, end, handshakeMs, peers, ports } = this.settings;
+    const { inDoubt, reconnectMs, replayBytes, threads, allow, memoryLimit } = this.settings;
     const { name, port, token } = hello;
     const peer = link.peer();
     const denied = mayReach(peers, peer, name)
@@ -107,8 +108,9 @@ export class Host {
     if (no) return refuse(link, no, handshakeMs);
     const { program, capabilities, parameters } = end;
     await welcome(link, { protocol: PROTOCOL, program, capabilities, parameters }, handshakeMs);
+    const agreement = agree(hello, end);
     const session = new DestinationSession({
-      ...{ name, token, peer, connect: target, agreement: agree(hello, end) },
+      ...{ name, token, peer, connect: target, agreement, room: furtherRoom(threads, agreement, memoryLimit) },
       ...{ threads, replayBytes, reconnectMs, inDoubt, allow },
       log: this.#log.child({ guest: name }),
     });

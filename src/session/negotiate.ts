@@ -23,7 +23,7 @@ export interface Agreement {
 }
 
 /** A smaller window is none, in bytes. */
-const LEAST_MATCH = 1 << 20;
+export const LEAST_MATCH = 1 << 20;
 
 /** Heartbeats for each time of silence: one or two may be late on a full link. */
 const HEARTBEATS = 5;

@@ -167,6 +167,20 @@ describe('a link that joins a session', () => {
     assert.equal(code, 'UNKNOWN_SESSION');
   });
 
+  it('is refused where there is no memory for one more, and those that are there are not', async (t) => {
+    const room = 2;
+    // Node, the return path, a worker, 7 frames; and for each further connection 6 frames.
+    const memoryLimit = ((64 + 8 + 12 + 7) << 20) + room * native.arenaBytes(1 << 20, 4, 2);
+    const desk = new Desk(t, { memoryLimit });
+    await desk.welcomed(OPEN);
+    for (let channel = 1; channel <= room; channel++) await desk.welcomed({ ...JOIN, channel }, 'join');
+    const { code, message } = await desk.refused({ ...JOIN, channel: room + 1 }, 'join');
+    assert.equal(code, 'OUT_OF_MEMORY');
+    assert.match(message, /memory for 2 further connections .*--memory-limit/);
+    // Its next link.
+    await desk.welcomed(JOIN, 'join');
+  });
+
   it('is refused after the session has ended', async (t) => {
     const desk = new Desk(t);
     await desk.welcomed(OPEN);

@@ -2,6 +2,7 @@
 
 use pagewire_core::codec::Codec;
 use pagewire_core::flow::{EncodeOptions, Event, Flow};
+use pagewire_core::frame::{FrameType, Header as FrameHeader, MAX_RAW, Start};
 use pagewire_core::libvirt::{Allow, Header, Key, Kind, Status, keepalive, procedure, program};
 use pagewire_core::net::Link;
 use pagewire_core::session::{Bandwidth, Event as WireEvent, Options, Side, Wire, WireError};
@@ -156,7 +157,9 @@ fn session_of(replay_bytes: usize, frame_size: usize, allow: Option<Allow>) -> S
     );
     let from = Arc::clone(&destination);
     let (decoder, decoder_events) = flow(
-        |listener| Flow::decode_from_wire(from, allow, 4, 2, 0, listener).expect("a flow"),
+        |listener| {
+            Flow::decode_from_wire(from, allow, MAX_RAW as u32, 4, 2, 0, listener).expect("a flow")
+        },
         None,
     );
     let session = Session {
@@ -410,7 +413,9 @@ fn silence_is_a_lost_link_and_heartbeats_are_none() {
     source.start_return(of_source.into()).expect("a thread");
     let from = Arc::clone(&destination);
     let (_decoder, _) = flow(
-        |listener| Flow::decode_from_wire(from, None, 4, 2, 0, listener).expect("a flow"),
+        |listener| {
+            Flow::decode_from_wire(from, None, MAX_RAW as u32, 4, 2, 0, listener).expect("a flow")
+        },
         None,
     );
     let (a, b) = UnixStream::pair().expect("sockets");
@@ -469,7 +474,7 @@ fn return_bytes_that_came_before_a_break_are_delivered() {
         (pagewire_core::frame::FrameType::Start, 0, &start[..]),
         (pagewire_core::frame::FrameType::Data, 1, &b"SHUT"[..]),
     ] {
-        let mut header = pagewire_core::frame::Header::stored(kind, sequence, 0, payload);
+        let mut header = FrameHeader::stored(kind, sequence, 0, payload);
         header.channel = 3;
         frames.extend_from_slice(&header.to_bytes());
         frames.extend_from_slice(payload);
@@ -544,23 +549,31 @@ fn closing_ends_every_wait() {
 
 #[test]
 fn a_stream_that_is_wrong_before_qemu_has_a_socket_is_told() {
+    // START, and then a frame that leaves one out; START with larger frames than were agreed on.
+    for (frame_limit, what) in [(65536, "frame 1 of the stream"), (65535, "frame size")] {
+        wrong_before_qemu_has_a_socket(frame_limit, what);
+    }
+}
+
+fn wrong_before_qemu_has_a_socket(frame_limit: u32, what: &str) {
     let (destination, _events) = wire(Side::Destination, 1 << 20, SILENCE, &Arc::default(), false);
     let from = Arc::clone(&destination);
     let (decoder, events) = flow(
-        |listener| Flow::decode_from_wire(from, None, 4, 2, 0, listener).expect("a flow"),
+        |listener| {
+            Flow::decode_from_wire(from, None, frame_limit, 4, 2, 0, listener).expect("a flow")
+        },
         None,
     );
     let (mut theirs, mine) = UnixStream::pair().expect("sockets");
     destination.attach(link(mine), 0).expect("new");
-    // START, and then a frame that leaves one out.
-    let start = pagewire_core::frame::Start {
+    let start = Start {
         frame_size: 65536,
         window: 0,
     }
     .to_bytes();
     for (kind, sequence, payload) in [
-        (pagewire_core::frame::FrameType::Start, 0, &start[..]),
-        (pagewire_core::frame::FrameType::Data, 2, &b"data"[..]),
+        (FrameType::Start, 0, &start[..]),
+        (FrameType::Data, 2, &b"data"[..]),
     ] {
         let mut header = pagewire_core::frame::Header::stored(kind, sequence, 0, payload);
         header.channel = 3;
@@ -575,7 +588,10 @@ fn a_stream_that_is_wrong_before_qemu_has_a_socket_is_told() {
             other => panic!("{other:?}"),
         }
     }
-    assert!(matches!(decoder.source_result(), Some(Err(_))));
+    let Some(Err(error)) = decoder.source_result() else {
+        panic!("it did not fail");
+    };
+    assert!(error.to_string().contains(what), "{error}");
 }
 
 /// A packet of libvirt's.

@@ -5,11 +5,9 @@ use napi::bindgen_prelude::{Buffer, Object};
 use napi::{Env, Result};
 use napi_derive::napi;
 use pagewire_core::archive::{
-    Archive, ArchiveError, BasePages, Bases, Builder, Info, Salvaged, Verified, salvage, verify,
+    Archive, ArchiveError, BasePages, Bases, Builder, Info, Verified, salvage, verify,
 };
 use pagewire_core::frame::Ending;
-use std::fs::{self, File};
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -235,7 +233,7 @@ pub fn archive_salvage(
                 offset => format!("{output}.at-{offset}"),
             });
             if let Some(path) = &path {
-                write_piece(&salvaged, *piece, Path::new(path))?;
+                salvaged.copy_to_file(*piece, Path::new(path))?;
             }
             pieces.push(NativePiece {
                 offset: piece.offset as f64,
@@ -251,34 +249,4 @@ pub fn archive_salvage(
         })
     };
     promise::<_, _, ArchiveError>(env, work, |salvaged| salvaged)
-}
-
-/// It gets its name when all of it is there. A file of that name is not replaced.
-fn write_piece(
-    salvaged: &Salvaged,
-    piece: pagewire_core::archive::Piece,
-    path: &Path,
-) -> std::result::Result<(), ArchiveError> {
-    let failed = |operation| {
-        move |source| ArchiveError::Io {
-            path: path.to_owned(),
-            operation,
-            source,
-        }
-    };
-    let mut unfinished = path.as_os_str().to_owned();
-    unfinished.push(format!(".{}.tmp", std::process::id()));
-    let unfinished = PathBuf::from(unfinished);
-    let mut file = File::create_new(&unfinished).map_err(failed("make a file for"))?;
-    let written = salvaged
-        .copy(piece, &mut file)
-        .and_then(|()| file.sync_all().map_err(failed("write")))
-        .and_then(|()| match path.symlink_metadata() {
-            Ok(_) => Err(failed("replace")(io::ErrorKind::AlreadyExists.into())),
-            Err(_) => fs::rename(&unfinished, path).map_err(failed("make")),
-        });
-    if written.is_err() {
-        let _ = fs::remove_file(&unfinished);
-    }
-    written
 }

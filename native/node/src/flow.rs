@@ -144,7 +144,6 @@ pub struct NativeTotals {
     pub packed_bytes: f64,
     pub matched_bytes: f64,
     pub in_flight: f64,
-    pub waiting: f64,
     pub queue_ms: f64,
     pub source_cpu_seconds: f64,
     pub codec_cpu_seconds: f64,
@@ -437,6 +436,7 @@ impl NativeFlow {
     pub fn decode_from_wire(
         wire: &NativeWire,
         allow: Option<NativeAllow>,
+        frame_size: u32,
         in_flight: u32,
         unpackers: u32,
         window_limit: f64,
@@ -446,6 +446,7 @@ impl NativeFlow {
         Flow::decode_from_wire(
             wire,
             allow.map(Into::into),
+            frame_size,
             in_flight,
             unpackers,
             window_limit as u64,
@@ -575,7 +576,6 @@ impl NativeFlow {
             packed_bytes: t.packed_bytes as f64,
             matched_bytes: t.matched_bytes as f64,
             in_flight: t.in_flight as f64,
-            waiting: t.waiting as f64,
             queue_ms: t.queue_seconds * 1e3,
             source_cpu_seconds: seconds(t.source_cpu_ns),
             codec_cpu_seconds: seconds(t.codec_cpu_ns),

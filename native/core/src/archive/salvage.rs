@@ -15,8 +15,9 @@ use super::index::{Directory, FrameAt, is_data};
 use crate::checksum::ContentHash;
 use crate::frame::{End, FrameType, HEADER_LEN, MAGIC};
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::path::Path;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 
 /// How far into a file its START is looked for, behind another program's header.
 const SEARCH_START: u64 = 16 << 20;
@@ -156,6 +157,29 @@ impl Salvaged {
             at += length as u64;
         }
         Ok(())
+    }
+
+    /// Writes a piece to a file, which gets its name when all of it is there. A file of that name is not replaced.
+    ///
+    /// # Errors
+    /// As [`copy`](Self::copy), and if the file cannot be made, or is there already.
+    pub fn copy_to_file(&self, piece: Piece, path: &Path) -> Result<(), ArchiveError> {
+        let failed = |operation| ArchiveError::io(path, operation);
+        let mut unfinished = path.as_os_str().to_owned();
+        unfinished.push(format!(".{}.tmp", std::process::id()));
+        let unfinished = PathBuf::from(unfinished);
+        let mut file = File::create_new(&unfinished).map_err(failed("make a file for"))?;
+        let written = self
+            .copy(piece, &mut file)
+            .and_then(|()| file.sync_all().map_err(failed("write")))
+            .and_then(|()| match path.symlink_metadata() {
+                Ok(_) => Err(failed("replace")(io::ErrorKind::AlreadyExists.into())),
+                Err(_) => fs::rename(&unfinished, path).map_err(failed("make")),
+            });
+        if written.is_err() {
+            let _ = fs::remove_file(&unfinished);
+        }
+        written
     }
 }
 

@@ -4,7 +4,7 @@ use super::BenchError;
 use super::walk::walk;
 use crate::checksum::ContentHash;
 use crate::codec::{Codec, Unpacker};
-use crate::qemu::{Element, Found, PageAt, Part, Reason};
+use crate::qemu::{Element, Found, Part, Reason};
 use crate::xbzrle;
 use std::collections::HashMap;
 use std::io::Read;
@@ -58,10 +58,11 @@ pub fn facts(input: impl Read) -> Result<StreamFacts, BenchError> {
             facts.ram_bytes = guest.total_bytes;
             facts.page_size = guest.page_size;
         }
-        let Some((at, is_whole)) = page_of(&element) else {
+        let Some(at) = element.page() else {
             return Ok(true);
         };
         facts.records += 1;
+        let is_whole = matches!(element, Element::Page { .. });
         facts.whole += u64::from(is_whole);
         let is_content = !matches!(element, Element::Fill { .. });
         let before = seen.insert(at.number, is_content);
@@ -123,7 +124,7 @@ pub fn ram_digest(input: impl Read) -> Result<u128, BenchError> {
     let mut hash = ContentHash::new();
     walk(input, |reader, part, offset, bytes| {
         match part {
-            Part::Element(Found { element, .. }) if page_of(&element).is_some() => {
+            Part::Element(Found { element, .. }) if element.page().is_some() => {
                 let page_size = reader.guest().map_or(0, |guest| guest.page_size as usize);
                 mirror.apply(&element, page_size, offset)?;
             }
@@ -150,17 +151,6 @@ pub fn ram_digest(input: impl Read) -> Result<u128, BenchError> {
     Ok(hash.digest())
 }
 
-/// The page that a record is about, and whether it holds all of it.
-fn page_of(element: &Element<'_>) -> Option<(PageAt, bool)> {
-    match element {
-        Element::Page { at, .. } => Some((*at, true)),
-        Element::Fill { at, .. }
-        | Element::Xbzrle { at, .. }
-        | Element::CompressPage { at, .. } => Some((*at, false)),
-        _ => None,
-    }
-}
-
 /// A page as the destination has it.
 enum Page {
     /// One byte all over.
@@ -182,7 +172,7 @@ impl Mirror {
         page_size: usize,
         offset: u64,
     ) -> Result<(), BenchError> {
-        let Some((at, _)) = page_of(element) else {
+        let Some(at) = element.page() else {
             return Ok(());
         };
         // Memory that was never sent is zero.

@@ -2,7 +2,7 @@
 
 use super::BenchError;
 use super::walk::walk;
-use crate::qemu::{Element, Found, MAX_RECORD_HEAD, PageAt, Part, record_head, wire::flag};
+use crate::qemu::{Found, MAX_RECORD_HEAD, PageAt, Part, record_head, wire::flag};
 use std::io::{self, Read, Write};
 
 /// Pages are kept in runs of so many neighbours, as they lie in memory: 1 MiB of pages of 4 KiB.
@@ -82,22 +82,8 @@ pub fn thin(
     let mut rest = 0;
     walk(input, |reader, part, offset, bytes| {
         result.bytes = offset + bytes.len() as u64;
-        let at = match part {
-            Part::Element(Found {
-                element:
-                    Element::Page { at, .. }
-                    | Element::Fill { at, .. }
-                    | Element::Xbzrle { at, .. }
-                    | Element::CompressPage { at, .. },
-                ..
-            }) => at,
-            // Of a stream of a guest they are few.
-            Part::Element(_) if result.kept > most + MAX_REST => return Ok(true),
-            Part::Element(_) => {
-                output.write_all(bytes).map_err(BenchError::Write)?;
-                result.kept += bytes.len() as u64;
-                return Ok(true);
-            }
+        let element = match part {
+            Part::Element(Found { element, .. }) => element,
             Part::Opaque(_) => {
                 // Behind the RAM: the devices' states. Else whatever it is.
                 let is_kept = match reader.guest() {
@@ -111,6 +97,14 @@ pub fn thin(
                 }
                 return Ok::<bool, BenchError>(true);
             }
+        };
+        let Some(at) = element.page() else {
+            // Of a stream of a guest they are few.
+            if result.kept <= most + MAX_REST {
+                output.write_all(bytes).map_err(BenchError::Write)?;
+                result.kept += bytes.len() as u64;
+            }
+            return Ok(true);
         };
         let ram = reader.guest().map_or(0, |guest| guest.total_bytes);
         let one_of = one_of.max(ram.div_ceil(limit.max(1).saturating_mul(RAM_FACTOR)));

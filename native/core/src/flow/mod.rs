@@ -250,8 +250,6 @@ pub struct Totals {
     pub matched_bytes: u64,
     /// Frames that have left the source and are not written yet, at this moment.
     pub in_flight: u64,
-    /// Those of them that only wait to be written, or are being written.
-    pub waiting: u64,
     /// How long it will take to write what is in flight, in seconds; 0 until the sink's rate is known.
     pub queue_seconds: f64,
     /// CPU time of the source thread (reading, parsing, delta, hashing), in nanoseconds.
@@ -494,7 +492,8 @@ enum SourceResult {
 enum Origin {
     Encode(Input, EncodeOptions, Option<Arc<Wire>>),
     Decode(Input, Bases),
-    FromWire(Arc<Wire>),
+    /// With the raw bytes that a frame holds at the most.
+    FromWire(Arc<Wire>, u32),
 }
 
 /// The sizes of a flow: see [`Flow::encode`].
@@ -586,16 +585,17 @@ impl Flow {
     }
 
     /// The same, of frames that the peer of a session sends. The output comes later: [`Event::OutputWanted`]. With `allow`
-    /// it is a libvirt daemon, which gets only what that lets through.
+    /// it is a libvirt daemon, which gets only what that lets through. Frames of more than `frame_size` raw bytes are refused.
     pub fn decode_from_wire(
         wire: Arc<Wire>,
         allow: Option<Allow>,
+        frame_size: u32,
         in_flight: u32,
         unpackers: u32,
         window_limit: u64,
         listener: Box<dyn Fn(Event) + Send + Sync>,
     ) -> Result<Flow, FlowError> {
-        let origin = Origin::FromWire(Arc::clone(&wire));
+        let origin = Origin::FromWire(Arc::clone(&wire), frame_size);
         let target = Target::FromWire(wire, allow.map(Gate::new).map(Box::new));
         Self::start(
             origin,
@@ -684,7 +684,7 @@ impl Flow {
                 .map_err(memory)
         };
         let wire = match (&origin, &target) {
-            (Origin::FromWire(wire), _) | (_, Target::ToWire(wire)) => Some(Arc::clone(wire)),
+            (Origin::FromWire(wire, _), _) | (_, Target::ToWire(wire)) => Some(Arc::clone(wire)),
             _ => None,
         };
         let of_sink = Arc::clone(&shared);
@@ -711,8 +711,8 @@ impl Flow {
                         encode::run(&shared, input, options, wire)
                     }
                     Origin::Decode(input, _) => decode::run(&shared, input),
-                    Origin::FromWire(wire) => {
-                        receive::run(&shared, &wire);
+                    Origin::FromWire(wire, frame_size) => {
+                        receive::run(&shared, &wire, frame_size);
                         Err(FlowError::Stopped)
                     }
                 });
@@ -830,7 +830,6 @@ impl Flow {
             packed_bytes: of(&c.packed_bytes),
             matched_bytes: of(&c.matched_bytes),
             in_flight: self.shared.in_flight.load(Ordering::Relaxed) as u64,
-            waiting: self.shared.waiting(),
             queue_seconds: self.shared.pressure.queue_seconds(),
             source_cpu_ns: of(&c.source_cpu_ns),
             codec_cpu_ns: of(&c.codec_cpu_ns),

@@ -7,12 +7,13 @@ use crate::matching::Window;
 use crate::session::{Broken, Receiver, Wire, WireError};
 use std::sync::Arc;
 
-pub(super) fn run(shared: &Shared, wire: &Wire) {
+pub(super) fn run(shared: &Shared, wire: &Wire, frame_limit: u32) {
     let mut source = Source {
         shared,
         receiver: wire.receiver(),
         frames: 0,
         offset: 0,
+        frame_limit,
         frame_size: 0,
         window: None,
     };
@@ -44,6 +45,8 @@ struct Source<'a> {
     receiver: Receiver<'a>,
     frames: u64,
     offset: u64,
+    /// What START may ask for at the most.
+    frame_limit: u32,
     frame_size: u32,
     window: Option<Arc<Window>>,
 }
@@ -127,6 +130,13 @@ impl Source<'_> {
         match header.kind {
             FrameType::Start => {
                 let start = Start::from_bytes(slot.payload()).map_err(|e| self.wrong(e))?;
+                if start.frame_size > self.frame_limit {
+                    return Err(self.wrong(FrameError::Field {
+                        field: "START payload's frame size",
+                        value: start.frame_size.into(),
+                        limit: self.frame_limit.into(),
+                    }));
+                }
                 self.frame_size = start.frame_size;
                 self.window = self.shared.window_of(&start, 0, slot.origin)?;
             }

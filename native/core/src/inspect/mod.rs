@@ -18,7 +18,7 @@ pub use sample::{FRAME, MAX_FRAMES, Measured, Mismatch, Sample};
 
 use crate::flow::FlowError;
 use crate::measuring::{Stream, flow_error};
-use crate::qemu::{Element, Elements, GuestRam, Part, Place, Reason};
+use crate::qemu::{Elements, GuestRam, Part, Place, Reason};
 use std::io::Read;
 use std::ops::ControlFlow;
 
@@ -181,17 +181,6 @@ impl Inspector {
     pub fn into_sample(self) -> Sample {
         self.sample
     }
-}
-
-/// Whether an element is a page record.
-fn is_page(element: &Element<'_>) -> bool {
-    matches!(
-        element,
-        Element::Page { .. }
-            | Element::Fill { .. }
-            | Element::Xbzrle { .. }
-            | Element::CompressPage { .. }
-    )
 }
 
 #[cfg(test)]

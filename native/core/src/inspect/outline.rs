@@ -1,6 +1,5 @@
 //! What stands in a stream beside pages: its configuration, its sections and its commands.
 
-use super::is_page;
 use crate::qemu::{Element, Found};
 
 /// Sections told apart. A guest that is migrated for minutes has a few hundred parts; those beyond are added to the last
@@ -75,7 +74,7 @@ pub struct Outline {
 impl Outline {
     #[inline]
     pub(super) fn add(&mut self, found: &Found<'_>) {
-        if is_page(&found.element) {
+        if found.element.page().is_some() {
             if let Some(section) = self.sections.last_mut() {
                 section.pages += 1;
                 section.bytes = found.end - section.offset;

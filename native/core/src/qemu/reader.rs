@@ -92,6 +92,21 @@ pub enum Element<'a> {
     MultifdFlush,
 }
 
+impl Element<'_> {
+    /// Where it belongs, if it is a page record.
+    #[inline]
+    #[must_use]
+    pub fn page(&self) -> Option<PageAt> {
+        match self {
+            Element::Page { at, .. }
+            | Element::Fill { at, .. }
+            | Element::Xbzrle { at, .. }
+            | Element::CompressPage { at, .. } => Some(*at),
+            _ => None,
+        }
+    }
+}
+
 /// Where a page record belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageAt {

@@ -1,0 +1,58 @@
+/** What fits into the memory that a session may take at the destination. */
+import { PagewireError } from '../errors.js';
+import { native } from '../native.js';
+import { framesInFlight, windowBytes } from '../pipeline/settings.js';
+import { BASE_BYTES, defaultMemoryLimit, WORKER_BYTES } from '../policy/memory.js';
+import { bytes } from '../telemetry/amounts.js';
+import { FURTHER_IN_FLIGHT } from './channel.js';
+import { FRAME_SIZE } from './end.js';
+import { type Agreement, LEAST_MATCH } from './negotiate.js';
+
+/** What comes back from a guest is a few bytes a page; only a recovered postcopy says more at once. */
+export const RETURN_REPLAY = 8 << 20;
+
+/** Smaller frames would cost more in packing than they save in memory. */
+const LEAST_FRAME_SIZE = 64 << 10;
+
+/** What a session may take where nobody has set a limit: there may be many sessions. */
+const MOST_MEMORY = 1 << 30;
+
+const defaultLimit = (): number => Math.min(defaultMemoryLimit(), MOST_MEMORY);
+
+/** Bytes beside frames and window. */
+const fixedBytes = (threads: number): number => BASE_BYTES + RETURN_REPLAY + threads * WORKER_BYTES;
+
+/** Frames of the main connection that there may be at once. */
+const frames = (threads: number): number => framesInFlight(threads) + threads + 1;
+
+/** The largest frames that a session within the memory limit can take; the source makes none that are larger. */
+export function frameSizeFor(threads: number, memoryLimit = Infinity): number {
+  const size = (memoryLimit - fixedBytes(threads)) / frames(threads);
+  if (size >= LEAST_FRAME_SIZE) return Math.min(Math.floor(size), FRAME_SIZE);
+  const needed = fixedBytes(threads) + LEAST_FRAME_SIZE * frames(threads);
+  throw new PagewireError(
+    'OUT_OF_MEMORY',
+    `a session needs ${bytes(needed)} of memory, over the limit of ${bytes(memoryLimit)} (--memory-limit): ` +
+      'take fewer --threads or a higher limit',
+  );
+}
+
+/** How far back the references of a session may lead, in bytes: for what else there is in the memory limit. */
+export function matchRoom(threads: number, frameSize: number, memoryLimit = defaultLimit()): number {
+  const room = memoryLimit - fixedBytes(threads) - frames(threads) * frameSize;
+  const overhead = windowBytes(LEAST_MATCH, framesInFlight(threads) * frameSize);
+  // A window takes some hundredths more than it reaches back.
+  return Math.max(Math.floor((room - overhead) * 0.9), 0);
+}
+
+/** How many further connections of QEMU's there is room for. */
+export function furtherRoom(
+  threads: number,
+  { frameSize, match }: Pick<Agreement, 'frameSize' | 'match'>,
+  memoryLimit = defaultLimit(),
+): number {
+  const window = match > 0 ? windowBytes(match, framesInFlight(threads) * frameSize) : 0;
+  const room = memoryLimit - fixedBytes(threads) - frames(threads) * frameSize - window;
+  const each = native.arenaBytes(frameSize, FURTHER_IN_FLIGHT, Math.min(threads + 1, FURTHER_IN_FLIGHT));
+  return Math.max(Math.floor(room / each), 0);
+}
