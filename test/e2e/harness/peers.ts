@@ -101,6 +101,11 @@ abstract class Peer {
   end(): void {
     this.socket?.end();
   }
+
+  /** Is no more, as a process that has ended. */
+  go(): void {
+    this.socket?.destroy();
+  }
 }
 
 export class ScriptedSource extends Peer {

@@ -305,7 +305,7 @@ void describe('without a destination proxy (--stock)', { concurrency: AT_ONCE },
       await playUntil(scene, answer);
       scene.cutter.refuse();
       await says(scene.proxy, LOUD);
-      scene.from.end();
+      scene.from.go();
       await scene.proxy.exitCode(10);
     }));
 
