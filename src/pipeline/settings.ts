@@ -61,6 +61,8 @@ const DEEP_MATCH_LEVEL = 9;
 /** The level that is used unless told otherwise: the fast one of every codec. */
 export const DEFAULT_LEVEL = 1;
 
+const DEFAULT_CODEC: Codec = 'zstd';
+
 /** Over this, a strong compressor makes less of the page itself than of its difference (measured: ARCHITECTURE.md). */
 const MAX_DELTA_BEFORE_CODEC = 1024;
 
@@ -102,15 +104,12 @@ export function checkEncoder(settings: EncoderSettings, reserved = 0): CheckedSe
       throw badOption(`stock output is a QEMU stream, which no codec packs: leave out stock or the ${name}`);
     }
   }
-  const codec = stock ? 'none' : (settings.codec ?? 'zstd');
+  const codec = stock ? 'none' : (settings.codec ?? DEFAULT_CODEC);
   if (!CODECS.includes(codec)) throw badOption(`codec ${codec}: one of ${CODECS.join(', ')}`);
   const level = settings.level ?? (codec === 'none' ? 0 : DEFAULT_LEVEL);
   checkLevel(codec, level);
   const threads = checkThreads(settings.threads);
-  const frameSize = settings.frameSize ?? (codec === 'none' ? STORED_FRAME_SIZE : PACKED_FRAME_SIZE);
-  if (!Number.isInteger(frameSize) || frameSize < FRAME_SIZES.least || frameSize > FRAME_SIZES.most) {
-    throw badOption(`frame size ${frameSize}: from ${FRAME_SIZES.least} to ${FRAME_SIZES.most} bytes`);
-  }
+  const frameSize = checkFrameSize(settings.frameSize, codec);
   if (!delta && settings.cacheSize !== undefined) throw badOption('a cache size (--cache-size) is for delta');
   const match = checkMatch(settings, level);
   const matchMemory = match ? native.matchBytes(match.window, match.deep, framesInFlight(threads) * frameSize) : 0;
@@ -221,6 +220,15 @@ export function decoderBytes(threads: number): number {
 export function windowLimit(threads: number, memoryLimit = defaultMemoryLimit()): number {
   checkAmount('memory limit', memoryLimit);
   return Math.max(memoryLimit - decoderBytes(threads), 0);
+}
+
+/** How large frames are, in bytes. */
+export function checkFrameSize(frameSize: number | undefined, codec: Codec = DEFAULT_CODEC): number {
+  const size = frameSize ?? (codec === 'none' ? STORED_FRAME_SIZE : PACKED_FRAME_SIZE);
+  if (!Number.isInteger(size) || size < FRAME_SIZES.least || size > FRAME_SIZES.most) {
+    throw badOption(`frame size ${size}: from ${FRAME_SIZES.least} to ${FRAME_SIZES.most} bytes`);
+  }
+  return size;
 }
 
 export function checkThreads(threads = defaultThreads()): number {

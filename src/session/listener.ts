@@ -71,6 +71,7 @@ export class Listener {
   readonly #carriers = new Set<Carrier>();
   /** A process that waits for the next session, so that no migration waits for a process to start. */
   #spare: Carrier | undefined;
+  #spareTimer: NodeJS.Timeout | undefined;
   /** Handshakes that we refuse ourselves, by their numbers. */
   readonly #refusing = new Map<number, string>();
   #settings: HostSettings;
@@ -205,10 +206,10 @@ export class Listener {
 
   /** The next one need not wait for its process, which must not take the processors from this one while it begins. */
   #spareLater(): void {
-    const timer = setTimeout(() => {
+    clearTimeout(this.#spareTimer);
+    this.#spareTimer = setTimeout(() => {
       if (this.#stopRequests === 0) this.#spare ??= this.#start();
-    }, SPARE_MS);
-    timer.unref();
+    }, SPARE_MS).unref();
   }
 
   #start(): Carrier {

@@ -1,11 +1,11 @@
 /** What fits into the memory that a session may take at the destination. */
 import { PagewireError } from '../errors.js';
-import { native } from '../native.js';
 import { framesInFlight, windowBytes } from '../pipeline/settings.js';
 import { BASE_BYTES, defaultMemoryLimit, WORKER_BYTES } from '../policy/memory.js';
 import { bytes } from '../telemetry/amounts.js';
 import { FURTHER_IN_FLIGHT } from './channel.js';
 import { FRAME_SIZE } from './end.js';
+import { MOST_CHANNELS } from './hello.js';
 import { type Agreement, LEAST_MATCH } from './negotiate.js';
 
 /** What comes back from a guest is a few bytes a page; only a recovered postcopy says more at once. */
@@ -14,16 +14,17 @@ export const RETURN_REPLAY = 8 << 20;
 /** Smaller frames would cost more in packing than they save in memory. */
 const LEAST_FRAME_SIZE = 64 << 10;
 
-/** What a session may take where nobody has set a limit: there may be many sessions. */
+/** What a session may take for references where nobody has set a limit, with all else: there may be many sessions. */
 const MOST_MEMORY = 1 << 30;
-
-const defaultLimit = (): number => Math.min(defaultMemoryLimit(), MOST_MEMORY);
 
 /** Bytes beside frames and window. */
 const fixedBytes = (threads: number): number => BASE_BYTES + RETURN_REPLAY + threads * WORKER_BYTES;
 
-/** Frames of the main connection that there may be at once. */
-const frames = (threads: number): number => framesInFlight(threads) + threads + 1;
+/** Frames of a further connection that there may be at once. */
+const furtherFrames = (threads: number): number => FURTHER_IN_FLIGHT + Math.min(threads + 1, FURTHER_IN_FLIGHT);
+
+/** Frames of the main connection and of one further connection: that for postcopy's urgent pages. */
+const frames = (threads: number): number => framesInFlight(threads) + threads + 1 + furtherFrames(threads);
 
 /** The largest frames that a session within the memory limit can take; the source makes none that are larger. */
 export function frameSizeFor(threads: number, memoryLimit = Infinity): number {
@@ -38,21 +39,25 @@ export function frameSizeFor(threads: number, memoryLimit = Infinity): number {
 }
 
 /** How far back the references of a session may lead, in bytes: for what else there is in the memory limit. */
-export function matchRoom(threads: number, frameSize: number, memoryLimit = defaultLimit()): number {
+export function matchRoom(
+  threads: number,
+  frameSize: number,
+  memoryLimit = Math.min(defaultMemoryLimit(), MOST_MEMORY),
+): number {
   const room = memoryLimit - fixedBytes(threads) - frames(threads) * frameSize;
   const overhead = windowBytes(LEAST_MATCH, framesInFlight(threads) * frameSize);
   // A window takes some hundredths more than it reaches back.
   return Math.max(Math.floor((room - overhead) * 0.9), 0);
 }
 
-/** How many further connections of QEMU's there is room for. */
+/** How many further connections of QEMU's there is room for, one at least. Without a limit as many as there may be. */
 export function furtherRoom(
   threads: number,
   { frameSize, match }: Pick<Agreement, 'frameSize' | 'match'>,
-  memoryLimit = defaultLimit(),
+  memoryLimit = Infinity,
 ): number {
   const window = match > 0 ? windowBytes(match, framesInFlight(threads) * frameSize) : 0;
   const room = memoryLimit - fixedBytes(threads) - frames(threads) * frameSize - window;
-  const each = native.arenaBytes(frameSize, FURTHER_IN_FLIGHT, Math.min(threads + 1, FURTHER_IN_FLIGHT));
-  return Math.max(Math.floor(room / each), 0);
+  const more = Math.max(Math.floor(room / (furtherFrames(threads) * frameSize)), 0);
+  return Math.min(1 + more, MOST_CHANNELS);
 }

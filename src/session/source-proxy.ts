@@ -1,7 +1,7 @@
 /** The source's end of a migration, from endpoints as users write them: listens for QEMU, and carries it in a session. */
 import { PagewireError } from '../errors.js';
 import { native, type NativeListener, type NativeListenOptions } from '../native.js';
-import { checkAmount, type EncoderSettings } from '../pipeline/settings.js';
+import { checkAmount, checkFrameSize, type EncoderSettings } from '../pipeline/settings.js';
 import type { Log } from '../telemetry/log.js';
 import { type Endpoint, endpointText, isGuestName } from '../transport/endpoint.js';
 import type { IdentityOptions } from '../transport/identity.js';
@@ -140,7 +140,7 @@ export function sessionOf(settings: SourceProxySettings, log: Log): SourceSessio
   checkBandwidth(maxBandwidth, stock);
   checkInDoubt(inDoubt);
   const connect = settings.connect.map((text) => connectable(text, insecure));
-  const end = endOf({ delta, silenceMs, libvirt, match, require });
+  const end = endOf({ delta, silenceMs, libvirt, match, require }, checkFrameSize(frameSize, codec));
   if (stock) checkStock(connect, require);
   if (stock && libvirt) throw badOption('--stock is for a QEMU, and --libvirt for a libvirt daemon: leave one out');
   const isTls = connect.some(({ kind }) => kind === 'tls');

@@ -21,7 +21,7 @@ import { endpointText } from '../transport/endpoint.js';
 import { backoff } from './backoff.js';
 import { Channel, FURTHER_IN_FLIGHT, LAST_WORD_MS } from './channel.js';
 import { Packer } from './packer.js';
-import { type Dialled, type Dialler } from './dial.js';
+import { type Dialled, type Dialler, Refusal } from './dial.js';
 import { type JoinHello, MOST_CHANNELS, type OpenHello, PROTOCOL, readJoinWelcome, readOpenWelcome } from './hello.js';
 import { type Agreement, agree, choose, type End, refusal } from './negotiate.js';
 import {
@@ -469,7 +469,9 @@ export class SourceSession {
       } catch (error) {
         if (this.#isOver) return;
         const cause = PagewireError.from(error);
-        this.#giveUp(new PagewireError('LINK_LOST', `the link is lost for good: ${cause.message}`, { cause }));
+        const isRefused = error instanceof Refusal && error.refuse.code !== 'UNKNOWN_SESSION';
+        const lost = new PagewireError('LINK_LOST', `the link is lost for good: ${cause.message}`, { cause });
+        this.#giveUp(isRefused ? cause : lost);
         await sleep(DOUBT_RETRY_MS, undefined, { signal }).catch(() => undefined);
       }
     }

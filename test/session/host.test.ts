@@ -170,7 +170,7 @@ describe('a link that joins a session', () => {
   it('is refused where there is no memory for one more, and those that are there are not', async (t) => {
     const room = 2;
     // Node, the return path, a worker, 7 frames; and for each further connection 6 frames.
-    const memoryLimit = ((64 + 8 + 12 + 7) << 20) + room * native.arenaBytes(1 << 20, 4, 2);
+    const memoryLimit = (64 + 8 + 12 + 7 + room * 6) << 20;
     const desk = new Desk(t, { memoryLimit });
     await desk.welcomed(OPEN);
     for (let channel = 1; channel <= room; channel++) await desk.welcomed({ ...JOIN, channel }, 'join');

@@ -254,7 +254,7 @@ impl AsFd for Output {
 }
 
 /// Whether the peer has closed this socket; what it wrote before can still be read. Over TCP the same is said of one that
-/// has closed its half toward us only: that cannot be told apart.
+/// has closed its half toward us only: that cannot be told apart. Nor can it where we have closed ours.
 pub(crate) fn has_hung_up(socket: BorrowedFd<'_>) -> io::Result<bool> {
     let flags = match socket_domain(socket) {
         Ok(AddressFamily::UNIX) => PollFlags::empty(),

@@ -1,8 +1,11 @@
 // multifd through two proxies: each of QEMU's connections is a channel of its own.
+import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { travels } from '../harness/journey.js';
+import { prepare, setOut, staysHome, travels } from '../harness/journey.js';
+import { EXIT } from '../harness/proxies.js';
 import { qemus } from '../harness/qemus.js';
 import { atOnce, full } from '../harness/repository.js';
+import { onStage } from '../harness/stage.js';
 
 const KINDS = [
   [2, 'none'],
@@ -20,4 +23,23 @@ void describe('multifd through two proxies', { concurrency: atOnce }, () => {
         travels({ source, capabilities: ['multifd'], parameters }));
     }
   }
+
+  const source = qemus.at(-1);
+  if (source === undefined) return;
+  const capabilities = ['multifd', 'return-path'];
+  // 112 MiB for the session with one further connection, 7 for each one more (docs/proxy.md).
+  const limited = (megabytes: number) => ({ destination: ['-T', '2', '--memory-limit', `${megabytes}M`] });
+
+  void it('within the memory limit of the destination', () =>
+    travels({ source, capabilities, parameters: { 'multifd-channels': 2 }, plan: limited(120) }));
+
+  void it('beyond it: refused, and the guest stays', () =>
+    onStage(async (stage) => {
+      const parameters = { 'multifd-channels': 4 };
+      const journey = await prepare(stage, { source, capabilities, parameters, plan: limited(120) });
+      await setOut(journey);
+      await journey.proxies.endWith(EXIT.link);
+      assert.match(journey.proxies.source.said(), /refuses: there is memory for 2 further connections of QEMU/);
+      await staysHome(journey);
+    }));
 });

@@ -186,8 +186,9 @@ fn copy_to_qemu(shared: &Shared, fd: OwnedFd) -> Result<(), WireError> {
                     return Err(wrong("its end does not match what came"));
                 }
                 // A half-close. Something that is no socket has no other half to keep open.
-                let _ = output.as_socket().map(|fd| shutdown(fd, Shutdown::Write));
+                // Told first: what QEMU may see of it must not look as if it had gone without an answer.
                 shared.settle_doubt(Watch::return_ended);
+                let _ = output.as_socket().map(|fd| shutdown(fd, Shutdown::Write));
                 shared.flag(|flags| flags.ended = true);
             }
             _ => return Err(wrong("a frame where it may not stand")),
