@@ -45,7 +45,8 @@ export function attemptMs(round: number): number {
   return Math.min(FIRST_ATTEMPT_MS * 2 ** round, LONGEST_ATTEMPT_MS);
 }
 
-function isUnknown(error: PagewireError): boolean {
+/** A peer that has no memory of the session. */
+export function isUnknown(error: PagewireError): boolean {
   return error instanceof Refusal && error.refuse.code === 'UNKNOWN_SESSION';
 }
 

@@ -35,7 +35,7 @@ import {
   judge,
   STOP_IN_DOUBT,
 } from './outcome.js';
-import { isFinal, reconnect } from './reconnect.js';
+import { isFinal, isUnknown, reconnect } from './reconnect.js';
 import { carried, type SessionSnapshot, streamBytes } from './snapshot.js';
 
 export interface SourceOptions {
@@ -469,9 +469,9 @@ export class SourceSession {
       } catch (error) {
         if (this.#isOver) return;
         const cause = PagewireError.from(error);
-        const isRefused = error instanceof Refusal && error.refuse.code !== 'UNKNOWN_SESSION';
-        const lost = new PagewireError('LINK_LOST', `the link is lost for good: ${cause.message}`, { cause });
-        this.#giveUp(isRefused ? cause : lost);
+        const isRefused = cause instanceof Refusal && !isUnknown(cause);
+        const message = `the link is lost for good: ${cause.message}`;
+        this.#giveUp(isRefused ? cause : new PagewireError('LINK_LOST', message, { cause }));
         await sleep(DOUBT_RETRY_MS, undefined, { signal }).catch(() => undefined);
       }
     }

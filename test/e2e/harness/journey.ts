@@ -10,7 +10,7 @@ import { Qemu } from './qemu.js';
 import type { Capability, Machine } from './qemu.js';
 import { keepsDirtyPages } from './qemus.js';
 import type { QemuBuild } from './qemus.js';
-import { StaleRam, assertTouchedRam } from './ram.js';
+import { assertTouchedRam } from './ram.js';
 import { onStage } from './stage.js';
 import type { Stage } from './stage.js';
 
@@ -118,15 +118,14 @@ export async function arrives(journey: Journey, seconds = 90): Promise<void> {
 }
 
 /**
- * Plays a migration through; once more if it fails with a QEMU that loses dirty pages by itself, which may be those that
- * the guest runs by, or if pages were stale with another one. That was seen once, with 11.1 on a busy machine, in some
- * hundred runs and not in 60 more: twice is no chance.
+ * Plays a migration through; once more if it fails with a QEMU that loses dirty pages by itself. They may be those that
+ * the guest runs by: once is chance, twice is not.
  */
 export function plays({ source }: Itinerary, play: (stage: Stage) => Promise<void>): Promise<void> {
   const once = (): Promise<void> => onStage(play);
+  if (keepsDirtyPages(source, 1)) return once();
   return once().catch((error: unknown) => {
-    if (keepsDirtyPages(source, 1) && !(error instanceof StaleRam)) throw error;
-    console.error(`QEMU ${source.version} may have lost dirty pages by itself; once more after: ${String(error)}`);
+    console.error(`QEMU ${source.version} loses dirty pages by itself; once more after: ${String(error)}`);
     return once();
   });
 }

@@ -74,11 +74,8 @@ async function read(stage: Stage, qemu: Qemu, address: number, bytes: number): P
   return data;
 }
 
-/** Pages hold what the guest wrote there at another time. */
-export class StaleRam extends Error {}
-
 /**
- * Fails (`StaleRam`) unless the working set of a `sparse` bare guest holds what the guest wrote there, to the last byte. The guest
+ * Fails unless the working set of a `sparse` bare guest holds what the guest wrote there, to the last byte. The guest
  * must be stopped; the page that it was just writing may be half done. Answers how many pages it has touched.
  */
 export async function assertTouchedRam(stage: Stage, qemu: Qemu, megabytes = WORKING_SET): Promise<number> {
@@ -103,7 +100,7 @@ export async function assertTouchedRam(stage: Stage, qemu: Qemu, megabytes = WOR
     // Those of one short time: the QEMU that sent did not know of them. Others: nobody does yet.
     const [first, last] = [Math.min(...lost), Math.max(...lost)];
     const between = [...lastWrite.values()].filter((write) => first <= write && write <= last).length;
-    throw new StaleRam(
+    throw new Error(
       `${qemu.name}: ${wrong.length} of ${found.length / PAGE} pages do not hold what the guest wrote there ` +
         `(${touched} touched): ${wrong.slice(0, 5).join(', ')}; their last writes are ${first} to ${last}, as of ${between} pages`,
     );
