@@ -207,7 +207,7 @@ async function compareRam(from: Qemu, to: Qemu): Promise<string | undefined> {
   try {
     await assertSameGuest(from, to);
   } catch (error) {
-    if (keepsDirtyPages(from.build, 1)) throw error;
+    if (keepsDirtyPages(from.build)) throw error;
     return `${String(error)} (this QEMU loses dirty pages by itself)`;
   }
   return undefined;

@@ -21,7 +21,7 @@ void describe('a guest is saved and restored', { concurrency: atOnce }, () => {
           const file = stage.path('guest.pw');
           const from = await Qemu.start(stage, machine, { build });
           // The RAM of a QEMU that loses dirty pages by itself is no measure, unless the guest stands still.
-          const isLive = keepsDirtyPages(build, 1);
+          const isLive = keepsDirtyPages(build);
           if (isLive) await from.slowDown();
           else await from.qmp.execute('stop');
           const save = shellCommand(pagewire, ...options, '-o', file);

@@ -224,7 +224,7 @@ async function dirtyBitmap(build: QemuBuild, filter: Filter): Promise<void> {
     await from.finishMigration();
     await carriage.endsWell();
     await to.qemu.waitForMigration('completed');
-    if (keepsDirtyPages(build, 1)) {
+    if (keepsDirtyPages(build)) {
       await assertSameGuest(from, to.qemu);
       await to.qemu.runsOnFrom(lastTickOf(from));
     }
@@ -358,7 +358,7 @@ async function pauseBeforeSwitchover(build: QemuBuild, filter: Filter): Promise<
     const to = await startDestination(stage, machine, { build }, 'unix');
     await carry(stage, stream, to, 'unix');
     await to.qemu.waitForMigration('completed');
-    if (keepsDirtyPages(build, 1)) {
+    if (keepsDirtyPages(build)) {
       await assertSameGuest(from, to.qemu);
       await to.qemu.runsOnFrom(lastTickOf(from));
     }

@@ -48,7 +48,7 @@ export async function startPair(
 export async function migrate(stage: Stage, migration: Migration): Promise<unknown> {
   const { source, machine, high } = migration;
   const ramBlocks = (machine.ramBlocks ?? 1) + (high === undefined ? 0 : 1);
-  return keepsDirtyPages(source, ramBlocks) ? migrateLive(stage, migration) : migrateCaptured(stage, migration);
+  return keepsDirtyPages(source, { ramBlocks }) ? migrateLive(stage, migration) : migrateCaptured(stage, migration);
 }
 
 async function migrateLive(stage: Stage, migration: Migration): Promise<unknown> {

@@ -12,11 +12,12 @@ import {
   prepare,
   setOut,
   staysHome,
+  throughPostcopy,
 } from '../harness/journey.js';
 import type { Itinerary, Journey } from '../harness/journey.js';
 import { OutOfBand, bothPause, recover, skipPostcopy, wellInPostcopy } from '../harness/postcopy.js';
 import { EXIT, Proxies, SOON, sessionsOf } from '../harness/proxies.js';
-import { qemus } from '../harness/qemus.js';
+import { qemus, strictInPostcopy } from '../harness/qemus.js';
 import { atOnce } from '../harness/repository.js';
 import { onStage } from '../harness/stage.js';
 
@@ -180,9 +181,9 @@ void describe('a migration that cannot go on, in precopy', { concurrency: atOnce
 void describe('postcopy that is interrupted', { concurrency: atOnce, skip: skipPostcopy() }, () => {
   /** Into postcopy, `then`; both QEMUs pause, and go on over new proxies. */
   function interrupted(itinerary: Itinerary, then: (journey: Journey) => Promise<void>): Promise<void> {
-    return plays(itinerary, async (stage) => {
-      const capabilities = ['postcopy-ram', ...(itinerary.capabilities ?? [])];
-      const journey = await prepare(stage, { atOnce: true, ...itinerary, capabilities });
+    const byPostcopy = throughPostcopy(itinerary);
+    return plays(byPostcopy, async (stage) => {
+      const journey = await prepare(stage, byPostcopy);
       await journey.from.setParameters({ 'max-postcopy-bandwidth': 6 << 20 });
       const monitor = await OutOfBand.open(stage, journey.to);
       await setOut(journey);
@@ -208,7 +209,7 @@ void describe('postcopy that is interrupted', { concurrency: atOnce, skip: skipP
         }));
     }
   }
-  const source = qemus.at(-1);
+  const source = strictInPostcopy;
   if (source === undefined) return;
   void it('the link is cut for good', () =>
     interrupted({ source, plan: IMPATIENT }, async ({ proxies }) => {
