@@ -1,6 +1,7 @@
 // `npm run fuzz`: runs the fuzz targets of native/fuzz.
 //
-//   node scripts/fuzz.mjs [--seconds N] [TARGET…]        default: all targets, 10 seconds each
+//   node scripts/fuzz.mjs [--seconds N] [TARGET…]        default: all targets, 10 seconds each,
+//                                                     as many at once as there are processors
 //
 // libFuzzer on stable Rust: no cargo-fuzz, no sanitizer; the flags below have the compiler count edges and compares, as
 // cargo-fuzz's do. Corpora grow in native/fuzz/corpus/TARGET, from seeds made here; an input that crashes a target is
@@ -9,6 +10,7 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { mkdirSync, readdirSync, writeFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -206,6 +208,7 @@ async function fuzz(programs, name, seconds) {
     writeFileSync(join(corpus, createHash('sha1').update(bytes).digest('hex')), bytes);
   }
   const known = new Set(readdirSync(artifacts));
+  const started = performance.now();
   const child = spawn(
     join(programs, name),
     [
@@ -219,17 +222,16 @@ async function fuzz(programs, name, seconds) {
     ],
     { stdio: ['ignore', 'ignore', 'pipe'] },
   );
-  const stop = () => child.kill('SIGTERM');
-  process.once('SIGINT', stop).once('SIGTERM', stop);
+  running.add(child);
   let log = '';
   child.stderr.setEncoding('utf8').on('data', (text) => (log = (log + text).slice(-(1 << 20))));
   const status = await new Promise((resolve, reject) => {
     child.once('error', reject).once('close', (code, signal) => resolve(signal ?? code));
   });
-  process.off('SIGINT', stop).off('SIGTERM', stop);
+  running.delete(child);
   const runs = /^stat::number_of_executed_units:\s*(\d+)/m.exec(log)?.[1] ?? '?';
-  console.log(`fuzz ${name}: ${runs} runs in ${seconds} s`);
-  if (status === 0) return true;
+  console.log(`fuzz ${name}: ${runs} runs in ${Math.round((performance.now() - started) / 1000)} s`);
+  if (status === 0 || stopped) return true;
   const artifact = readdirSync(artifacts).find((file) => !known.has(file));
   const where = artifact ? `the input is ${join(artifacts, artifact)}` : 'an input that it left before did it again';
   console.error(`${log.split('\n').slice(-60).join('\n')}\nfuzz ${name}: crashed (${status}); ${where}`);
@@ -253,5 +255,20 @@ if (unknown) fail(`no target ${unknown}; there are ${Object.keys(targets).join('
 
 const programs = build(names);
 let crashed = 0;
-for (const name of names) if (!(await fuzz(programs, name, seconds))) crashed += 1;
-process.exitCode = crashed > 0 ? 1 : 0;
+let stopped = false;
+const left = [...names];
+const running = new Set();
+for (const signal of ['SIGINT', 'SIGTERM']) {
+  process.once(signal, () => {
+    stopped = true;
+    left.length = 0;
+    for (const child of running) child.kill('SIGTERM');
+  });
+}
+const oneByOne = async () => {
+  for (let name = left.shift(); name !== undefined; name = left.shift()) {
+    if (!(await fuzz(programs, name, seconds))) crashed += 1;
+  }
+};
+await Promise.all(Array.from({ length: availableParallelism() }, oneByOne));
+process.exitCode = crashed > 0 ? 1 : stopped ? 130 : 0;
