@@ -746,8 +746,8 @@ export interface Native {
   keygen(name: string): NativeKey;
   /** `SHA256:…` of the public key of the first certificate. */
   fingerprintOf(certificatePem: string): string;
-  /** Tells systemd, if it asked for that; false where it did not. */
-  notify(state: string): boolean;
+  /** Tells the service manager that listens at `path`, as `NOTIFY_SOCKET` has it. */
+  notify(path: string, state: string): void;
   /** The other end of a connected socket, for people. */
   peerOfSocket(fd: number): string;
   isListening(fd: number): boolean;

@@ -14,6 +14,8 @@ export interface SetupFile {
   readonly text: string;
   /** It is the operator's once it is there: one that was changed is neither written anew nor removed. */
   readonly isSettings: boolean;
+  /** The line of settings by which a way differs from another that has them too. */
+  readonly line: string | undefined;
 }
 
 const contrib = (name: string): string => readFileSync(new URL(`../../contrib/${name}`, import.meta.url), 'utf8');
@@ -36,7 +38,12 @@ const PARTS: Record<Way, { units: readonly string[]; settings: readonly string[]
 
 /** What a host is given. `qemu`: the user that QEMU runs as. */
 export function setupFiles(way: Way, qemu: string): SetupFile[] {
-  const file = (path: string, text: string, isSettings = false): SetupFile => ({ path, text: MARK + text, isSettings });
+  const file = (path: string, text: string, settings?: { line?: string }): SetupFile => ({
+    path,
+    text: MARK + text,
+    isSettings: settings !== undefined,
+    line: settings?.line,
+  });
   // Who is in the group may use the sockets in /run/pagewire.
   const member = qemu === 'root' ? '' : `m ${qemu} pagewire\n`;
   const { units, settings } = PARTS[way];
@@ -44,16 +51,25 @@ export function setupFiles(way: Way, qemu: string): SetupFile[] {
     file('/etc/sysusers.d/pagewire.conf', contrib('sysusers.d/pagewire.conf') + member),
     file('/etc/tmpfiles.d/pagewire.conf', contrib('tmpfiles.d/pagewire.conf')),
     ...units.map((name) => file(`/etc/systemd/system/${name}`, contrib(`systemd/${name}`))),
-    ...settings.map((name) => file(`/etc/pagewire/${basename(name)}`, settingsFor(way, name), true)),
+    ...settings.map((name) => {
+      const { text, ...more } = settingsFor(way, name);
+      return file(`/etc/pagewire/${basename(name)}`, text, more);
+    }),
   ];
 }
 
-function settingsFor(way: Way, name: string): string {
+function settingsFor(way: Way, name: string): { text: string; line?: string } {
   const text = contrib(name);
-  // There libvirt chooses the port at which QEMU waits for its guest.
-  return way === 'intercept' && name === 'etc/destination.env'
-    ? text.replace(/^PAGEWIRE_CONNECT=.*$/m, 'PAGEWIRE_CONNECT=tcp:127.0.0.1:{port}')
-    : text;
+  if (name !== 'etc/destination.env') return { text };
+  // With interception, libvirt chooses the port at which QEMU waits for its guest.
+  const line = `PAGEWIRE_CONNECT=${way === 'intercept' ? 'tcp:127.0.0.1:{port}' : 'unix:/run/pagewire/{name}.sock'}`;
+  return { text: text.replace(/^PAGEWIRE_CONNECT=.*$/m, line), line };
+}
+
+/** What the settings that are there lack for the way that the file is of. */
+export function lacking({ path, line }: SetupFile, root: string): string | undefined {
+  if (line === undefined) return undefined;
+  return contentOf(join(root, path))?.split('\n').includes(line) === false ? line : undefined;
 }
 
 /** The units of all ways. */

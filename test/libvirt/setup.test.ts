@@ -82,6 +82,10 @@ void describe('pagewire libvirt setup', () => {
     write(path(settings), changed);
     assert.match((await run('--apply')).stdout.toString(), /^kept \/etc\/pagewire\/destination\.env$/m);
     assert.match(
+      (await run('--apply', '--way', 'intercept')).stdout.toString(),
+      /^kept \/etc\/pagewire\/destination\.env: this way needs PAGEWIRE_CONNECT=tcp:127\.0\.0\.1:\{port\} there$/m,
+    );
+    assert.match(
       (await run('--undo')).stdout.toString(),
       /^kept \/etc\/pagewire\/destination\.env \(it was changed\)$/m,
     );

@@ -579,10 +579,10 @@ pub fn fingerprint_of(certificate_pem: String) -> Result<String, String> {
     net::fingerprint(&certificate_pem).map_err(|error| coded(&error))
 }
 
-/// Tells systemd how we are, if it asked for that.
+/// Tells the service manager that listens at `path` how we are.
 #[napi]
-pub fn notify(state: String) -> Result<bool> {
-    Ok(net::notify(&state)?)
+pub fn notify(path: String, state: String) -> Result<()> {
+    Ok(net::notify(&path, &state)?)
 }
 
 /// The other end of a connected socket, for people.

@@ -1,0 +1,405 @@
+// `npm run test:systemd`: the units of contrib, `pagewire libvirt setup` and the filter, under a systemd that runs.
+//
+//   node scripts/test-systemd.mjs [--fresh]
+//
+// Two hosts, src and dst, are booted by systemd-nspawn, each over an overlay of one Debian root with libvirt and QEMU in
+// it, with a link of their own between them. Guests go from one to the other by each way that has units, through ssh,
+// and by hand as contrib/README.md says; they are saved and restored by the filter. This machine's systemd, where there
+// is one, is not touched. Root on Debian; needs debootstrap, systemd-container, iproute2 and binutils, and the project
+// built here (`npm test` does that). About 800 MB in PAGEWIRE_SYSTEMD_ROOT (default /var/tmp/pagewire-systemd), which is
+// kept for the next run; --fresh makes it anew. Five minutes the first time, two after that.
+import assert from 'node:assert/strict';
+import { spawn, spawnSync } from 'node:child_process';
+import { cpSync, existsSync, mkdirSync, openSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { makeRoot, needs, notRun, run } from './debian-root.mjs';
+
+const project = fileURLToPath(new URL('..', import.meta.url));
+const root = process.env.PAGEWIRE_SYSTEMD_ROOT || '/var/tmp/pagewire-systemd';
+const what = 'the services under a systemd that runs';
+const packages = [
+  ...[
+    'systemd-sysv',
+    'dbus',
+    'nftables',
+    'iptables',
+    'iproute2',
+    'openssh-server',
+    'openssh-client',
+    'socat',
+    'procps',
+  ],
+  ...['libvirt-daemon-system', 'libvirt-clients', 'libvirt-daemon-driver-qemu', 'qemu-system-x86', 'lzop', 'polkitd'],
+];
+
+/** The Debian of this machine: its C library is what the native core was built for. */
+function release() {
+  const names = readFileSync('/etc/os-release', 'utf8');
+  const name = /^VERSION_CODENAME=(\w+)/m.exec(names)?.[1];
+  return /^ID=debian$/m.test(names) && name ? name : notRun(what, 'this machine does not run Debian');
+}
+
+/** Puts the package into the root as `npm install --global` does, with what was built here. */
+function installPackage() {
+  const addon = 'build/Release/pagewire.node';
+  if (!existsSync(join(project, addon))) notRun(what, 'the project is not built: run npm run demo first');
+  const to = join(root, 'usr/local/lib/node_modules/pagewire');
+  rmSync(to, { recursive: true, force: true });
+  const copy = (path) => {
+    mkdirSync(dirname(join(to, path)), { recursive: true });
+    cpSync(join(project, path), join(to, path), { recursive: true });
+  };
+  const [{ files }] = JSON.parse(run('npm', ['pack', '--dry-run', '--json', '--ignore-scripts'], { cwd: project }));
+  const listed = run('npm', ['ls', '--omit=dev', '--all', '--parseable'], { cwd: project }).trim().split('\n').slice(1);
+  for (const path of [...files.map(({ path }) => path), ...listed.map((path) => path.slice(project.length)), addon]) {
+    copy(path);
+  }
+  const command = join(root, 'usr/local/bin/pagewire');
+  rmSync(command, { force: true });
+  symlinkSync('../lib/node_modules/pagewire/bin/pagewire', command);
+  cpSync(process.execPath, join(root, 'usr/bin/node'));
+  rmSync(join(root, 'etc/hostname'), { force: true }); // the host's is the container's name
+  const guest = join(root, 'opt/bare');
+  run('as', ['--32', '-o', `${guest}.o`, join(project, 'test/e2e/guest/bare.S')]);
+  run('ld', ['-m', 'elf_i386', '--oformat', 'binary', '-Ttext', '0x100000', '-o', `${guest}.bin`, `${guest}.o`]);
+}
+
+const hosts = { src: '10.99.0.1', dst: '10.99.0.2' };
+const running = new Map();
+const namespace = (host) => `pagewire-${host}`;
+
+function boot() {
+  for (const host of Object.keys(hosts)) run('ip', ['netns', 'add', namespace(host)]);
+  const [src, dst] = Object.keys(hosts).map(namespace);
+  run('ip', ['link', 'add', 'link0', 'netns', src, 'type', 'veth', 'peer', 'name', 'link0', 'netns', dst]);
+  for (const [host, address] of Object.entries(hosts)) {
+    const ip = (...args) => run('ip', ['-n', namespace(host), ...args]);
+    ip('addr', 'add', `${address}/24`, 'dev', 'link0');
+    for (const device of ['lo', 'link0']) ip('link', 'set', device, 'up');
+    const log = openSync(`${root}-${host}.log`, 'w');
+    const nspawn = spawn(
+      'systemd-nspawn',
+      [
+        ...['--register=no', '--keep-unit', '--volatile=overlay', '--capability=CAP_NET_ADMIN', '--boot'],
+        ...[`--network-namespace-path=/run/netns/${namespace(host)}`, `--machine=${host}`, `--directory=${root}`],
+      ],
+      { stdio: ['ignore', log, log], detached: true },
+    );
+    nspawn.unref();
+    running.set(host, nspawn);
+  }
+  for (const host of Object.keys(hosts)) {
+    until(() => leader(host) !== '', 10, `${host} does not start: see ${root}-${host}.log`);
+    until(() => /running|degraded/.test(state(host)), 60, `${host} does not boot: see ${root}-${host}.log`);
+    assert.equal(on(host, 'systemctl --failed --plain --no-legend'), '');
+    const names = Object.entries(hosts).map(([name, address]) => `${address} ${name}\n`);
+    on(host, `printf '127.0.0.1 localhost\\n${names.join('').replaceAll('\n', '\\n')}' > /etc/hosts`);
+  }
+}
+
+/** The first process of a host, with which all of them end. */
+function leader(host) {
+  const { pid } = running.get(host) ?? {};
+  const children = `/proc/${pid}/task/${pid}/children`;
+  return existsSync(children) ? readFileSync(children, 'utf8').split(' ')[0] : '';
+}
+
+/** Nothing that they hold is worth an orderly end. */
+function shutDown() {
+  for (const first of [...running.keys()].map(leader)) if (first) spawnSync('kill', ['-9', first]);
+  const areGone = () => [...running.values()].every(({ pid }) => !existsSync(`/proc/${pid}/ns/net`));
+  for (let i = 0; i < 50 && !areGone(); i += 1) sleep(0.2);
+  for (const host of Object.keys(hosts)) spawnSync('ip', ['netns', 'del', namespace(host)], { stdio: 'ignore' });
+}
+
+const sleep = (seconds) => Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, seconds * 1000);
+
+function until(holds, seconds, message) {
+  for (const end = Date.now() + seconds * 1000; Date.now() < end; sleep(0.2)) if (holds()) return;
+  throw new Error(message);
+}
+
+/** Of systemd there, as far as it can be asked already. */
+function state(host) {
+  try {
+    return on(host, 'systemctl is-system-running || true');
+  } catch {
+    return '';
+  }
+}
+
+/** Runs a shell script on a host; what it printed, or an error with what it said. */
+function on(host, script) {
+  const args = ['-t', leader(host) || 'nobody', '-m', '-u', '-i', '-n', '-p', '-C', '-r', '-w', 'sh', '-euc', script];
+  const { status, stdout, stderr } = spawnSync('nsenter', args, {
+    encoding: 'utf8',
+    timeout: 120_000,
+    env: { PATH: '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin', HOME: '/root' },
+  });
+  if (status !== 0) throw new Error(`${host}: ${script}: ${status}\n${stdout}${stderr}`);
+  return stdout.trim();
+}
+
+const both = (script) => Object.keys(hosts).map((host) => on(host, script));
+const journal = (host, unit) => on(host, `journalctl --no-pager -o cat -u '${unit}'`);
+const unitIs = (host, unit) =>
+  on(host, `echo "$(systemctl show -P ActiveState '${unit}') $(systemctl show -P Result '${unit}')"`);
+
+/** The keys that the hosts have made, and settings that name them. */
+function exchangeKeys(atSource, atDestination) {
+  const [src, dst] = both(
+    `pagewire keygen --dir /etc/pagewire 2>/dev/null
+     chgrp pagewire /etc/pagewire/pagewire.pem; chmod 640 /etc/pagewire/pagewire.pem`,
+  );
+  on('src', `sed -i 's|^PAGEWIRE_OPTIONS=|&--peer ${dst} |' /etc/pagewire/${atSource}`);
+  on('dst', `sed -i 's|^PAGEWIRE_OPTIONS=|&--peer ${src} |' /etc/pagewire/${atDestination}`);
+}
+
+const QEMU = `qemu-system-x86_64 -accel tcg -M q35 -m 128 -display none -kernel /opt/bare.bin \
+  -append 'mode=sparse mb=64 rate=5000' -serial file:/run/vm/ticks -monitor unix:/run/vm/monitor,server,nowait`;
+
+/** Two QEMUs of a user in the group pagewire; the guest of src is ready to go. */
+function startGuests() {
+  for (const [host, incoming] of [
+    ['src', ''],
+    ['dst', '-incoming unix:/run/pagewire/vm1.sock'],
+  ]) {
+    on(
+      host,
+      `pkill -x qemu-system-x86 || true; rm -rf /run/vm; id vm >/dev/null 2>&1 || useradd -M vm; usermod -aG pagewire vm
+       install -d -o vm /run/vm
+       setsid runuser -u vm -- sh -c "umask 007; exec ${QEMU} ${incoming}" </dev/null >/run/vm/log 2>&1 &`,
+    );
+  }
+  until(() => ticks('src') > 0, 30, 'the guest does not run');
+  until(() => on('dst', 'ls /run/vm').includes('monitor'), 10, 'no QEMU at dst');
+}
+
+const ticks = (host) =>
+  parseInt(/^T (\d+)/.exec(on(host, 'tail -n 1 /run/vm/ticks 2>/dev/null || true'))?.[1] ?? '0', 10);
+const monitor = (host, command) => on(host, `(echo '${command}'; sleep 0.3) | socat - unix:/run/vm/monitor`);
+
+function migrate() {
+  for (const host of ['dst', 'src']) monitor(host, 'migrate_set_capability return-path on');
+  monitor('src', 'migrate_set_parameter max-bandwidth 100G');
+  monitor('src', 'migrate -d unix:/run/pagewire/vm1.sock');
+}
+
+function arrives() {
+  until(() => /status: +completed/.test(monitor('src', 'info migrate')), 60, 'the migration does not end');
+  const before = ticks('src');
+  until(() => ticks('dst') > before, 20, 'the guest does not run on');
+}
+
+const DOMAIN = `<domain type="qemu"><name>vm1</name><memory unit="MiB">128</memory><vcpu>1</vcpu>
+<os><type arch="x86_64" machine="q35">hvm</type><kernel>/opt/bare.bin</kernel>
+<cmdline>mode=sparse mb=64 rate=5000</cmdline></os><devices><emulator>/usr/bin/qemu-system-x86_64</emulator>
+<serial type="file"><source path="/var/log/libvirt/qemu/vm1-ticks.log"/></serial><memballoon model="none"/></devices></domain>`;
+
+function startDomain() {
+  both(
+    'pkill -x qemu-system-x86 || true; virsh -q destroy vm1 2>/dev/null || true; rm -f /var/log/libvirt/qemu/*ticks.log',
+  );
+  on('src', `echo '${DOMAIN}' > /root/vm1.xml; virsh -q create /root/vm1.xml`);
+  until(() => domainTicks('src') > 0, 30, 'the guest does not run');
+}
+
+const domainTicks = (host) =>
+  parseInt(/^T (\d+)/.exec(on(host, 'tail -n 1 /var/log/libvirt/qemu/vm1-ticks.log || true'))?.[1] ?? '0', 10);
+
+/** The guest of libvirt has moved, and runs on. */
+function moved() {
+  assert.equal(on('src', 'virsh -q list'), '');
+  const before = domainTicks('src');
+  until(() => domainTicks('dst') > before, 20, 'the guest does not run on');
+}
+
+const tests = {
+  'by hand, as contrib/README.md has it'() {
+    both(
+      `cd /usr/local/lib/node_modules/pagewire/contrib
+       install -D -m 644 -t /etc/sysusers.d sysusers.d/pagewire.conf
+       install -D -m 644 -t /etc/tmpfiles.d tmpfiles.d/pagewire.conf
+       install -D -m 644 -t /etc/systemd/system systemd/*
+       systemd-sysusers
+       systemd-tmpfiles --create /etc/tmpfiles.d/pagewire.conf
+       install -m 640 -g pagewire -t /etc/pagewire etc/*.env
+       systemctl daemon-reload`,
+    );
+    exchangeKeys('source.env', 'destination.env');
+    on('src', "sed -i 's|dst.example|dst|' /etc/pagewire/source.env");
+    on('dst', 'systemctl enable --now pagewire-destination.service');
+    startGuests();
+    on('src', 'systemctl start pagewire-source@vm1');
+    migrate();
+    arrives();
+    until(() => unitIs('src', 'pagewire-source@vm1') === 'inactive success', 10, journal('src', 'pagewire-source@vm1'));
+    assert.match(journal('dst', 'pagewire-destination'), /vm1: arrived/);
+    on('dst', 'systemctl reload pagewire-destination');
+    assert.equal(unitIs('dst', 'pagewire-destination'), 'active success');
+  },
+
+  'systemd listens'() {
+    on(
+      'dst',
+      `systemctl disable --now pagewire-destination.service
+       sed -i 's|^PAGEWIRE_LISTEN=.*|PAGEWIRE_LISTEN=tls:systemd|' /etc/pagewire/destination.env
+       systemctl enable --now pagewire-destination.socket`,
+    );
+    assert.equal(unitIs('dst', 'pagewire-destination.service'), 'inactive success');
+    startGuests();
+    on('src', 'systemctl start pagewire-source@vm1');
+    migrate();
+    arrives();
+    assert.equal(unitIs('dst', 'pagewire-destination.service'), 'active success');
+  },
+
+  'through ssh'() {
+    on('src', "mkdir -p /root/.ssh; ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519");
+    const key = on('src', 'cat /root/.ssh/id_ed25519.pub');
+    on('dst', `mkdir -p -m 700 /root/.ssh; echo '${key}' > /root/.ssh/authorized_keys`);
+    on('src', 'ssh -o StrictHostKeyChecking=accept-new dst true');
+    startGuests();
+    on(
+      'src',
+      `setsid pagewire proxy source --name vm1 --listen unix:/run/pagewire/vm1.sock --listen-mode 0666 --connect \
+       'exec:ssh dst pagewire proxy destination --listen stdio --connect unix:/run/pagewire/vm1.sock' \
+       </dev/null >/run/proxy.log 2>&1 &`,
+    );
+    until(() => on('src', 'ls /run/pagewire').includes('vm1.sock'), 10, 'no proxy');
+    migrate();
+    arrives();
+    until(() => on('src', 'cat /run/proxy.log').includes('vm1: migrated'), 10, 'the proxy does not end');
+  },
+
+  'told to stop in the middle, the guest stays and the service has not failed'() {
+    startGuests();
+    on(
+      'src',
+      "sed 's|^PAGEWIRE_OPTIONS=|&--max-bandwidth 2M |' /etc/pagewire/source.env > /etc/pagewire/source-vm1.env",
+    );
+    on('src', 'systemctl start pagewire-source@vm1');
+    migrate();
+    sleep(2);
+    on('src', 'systemctl stop pagewire-source@vm1; rm /etc/pagewire/source-vm1.env');
+    assert.equal(unitIs('src', 'pagewire-source@vm1'), 'inactive success');
+    assert.match(on('src', 'cat /var/lib/pagewire/source-vm1.json'), /"code": "STOPPED"/);
+    until(() => /status: +failed/.test(monitor('src', 'info migrate')), 10, 'the migration does not fail');
+    const before = ticks('src');
+    until(() => ticks('src') > before, 10, 'the guest does not run on');
+    on('dst', 'systemctl disable --now pagewire-destination.socket pagewire-destination.service');
+    both(
+      'rm /etc/systemd/system/pagewire-* /etc/sysusers.d/pagewire.conf /etc/tmpfiles.d/pagewire.conf /etc/pagewire/*.env',
+    );
+  },
+
+  "libvirt's tunnel"() {
+    both('pagewire libvirt setup --way tunnel --apply');
+    exchangeKeys('tunnel.env', 'tunnel-destination.env');
+    on('dst', 'systemctl enable --now pagewire-tunnel-destination.service');
+    on('src', 'systemctl enable --now pagewire-tunnel@dst.service');
+    startDomain();
+    on('src', 'virsh migrate --live --p2p --tunnelled vm1 qemu+unix:///system?socket=/run/pagewire/libvirt-dst.sock');
+    moved();
+    assert.match(journal('src', 'pagewire-tunnel@dst'), /1 stream complete/);
+    for (const [host, unit] of [
+      ['src', 'pagewire-tunnel@dst'],
+      ['dst', 'pagewire-tunnel-destination'],
+    ]) {
+      assert.doesNotMatch(journal(host, unit), /only permitted for main PID/, 'its sessions talk to systemd');
+      on(host, `systemctl stop ${unit}`);
+      assert.equal(unitIs(host, unit), 'inactive success');
+    }
+  },
+
+  interception() {
+    both('pagewire libvirt setup --way intercept --apply');
+    exchangeKeys('intercept.env', 'destination.env');
+    on('dst', 'systemctl enable --now pagewire-destination.service');
+    on('src', 'systemctl enable --now pagewire-intercept.service');
+    startDomain();
+    on('src', 'virsh migrate --live vm1 qemu+ssh://root@dst/system');
+    moved();
+    assert.match(journal('src', 'pagewire-intercept'), /src-49152: migrated/);
+    on('src', 'systemctl stop pagewire-intercept');
+    assert.equal(unitIs('src', 'pagewire-intercept'), 'inactive success');
+    assert.doesNotMatch(on('src', 'nft list ruleset'), /pagewire/, 'its rules are there still');
+    both('pagewire libvirt setup --undo; rm -f /etc/pagewire/*.env');
+  },
+
+  'a unix socket, with virsh'() {
+    both('pagewire libvirt setup --way unix --apply');
+    exchangeKeys('source.env', 'destination.env');
+    on('src', "sed -i 's|dst.example|dst|' /etc/pagewire/source.env");
+    on('dst', 'systemctl enable --now pagewire-destination.service');
+    startDomain();
+    on('src', 'systemctl start pagewire-source@vm1');
+    on('src', 'virsh migrate --live --migrateuri unix:///run/pagewire/vm1.sock vm1 qemu+ssh://root@dst/system');
+    moved();
+    until(() => unitIs('src', 'pagewire-source@vm1') === 'inactive success', 10, journal('src', 'pagewire-source@vm1'));
+    both('pagewire libvirt setup --undo');
+    assert.deepEqual(both('find /etc/systemd -name "pagewire*"'), ['', '']);
+  },
+
+  'save and restore by the filter'() {
+    startDomain();
+    const file = (name) => `/var/lib/libvirt/images/${name}.save`;
+    const inUse = (format) =>
+      on('src', `echo 'save_image_format = "${format}"' >> /etc/libvirt/qemu.conf; systemctl restart libvirtd`);
+    const there = (name) => {
+      const before = domainTicks('src');
+      on('src', `virsh restore ${file(name)}`);
+      until(() => domainTicks('src') > before, 20, 'the guest does not run on');
+    };
+    inUse('lzop');
+    on('src', `virsh save vm1 ${file('before')}`);
+    on('src', 'pagewire install-libvirt-filter; systemctl restart libvirtd');
+    there('before');
+    on('src', `virsh save vm1 ${file('after')}`);
+    assert.match(on('src', `pagewire inspect ${file('after')}`), /libvirt/i);
+    const [before, after] = ['before', 'after'].map((name) => Number(on('src', `stat -c %s ${file(name)}`)));
+    assert.ok(after < before, `${after} bytes, and ${before} by lzop`);
+    there('after');
+    on('src', 'pagewire install-libvirt-filter --uninstall; systemctl restart libvirtd; virsh -q list | grep -q vm1');
+  },
+};
+
+needs(what, 'systemd-nspawn', 'ip', 'as', 'nsenter');
+if (process.argv.includes('--fresh')) rmSync(root, { recursive: true, force: true });
+makeRoot({ what, root, release: release(), packages });
+installPackage();
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
+  process.once(signal, () => {
+    shutDown();
+    process.exit(130);
+  });
+}
+const failed = [];
+try {
+  boot();
+  for (const host of Object.keys(hosts)) {
+    const uuid = readFileSync('/proc/sys/kernel/random/uuid', 'utf8').trim();
+    on(
+      host,
+      `echo 'host_uuid = "${uuid}"' >> /etc/libvirt/libvirtd.conf
+       echo 'cgroup_controllers = [ ]' >> /etc/libvirt/qemu.conf
+       systemctl restart libvirtd`,
+    );
+  }
+  for (const [name, test] of Object.entries(tests)) {
+    const started = performance.now();
+    try {
+      test();
+      console.log(`ok ${name} (${((performance.now() - started) / 1000).toFixed(1)} s)`);
+    } catch (error) {
+      failed.push(name);
+      console.log(`FAILED ${name}\n${error.stack}`);
+      break; // the next one begins where this one ended
+    }
+  }
+} finally {
+  shutDown();
+}
+console.log(`test-systemd: ${failed.length === 0 ? 'all well' : `failed: ${failed.join(', ')}`}`);
+process.exit(failed.length === 0 ? 0 : 1);
