@@ -38,7 +38,7 @@ const PARTS: Record<Way, { units: readonly string[]; settings: readonly string[]
 
 /** What a host is given. `qemu`: the user that QEMU runs as. */
 export function setupFiles(way: Way, qemu: string): SetupFile[] {
-  const file = (path: string, text: string, settings?: { line?: string }): SetupFile => ({
+  const file = (path: string, text: string, settings?: { line?: string | undefined }): SetupFile => ({
     path,
     text: MARK + text,
     isSettings: settings !== undefined,
@@ -58,12 +58,15 @@ export function setupFiles(way: Way, qemu: string): SetupFile[] {
   ];
 }
 
-function settingsFor(way: Way, name: string): { text: string; line?: string } {
+/** A setting by which ways that have the same file differ. */
+const CONNECT = /^PAGEWIRE_CONNECT=.*$/m;
+
+function settingsFor(way: Way, name: string): { text: string; line?: string | undefined } {
   const text = contrib(name);
   if (name !== 'etc/destination.env') return { text };
   // With interception, libvirt chooses the port at which QEMU waits for its guest.
-  const line = `PAGEWIRE_CONNECT=${way === 'intercept' ? 'tcp:127.0.0.1:{port}' : 'unix:/run/pagewire/{name}.sock'}`;
-  return { text: text.replace(/^PAGEWIRE_CONNECT=.*$/m, line), line };
+  const fitting = way === 'intercept' ? text.replace(CONNECT, 'PAGEWIRE_CONNECT=tcp:127.0.0.1:{port}') : text;
+  return { text: fitting, line: CONNECT.exec(fitting)?.[0] };
 }
 
 /** What the settings that are there lack for the way that the file is of. */
