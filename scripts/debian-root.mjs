@@ -24,13 +24,12 @@ export function needs(what, ...commands) {
   }
 }
 
-/** Runs a command to its end; what it says is shown only if it fails, unless `loud`. */
+/** Runs a command to its end. What it says is shown as it comes if `loud`, or else is in the error if it fails. */
 export function run(command, args, { loud = false, ...options } = {}) {
   const done = spawnSync(command, args, { stdio: loud ? 'inherit' : 'pipe', maxBuffer: 1 << 28, ...options });
   if (done.error || done.status !== 0) {
     const why = done.error?.message ?? (done.signal ? `signal ${done.signal}` : `exit code ${done.status}`);
-    console.error(`${done.stdout ?? ''}${done.stderr ?? ''}${program}: ${command} ${args.join(' ')}: ${why}`);
-    process.exit(1);
+    throw new Error(`${done.stdout ?? ''}${done.stderr ?? ''}${program}: ${command} ${args.join(' ')}: ${why}`);
   }
   return done.stdout?.toString() ?? '';
 }
@@ -62,15 +61,16 @@ function mirror(what) {
 /** Makes the root, unless it is there with these packages. `what` is tested in it; `before` is run before they come. */
 export function makeRoot({ what, root, release, packages, before = 'true' }) {
   const ready = join(root, '.pagewire-ready');
-  const made = packages.join(' ');
+  const made = [release, ...packages].join(' ');
   if (existsSync(ready) && readFileSync(ready, 'utf8') === made) return;
-  if (!existsSync(join(root, '.pagewire-base'))) {
+  const base = join(root, '.pagewire-base');
+  if (!existsSync(base) || readFileSync(base, 'utf8') !== release) {
     console.log(`${program}: making a Debian root (${release}) in ${root}`);
     rmSync(root, { recursive: true, force: true });
     isolated('exec debootstrap --variant=minbase "$1" "$2" "$3"', [release, root, mirror(what)]);
-    writeFileSync(join(root, '.pagewire-base'), '');
+    writeFileSync(base, release);
   }
-  console.log(`${program}: installing ${made} in it`);
+  console.log(`${program}: installing ${packages.join(' ')} in it`);
   const policy = join(root, 'usr/sbin/policy-rc.d'); // start no service in there
   writeFileSync(policy, '#!/bin/sh\nexit 101\n');
   chmodSync(policy, 0o755);

@@ -10,7 +10,7 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { mkdirSync, readdirSync, writeFileSync } from 'node:fs';
-import { availableParallelism } from 'node:os';
+import { availableParallelism, constants } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -198,6 +198,9 @@ function build(names) {
   return join(process.env.CARGO_TARGET_DIR ?? join(folder, 'target'), host, 'release');
 }
 
+/** The exit code of libFuzzer that was told to stop. */
+const INTERRUPTED = 72;
+
 /** Runs a target; false if it crashed. */
 async function fuzz(programs, name, seconds) {
   const { maxLength, seeds } = targets[name];
@@ -231,7 +234,7 @@ async function fuzz(programs, name, seconds) {
   running.delete(child);
   const runs = /^stat::number_of_executed_units:\s*(\d+)/m.exec(log)?.[1] ?? '?';
   console.log(`fuzz ${name}: ${runs} runs in ${Math.round((performance.now() - started) / 1000)} s`);
-  if (status === 0 || stopped) return true;
+  if (status === 0 || (stopped && (status === INTERRUPTED || status === 'SIGTERM'))) return true;
   const artifact = readdirSync(artifacts).find((file) => !known.has(file));
   const where = artifact ? `the input is ${join(artifacts, artifact)}` : 'an input that it left before did it again';
   console.error(`${log.split('\n').slice(-60).join('\n')}\nfuzz ${name}: crashed (${status}); ${where}`);
@@ -255,14 +258,17 @@ if (unknown) fail(`no target ${unknown}; there are ${Object.keys(targets).join('
 
 const programs = build(names);
 let crashed = 0;
-let stopped = false;
+let stopped = 0;
 const left = [...names];
 const running = new Set();
+const stop = () => {
+  left.length = 0;
+  for (const child of running) child.kill('SIGTERM');
+};
 for (const signal of ['SIGINT', 'SIGTERM']) {
   process.once(signal, () => {
-    stopped = true;
-    left.length = 0;
-    for (const child of running) child.kill('SIGTERM');
+    stopped = 128 + constants.signals[signal];
+    stop();
   });
 }
 const oneByOne = async () => {
@@ -270,5 +276,9 @@ const oneByOne = async () => {
     if (!(await fuzz(programs, name, seconds))) crashed += 1;
   }
 };
-await Promise.all(Array.from({ length: availableParallelism() }, oneByOne));
-process.exitCode = crashed > 0 ? 1 : stopped ? 130 : 0;
+try {
+  await Promise.all(Array.from({ length: availableParallelism() }, oneByOne));
+} finally {
+  stop();
+}
+process.exitCode = crashed > 0 ? 1 : stopped;

@@ -5,15 +5,16 @@
 // Two hosts, src and dst, are booted by systemd-nspawn, each over an overlay of one Debian root with libvirt and QEMU in
 // it, with a link of their own between them. Guests go from one to the other by each way that has units, through ssh,
 // and by hand as contrib/README.md says; they are saved and restored by the filter. This machine's systemd, where there
-// is one, is not touched. Root on Debian; needs debootstrap, systemd-container, iproute2 and binutils, and the project
-// built here (`npm test` does that). About 800 MB in PAGEWIRE_SYSTEMD_ROOT (default /var/tmp/pagewire-systemd), which is
+// is one, is not touched. Root on Debian; needs debootstrap, systemd-container, iproute2 and binutils. About 800 MB in PAGEWIRE_SYSTEMD_ROOT (default /var/tmp/pagewire-systemd), which is
 // kept for the next run; --fresh makes it anew. Five minutes the first time, two after that.
 import assert from 'node:assert/strict';
 import { spawn, spawnSync } from 'node:child_process';
-import { cpSync, existsSync, mkdirSync, openSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, openSync, readFileSync, readlinkSync, rmSync, symlinkSync } from 'node:fs';
 import { dirname, join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { makeRoot, needs, notRun, run } from './debian-root.mjs';
+import { setUpOrExit } from './setup.mjs';
 
 const project = fileURLToPath(new URL('..', import.meta.url));
 const root = process.env.PAGEWIRE_SYSTEMD_ROOT || '/var/tmp/pagewire-systemd';
@@ -43,7 +44,6 @@ function release() {
 /** Puts the package into the root as `npm install --global` does, with what was built here. */
 function installPackage() {
   const addon = 'build/Release/pagewire.node';
-  if (!existsSync(join(project, addon))) notRun(what, 'the project is not built: run npm run demo first');
   const to = join(root, 'usr/local/lib/node_modules/pagewire');
   rmSync(to, { recursive: true, force: true });
   const copy = (path) => {
@@ -69,7 +69,8 @@ const hosts = { src: '10.99.0.1', dst: '10.99.0.2' };
 const running = new Map();
 const namespace = (host) => `pagewire-${host}`;
 
-function boot() {
+async function boot() {
+  shutDown(); // what a run that was killed has left
   for (const host of Object.keys(hosts)) run('ip', ['netns', 'add', namespace(host)]);
   const [src, dst] = Object.keys(hosts).map(namespace);
   run('ip', ['link', 'add', 'link0', 'netns', src, 'type', 'veth', 'peer', 'name', 'link0', 'netns', dst]);
@@ -78,46 +79,61 @@ function boot() {
     ip('addr', 'add', `${address}/24`, 'dev', 'link0');
     for (const device of ['lo', 'link0']) ip('link', 'set', device, 'up');
     const log = openSync(`${root}-${host}.log`, 'w');
-    const nspawn = spawn(
-      'systemd-nspawn',
-      [
+    // Each in a control group of its own, or two systemds would manage one.
+    const intoGroup = `for group do mkdir -p "$group" && echo $$ > "$group/cgroup.procs"; done; exec systemd-nspawn \
+      ${[
         ...['--register=no', '--keep-unit', '--volatile=overlay', '--capability=CAP_NET_ADMIN', '--boot'],
-        ...[`--network-namespace-path=/run/netns/${namespace(host)}`, `--machine=${host}`, `--directory=${root}`],
-      ],
-      { stdio: ['ignore', log, log], detached: true },
-    );
+        ...[`--network-namespace-path=/run/netns/${namespace(host)}`, `--machine=${host}`, `--directory="$ROOT"`],
+      ].join(' ')}`;
+    const nspawn = spawn('sh', ['-euc', intoGroup, 'sh', ...groups(host)], {
+      stdio: ['ignore', log, log],
+      detached: true,
+      env: { ...process.env, ROOT: root },
+    });
     nspawn.unref();
     running.set(host, nspawn);
   }
   for (const host of Object.keys(hosts)) {
-    until(() => leader(host) !== '', 10, `${host} does not start: see ${root}-${host}.log`);
-    until(() => /running|degraded/.test(state(host)), 60, `${host} does not boot: see ${root}-${host}.log`);
+    await until(() => leader(host) !== undefined, 10, `${host} does not start: see ${root}-${host}.log`);
+    await until(() => /running|degraded/.test(state(host)), 60, `${host} does not boot: see ${root}-${host}.log`);
     assert.equal(on(host, 'systemctl --failed --plain --no-legend'), '');
     const names = Object.entries(hosts).map(([name, address]) => `${address} ${name}\n`);
     on(host, `printf '127.0.0.1 localhost\\n${names.join('').replaceAll('\n', '\\n')}' > /etc/hosts`);
   }
 }
 
-/** The first process of a host, with which all of them end. */
+/** Its control groups, in whichever hierarchies systemd keeps processes here. */
+const groups = (host) =>
+  ['/sys/fs/cgroup/systemd', '/sys/fs/cgroup/unified', '/sys/fs/cgroup']
+    .filter((folder) => existsSync(join(folder, 'cgroup.procs')))
+    .map((folder) => join(folder, namespace(host)));
+
+/** The first process of a host, once it is in namespaces of its own. */
 function leader(host) {
-  const { pid } = running.get(host) ?? {};
+  const { pid } = running.get(host);
   const children = `/proc/${pid}/task/${pid}/children`;
-  return existsSync(children) ? readFileSync(children, 'utf8').split(' ')[0] : '';
+  const ids = existsSync(children) ? readFileSync(children, 'utf8').trim().split(' ') : [];
+  const own = (id) => existsSync(`/proc/${id}/ns/pid`) && readlinkSync(`/proc/${id}/ns/pid`);
+  return ids.find((id) => id !== '' && own(id) && own(id) !== own('self'));
 }
 
-/** Nothing that they hold is worth an orderly end. */
+/** Nothing that the hosts hold is worth an orderly end. */
 function shutDown() {
-  for (const first of [...running.keys()].map(leader)) if (first) spawnSync('kill', ['-9', first]);
-  const areGone = () => [...running.values()].every(({ pid }) => !existsSync(`/proc/${pid}/ns/net`));
-  for (let i = 0; i < 50 && !areGone(); i += 1) sleep(0.2);
-  for (const host of Object.keys(hosts)) spawnSync('ip', ['netns', 'del', namespace(host)], { stdio: 'ignore' });
+  for (const host of Object.keys(hosts)) {
+    const there = spawnSync('ip', ['netns', 'pids', namespace(host)], { encoding: 'utf8' }).stdout.trim();
+    if (there !== '') spawnSync('kill', ['-9', ...there.split(/\s+/)], { stdio: 'ignore' });
+    spawnSync('ip', ['netns', 'del', namespace(host)], { stdio: 'ignore' });
+    for (const group of groups(host)) {
+      const empty = 'for i in 1 2 3 4 5 6 7 8 9; do find "$1" -depth -type d -exec rmdir {} + && exit; sleep 0.3; done';
+      if (existsSync(group)) spawnSync('sh', ['-c', empty, 'sh', group], { stdio: 'ignore' });
+    }
+  }
 }
 
-const sleep = (seconds) => Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, seconds * 1000);
-
-function until(holds, seconds, message) {
-  for (const end = Date.now() + seconds * 1000; Date.now() < end; sleep(0.2)) if (holds()) return;
-  throw new Error(message);
+/** `message`: what to say, or a function that tells it, if it does not come to that. */
+async function until(holds, seconds, message) {
+  for (const end = Date.now() + seconds * 1000; Date.now() < end; await sleep(200)) if (holds()) return;
+  throw new Error(typeof message === 'string' ? message : message());
 }
 
 /** Of systemd there, as far as it can be asked already. */
@@ -131,7 +147,7 @@ function state(host) {
 
 /** Runs a shell script on a host; what it printed, or an error with what it said. */
 function on(host, script) {
-  const args = ['-t', leader(host) || 'nobody', '-m', '-u', '-i', '-n', '-p', '-C', '-r', '-w', 'sh', '-euc', script];
+  const args = ['-t', leader(host) ?? 'nobody', '-m', '-u', '-i', '-n', '-p', '-C', '-r', '-w', 'sh', '-euc', script];
   const { status, stdout, stderr } = spawnSync('nsenter', args, {
     encoding: 'utf8',
     timeout: 120_000,
@@ -160,7 +176,7 @@ const QEMU = `qemu-system-x86_64 -accel tcg -M q35 -m 128 -display none -kernel 
   -append 'mode=sparse mb=64 rate=5000' -serial file:/run/vm/ticks -monitor unix:/run/vm/monitor,server,nowait`;
 
 /** Two QEMUs of a user in the group pagewire; the guest of src is ready to go. */
-function startGuests() {
+async function startGuests() {
   for (const [host, incoming] of [
     ['src', ''],
     ['dst', '-incoming unix:/run/pagewire/vm1.sock'],
@@ -172,8 +188,8 @@ function startGuests() {
        setsid runuser -u vm -- sh -c "umask 007; exec ${QEMU} ${incoming}" </dev/null >/run/vm/log 2>&1 &`,
     );
   }
-  until(() => ticks('src') > 0, 30, 'the guest does not run');
-  until(() => on('dst', 'ls /run/vm').includes('monitor'), 10, 'no QEMU at dst');
+  await until(() => ticks('src') > 0, 30, 'the guest does not run');
+  await until(() => on('dst', 'ls /run/vm').includes('monitor'), 10, 'no QEMU at dst');
 }
 
 const ticks = (host) =>
@@ -186,10 +202,10 @@ function migrate() {
   monitor('src', 'migrate -d unix:/run/pagewire/vm1.sock');
 }
 
-function arrives() {
-  until(() => /status: +completed/.test(monitor('src', 'info migrate')), 60, 'the migration does not end');
+async function arrives() {
+  await until(() => /status: +completed/.test(monitor('src', 'info migrate')), 60, 'the migration does not end');
   const before = ticks('src');
-  until(() => ticks('dst') > before, 20, 'the guest does not run on');
+  await until(() => ticks('dst') > before, 20, 'the guest does not run on');
 }
 
 const DOMAIN = `<domain type="qemu"><name>vm1</name><memory unit="MiB">128</memory><vcpu>1</vcpu>
@@ -197,26 +213,26 @@ const DOMAIN = `<domain type="qemu"><name>vm1</name><memory unit="MiB">128</memo
 <cmdline>mode=sparse mb=64 rate=5000</cmdline></os><devices><emulator>/usr/bin/qemu-system-x86_64</emulator>
 <serial type="file"><source path="/var/log/libvirt/qemu/vm1-ticks.log"/></serial><memballoon model="none"/></devices></domain>`;
 
-function startDomain() {
+async function startDomain() {
   both(
     'pkill -x qemu-system-x86 || true; virsh -q destroy vm1 2>/dev/null || true; rm -f /var/log/libvirt/qemu/*ticks.log',
   );
   on('src', `echo '${DOMAIN}' > /root/vm1.xml; virsh -q create /root/vm1.xml`);
-  until(() => domainTicks('src') > 0, 30, 'the guest does not run');
+  await until(() => domainTicks('src') > 0, 30, 'the guest does not run');
 }
 
 const domainTicks = (host) =>
   parseInt(/^T (\d+)/.exec(on(host, 'tail -n 1 /var/log/libvirt/qemu/vm1-ticks.log || true'))?.[1] ?? '0', 10);
 
 /** The guest of libvirt has moved, and runs on. */
-function moved() {
+async function moved() {
   assert.equal(on('src', 'virsh -q list'), '');
   const before = domainTicks('src');
-  until(() => domainTicks('dst') > before, 20, 'the guest does not run on');
+  await until(() => domainTicks('dst') > before, 20, 'the guest does not run on');
 }
 
 const tests = {
-  'by hand, as contrib/README.md has it'() {
+  async 'by hand, as contrib/README.md has it'() {
     both(
       `cd /usr/local/lib/node_modules/pagewire/contrib
        install -D -m 644 -t /etc/sysusers.d sysusers.d/pagewire.conf
@@ -230,17 +246,21 @@ const tests = {
     exchangeKeys('source.env', 'destination.env');
     on('src', "sed -i 's|dst.example|dst|' /etc/pagewire/source.env");
     on('dst', 'systemctl enable --now pagewire-destination.service');
-    startGuests();
+    await startGuests();
     on('src', 'systemctl start pagewire-source@vm1');
     migrate();
-    arrives();
-    until(() => unitIs('src', 'pagewire-source@vm1') === 'inactive success', 10, journal('src', 'pagewire-source@vm1'));
+    await arrives();
+    await until(
+      () => unitIs('src', 'pagewire-source@vm1') === 'inactive success',
+      10,
+      () => journal('src', 'pagewire-source@vm1'),
+    );
     assert.match(journal('dst', 'pagewire-destination'), /vm1: arrived/);
     on('dst', 'systemctl reload pagewire-destination');
     assert.equal(unitIs('dst', 'pagewire-destination'), 'active success');
   },
 
-  'systemd listens'() {
+  async 'systemd listens'() {
     on(
       'dst',
       `systemctl disable --now pagewire-destination.service
@@ -248,60 +268,61 @@ const tests = {
        systemctl enable --now pagewire-destination.socket`,
     );
     assert.equal(unitIs('dst', 'pagewire-destination.service'), 'inactive success');
-    startGuests();
+    await startGuests();
     on('src', 'systemctl start pagewire-source@vm1');
     migrate();
-    arrives();
+    await arrives();
     assert.equal(unitIs('dst', 'pagewire-destination.service'), 'active success');
   },
 
-  'through ssh'() {
+  async 'through ssh'() {
     on('src', "mkdir -p /root/.ssh; ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519");
     const key = on('src', 'cat /root/.ssh/id_ed25519.pub');
     on('dst', `mkdir -p -m 700 /root/.ssh; echo '${key}' > /root/.ssh/authorized_keys`);
     on('src', 'ssh -o StrictHostKeyChecking=accept-new dst true');
-    startGuests();
+    await startGuests();
     on(
       'src',
       `setsid pagewire proxy source --name vm1 --listen unix:/run/pagewire/vm1.sock --listen-mode 0666 --connect \
        'exec:ssh dst pagewire proxy destination --listen stdio --connect unix:/run/pagewire/vm1.sock' \
        </dev/null >/run/proxy.log 2>&1 &`,
     );
-    until(() => on('src', 'ls /run/pagewire').includes('vm1.sock'), 10, 'no proxy');
+    await until(() => on('src', 'ls /run/pagewire').includes('vm1.sock'), 10, 'no proxy');
     migrate();
-    arrives();
-    until(() => on('src', 'cat /run/proxy.log').includes('vm1: migrated'), 10, 'the proxy does not end');
+    await arrives();
+    await until(() => on('src', 'cat /run/proxy.log').includes('vm1: migrated'), 10, 'the proxy does not end');
   },
 
-  'told to stop in the middle, the guest stays and the service has not failed'() {
-    startGuests();
+  async 'told to stop in the middle, the guest stays'() {
+    await startGuests();
     on(
       'src',
       "sed 's|^PAGEWIRE_OPTIONS=|&--max-bandwidth 2M |' /etc/pagewire/source.env > /etc/pagewire/source-vm1.env",
     );
     on('src', 'systemctl start pagewire-source@vm1');
     migrate();
-    sleep(2);
+    await sleep(2000);
     on('src', 'systemctl stop pagewire-source@vm1; rm /etc/pagewire/source-vm1.env');
-    assert.equal(unitIs('src', 'pagewire-source@vm1'), 'inactive success');
+    assert.equal(unitIs('src', 'pagewire-source@vm1'), 'failed exit-code');
+    on('src', 'systemctl reset-failed');
     assert.match(on('src', 'cat /var/lib/pagewire/source-vm1.json'), /"code": "STOPPED"/);
-    until(() => /status: +failed/.test(monitor('src', 'info migrate')), 10, 'the migration does not fail');
+    await until(() => /status: +failed/.test(monitor('src', 'info migrate')), 10, 'the migration does not fail');
     const before = ticks('src');
-    until(() => ticks('src') > before, 10, 'the guest does not run on');
+    await until(() => ticks('src') > before, 10, 'the guest does not run on');
     on('dst', 'systemctl disable --now pagewire-destination.socket pagewire-destination.service');
     both(
       'rm /etc/systemd/system/pagewire-* /etc/sysusers.d/pagewire.conf /etc/tmpfiles.d/pagewire.conf /etc/pagewire/*.env',
     );
   },
 
-  "libvirt's tunnel"() {
+  async "libvirt's tunnel"() {
     both('pagewire libvirt setup --way tunnel --apply');
     exchangeKeys('tunnel.env', 'tunnel-destination.env');
     on('dst', 'systemctl enable --now pagewire-tunnel-destination.service');
     on('src', 'systemctl enable --now pagewire-tunnel@dst.service');
-    startDomain();
+    await startDomain();
     on('src', 'virsh migrate --live --p2p --tunnelled vm1 qemu+unix:///system?socket=/run/pagewire/libvirt-dst.sock');
-    moved();
+    await moved();
     assert.match(journal('src', 'pagewire-tunnel@dst'), /1 stream complete/);
     for (const [host, unit] of [
       ['src', 'pagewire-tunnel@dst'],
@@ -313,14 +334,14 @@ const tests = {
     }
   },
 
-  interception() {
+  async interception() {
     both('pagewire libvirt setup --way intercept --apply');
     exchangeKeys('intercept.env', 'destination.env');
     on('dst', 'systemctl enable --now pagewire-destination.service');
     on('src', 'systemctl enable --now pagewire-intercept.service');
-    startDomain();
+    await startDomain();
     on('src', 'virsh migrate --live vm1 qemu+ssh://root@dst/system');
-    moved();
+    await moved();
     assert.match(journal('src', 'pagewire-intercept'), /src-49152: migrated/);
     on('src', 'systemctl stop pagewire-intercept');
     assert.equal(unitIs('src', 'pagewire-intercept'), 'inactive success');
@@ -328,44 +349,49 @@ const tests = {
     both('pagewire libvirt setup --undo; rm -f /etc/pagewire/*.env');
   },
 
-  'a unix socket, with virsh'() {
+  async 'a unix socket, with virsh'() {
     both('pagewire libvirt setup --way unix --apply');
     exchangeKeys('source.env', 'destination.env');
     on('src', "sed -i 's|dst.example|dst|' /etc/pagewire/source.env");
     on('dst', 'systemctl enable --now pagewire-destination.service');
-    startDomain();
+    await startDomain();
     on('src', 'systemctl start pagewire-source@vm1');
     on('src', 'virsh migrate --live --migrateuri unix:///run/pagewire/vm1.sock vm1 qemu+ssh://root@dst/system');
-    moved();
-    until(() => unitIs('src', 'pagewire-source@vm1') === 'inactive success', 10, journal('src', 'pagewire-source@vm1'));
+    await moved();
+    await until(
+      () => unitIs('src', 'pagewire-source@vm1') === 'inactive success',
+      10,
+      () => journal('src', 'pagewire-source@vm1'),
+    );
     both('pagewire libvirt setup --undo');
     assert.deepEqual(both('find /etc/systemd -name "pagewire*"'), ['', '']);
   },
 
-  'save and restore by the filter'() {
-    startDomain();
+  async 'save and restore by the filter'() {
+    await startDomain();
     const file = (name) => `/var/lib/libvirt/images/${name}.save`;
     const inUse = (format) =>
       on('src', `echo 'save_image_format = "${format}"' >> /etc/libvirt/qemu.conf; systemctl restart libvirtd`);
-    const there = (name) => {
+    const there = async (name) => {
       const before = domainTicks('src');
       on('src', `virsh restore ${file(name)}`);
-      until(() => domainTicks('src') > before, 20, 'the guest does not run on');
+      await until(() => domainTicks('src') > before, 20, 'the guest does not run on');
     };
     inUse('lzop');
     on('src', `virsh save vm1 ${file('before')}`);
     on('src', 'pagewire install-libvirt-filter; systemctl restart libvirtd');
-    there('before');
+    await there('before');
     on('src', `virsh save vm1 ${file('after')}`);
     assert.match(on('src', `pagewire inspect ${file('after')}`), /libvirt/i);
     const [before, after] = ['before', 'after'].map((name) => Number(on('src', `stat -c %s ${file(name)}`)));
     assert.ok(after < before, `${after} bytes, and ${before} by lzop`);
-    there('after');
+    await there('after');
     on('src', 'pagewire install-libvirt-filter --uninstall; systemctl restart libvirtd; virsh -q list | grep -q vm1');
   },
 };
 
-needs(what, 'systemd-nspawn', 'ip', 'as', 'nsenter');
+needs(what, 'systemd-nspawn', 'ip', 'as', 'ld', 'nsenter');
+setUpOrExit();
 if (process.argv.includes('--fresh')) rmSync(root, { recursive: true, force: true });
 makeRoot({ what, root, release: release(), packages });
 installPackage();
@@ -377,7 +403,7 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
 }
 const failed = [];
 try {
-  boot();
+  await boot();
   for (const host of Object.keys(hosts)) {
     const uuid = readFileSync('/proc/sys/kernel/random/uuid', 'utf8').trim();
     on(
@@ -390,7 +416,7 @@ try {
   for (const [name, test] of Object.entries(tests)) {
     const started = performance.now();
     try {
-      test();
+      await test();
       console.log(`ok ${name} (${((performance.now() - started) / 1000).toFixed(1)} s)`);
     } catch (error) {
       failed.push(name);

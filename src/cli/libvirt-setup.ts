@@ -1,7 +1,7 @@
 import { spawnSync } from 'node:child_process';
 import { existsSync, statSync } from 'node:fs';
 import { PagewireError } from '../errors.js';
-import { lacking, makeSetup, qemuUser, removeSetup, type SetupFile, setupFiles, UNITS } from '../libvirt/setup.js';
+import { makeSetup, otherwise, qemuUser, removeSetup, type SetupFile, setupFiles, UNITS } from '../libvirt/setup.js';
 import type { Way } from '../libvirt/ways.js';
 import { EXIT } from './exit.js';
 
@@ -45,8 +45,8 @@ function show(files: readonly SetupFile[], way: Way): void {
 
 function setUp(way: Way, root: string, isRunning: boolean): void {
   for (const [file, fate] of makeSetup(setupFiles(way, qemuUser(root)), root)) {
-    const line = lacking(file, root);
-    print(`${fate} ${file.path}${line === undefined ? '' : `: this way needs ${line} there`}\n`);
+    const line = otherwise(file, root);
+    print(`${fate} ${file.path}${line === undefined ? '' : `: as shipped, this way has ${line} there`}\n`);
   }
   if (isRunning) {
     for (const command of COMMANDS) run(command);

@@ -69,10 +69,10 @@ function settingsFor(way: Way, name: string): { text: string; line?: string | un
   return { text: fitting, line: CONNECT.exec(fitting)?.[0] };
 }
 
-/** What the settings that are there lack for the way that the file is of. */
-export function lacking({ path, line }: SetupFile, root: string): string | undefined {
-  if (line === undefined) return undefined;
-  return contentOf(join(root, path))?.split('\n').includes(line) === false ? line : undefined;
+/** The line that the way has there as shipped, where the settings that are there have another one. */
+export function otherwise({ path, line }: SetupFile, root: string): string | undefined {
+  const there = contentOf(join(root, path))?.match(new RegExp(CONNECT, 'gm'))?.at(-1); // systemd takes the last one
+  return there?.trim() === line ? undefined : line;
 }
 
 /** The units of all ways. */

@@ -83,7 +83,7 @@ void describe('pagewire libvirt setup', () => {
     assert.match((await run('--apply')).stdout.toString(), /^kept \/etc\/pagewire\/destination\.env$/m);
     assert.match(
       (await run('--apply', '--way', 'intercept')).stdout.toString(),
-      /^kept \/etc\/pagewire\/destination\.env: this way needs PAGEWIRE_CONNECT=tcp:127\.0\.0\.1:\{port\} there$/m,
+      /^kept \/etc\/pagewire\/destination\.env: as shipped, this way has PAGEWIRE_CONNECT=tcp:127\.0\.0\.1:\{port\} there$/m,
     );
     assert.match(
       (await run('--undo')).stdout.toString(),

@@ -127,9 +127,9 @@ export async function arrives(journey: Journey, seconds = 90): Promise<void> {
  * Plays a migration through; once more if it fails with a QEMU that loses dirty pages by itself. They may be those that
  * the guest runs by: once is chance, twice is not.
  */
-export function plays({ source, capabilities }: Itinerary, play: (stage: Stage) => Promise<void>): Promise<void> {
+export function plays({ source }: Itinerary, play: (stage: Stage) => Promise<void>): Promise<void> {
   const once = (): Promise<void> => onStage(play);
-  if (keepsDirtyPages(source, { byPostcopy: capabilities?.includes('postcopy-ram') ?? false })) return once();
+  if (keepsDirtyPages(source)) return once();
   return once().catch((error: unknown) => {
     console.error(`QEMU ${source.version} loses dirty pages by itself; once more after: ${String(error)}`);
     return once();

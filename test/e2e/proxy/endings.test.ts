@@ -209,7 +209,7 @@ void describe('postcopy that is interrupted', { concurrency: atOnce, skip: skipP
         }));
     }
   }
-  const source = strictInPostcopy;
+  const source = strictInPostcopy ?? qemus.at(-1);
   if (source === undefined) return;
   void it('the link is cut for good', () =>
     interrupted({ source, plan: IMPATIENT }, async ({ proxies }) => {

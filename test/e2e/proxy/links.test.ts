@@ -18,7 +18,7 @@ import { DroppingNetwork, namespacesLack } from '../harness/network.js';
 import { skipPostcopy } from '../harness/postcopy.js';
 import { childrenOf } from '../harness/proxies.js';
 import { qemus, strictInPostcopy } from '../harness/qemus.js';
-import { atOnce, inCi } from '../harness/repository.js';
+import { atOnce, full, inCi } from '../harness/repository.js';
 import { onStage } from '../harness/stage.js';
 import type { Running } from '../harness/stage.js';
 
@@ -143,13 +143,15 @@ void describe('a link that breaks in precopy', { concurrency: atOnce }, () => {
 });
 
 void describe('a link that breaks in postcopy', { concurrency: atOnce, skip: skipPostcopy() }, () => {
-  const strict = strictInPostcopy;
+  const strict = strictInPostcopy ?? newest;
   if (strict === undefined) return;
   for (const [what, trouble] of Object.entries(TROUBLES)) {
     void it(what, () => throughTroubleInPostcopy({ source: strict }, trouble));
+    if (newest === undefined || newest === strict || !full) continue;
+    void it(`${what}, QEMU ${newest.version}`, () => throughTroubleInPostcopy({ source: newest }, trouble));
   }
   const [what, again] = Object.entries(TROUBLES)[0] ?? assert.fail();
-  for (const source of qemus.filter((build) => build !== strict)) {
+  for (const source of qemus.filter((build) => build !== strict && !(full && build === newest))) {
     void it(`${what}, QEMU ${source.version}`, () => throughTroubleInPostcopy({ source }, again));
   }
   void it(`${what}, postcopy-preempt`, () =>
