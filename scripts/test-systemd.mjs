@@ -217,7 +217,7 @@ async function startDomain() {
   both(
     'pkill -x qemu-system-x86 || true; virsh -q destroy vm1 2>/dev/null || true; rm -f /var/log/libvirt/qemu/*ticks.log',
   );
-  on('src', `echo '${DOMAIN}' > /root/vm1.xml; virsh -q create /root/vm1.xml`);
+  on('src', `echo '${DOMAIN}' > ~/vm1.xml; virsh -q create ~/vm1.xml`);
   await until(() => domainTicks('src') > 0, 30, 'the guest does not run');
 }
 
@@ -276,9 +276,9 @@ const tests = {
   },
 
   async 'through ssh'() {
-    on('src', "mkdir -p /root/.ssh; ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519");
-    const key = on('src', 'cat /root/.ssh/id_ed25519.pub');
-    on('dst', `mkdir -p -m 700 /root/.ssh; echo '${key}' > /root/.ssh/authorized_keys`);
+    on('src', "mkdir -p ~/.ssh; ssh-keygen -q -t ed25519 -N '' -f ~/.ssh/id_ed25519");
+    const key = on('src', 'cat ~/.ssh/id_ed25519.pub');
+    on('dst', `mkdir -p -m 700 ~/.ssh; echo '${key}' > ~/.ssh/authorized_keys`);
     on('src', 'ssh -o StrictHostKeyChecking=accept-new dst true');
     await startGuests();
     on(
