@@ -192,8 +192,15 @@ async function startGuests() {
   await until(() => on('dst', 'ls /run/vm').includes('monitor'), 10, 'no QEMU at dst');
 }
 
-const ticks = (host) =>
-  parseInt(/^T (\d+)/.exec(on(host, 'tail -n 1 /run/vm/ticks 2>/dev/null || true'))?.[1] ?? '0', 10);
+/** What the guest of a host has told of its time last; it tells it as long as it runs. */
+const ticksIn = (file) => (host) =>
+  parseInt(/^T (\d+)/.exec(on(host, `tail -n 1 ${file} 2>/dev/null || true`))?.[1] ?? '0', 10);
+const ticks = ticksIn('/run/vm/ticks');
+const domainTicks = ticksIn('/var/log/libvirt/qemu/vm1-ticks.log');
+
+/** Waits for another tick than `before`. */
+const runsOn = (host, ticksOf, before) => until(() => ticksOf(host) > before, 10, 'the guest does not run on');
+
 const monitor = (host, command) => on(host, `(echo '${command}'; sleep 0.3) | socat - unix:/run/vm/monitor`);
 
 function migrate() {
@@ -204,8 +211,7 @@ function migrate() {
 
 async function arrives() {
   await until(() => /status: +completed/.test(monitor('src', 'info migrate')), 60, 'the migration does not end');
-  const before = ticks('src');
-  await until(() => ticks('dst') > before, 20, 'the guest does not run on');
+  await runsOn('dst', ticks, ticks('src'));
 }
 
 const DOMAIN = `<domain type="qemu"><name>vm1</name><memory unit="MiB">128</memory><vcpu>1</vcpu>
@@ -221,14 +227,10 @@ async function startDomain() {
   await until(() => domainTicks('src') > 0, 30, 'the guest does not run');
 }
 
-const domainTicks = (host) =>
-  parseInt(/^T (\d+)/.exec(on(host, 'tail -n 1 /var/log/libvirt/qemu/vm1-ticks.log || true'))?.[1] ?? '0', 10);
-
 /** The guest of libvirt has moved, and runs on. */
 async function moved() {
   assert.equal(on('src', 'virsh -q list'), '');
-  const before = domainTicks('src');
-  await until(() => domainTicks('dst') > before, 20, 'the guest does not run on');
+  await runsOn('dst', domainTicks, domainTicks('src'));
 }
 
 const tests = {
@@ -307,8 +309,7 @@ const tests = {
     on('src', 'systemctl reset-failed');
     assert.match(on('src', 'cat /var/lib/pagewire/source-vm1.json'), /"code": "STOPPED"/);
     await until(() => /status: +failed/.test(monitor('src', 'info migrate')), 10, 'the migration does not fail');
-    const before = ticks('src');
-    await until(() => ticks('src') > before, 10, 'the guest does not run on');
+    await runsOn('src', ticks, ticks('src'));
     on('dst', 'systemctl disable --now pagewire-destination.socket pagewire-destination.service');
     both(
       'rm /etc/systemd/system/pagewire-* /etc/sysusers.d/pagewire.conf /etc/tmpfiles.d/pagewire.conf /etc/pagewire/*.env',
@@ -375,7 +376,7 @@ const tests = {
     const there = async (name) => {
       const before = domainTicks('src');
       on('src', `virsh restore ${file(name)}`);
-      await until(() => domainTicks('src') > before, 20, 'the guest does not run on');
+      await runsOn('src', domainTicks, before);
     };
     inUse('lzop');
     on('src', `virsh save vm1 ${file('before')}`);
