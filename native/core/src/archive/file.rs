@@ -2,7 +2,7 @@
 
 use super::base::{BaseName, Bases};
 use super::error::ArchiveError;
-use super::index::{Content, Directory, FrameAt, INDEX, Part, PartAt, is_data};
+use super::index::{Content, Directory, FrameAt, INDEX, Part, PartAt};
 use crate::codec::Unpacker;
 use crate::frame::{End, FrameError, FrameType, HEADER_LEN, Header, MAX_CONTROL, MAX_RAW, Start};
 use crate::lock::lock;
@@ -344,7 +344,7 @@ impl Archive {
         let base_name = BaseName::from_start(payload).map_err(wrong)?;
         (self.start, self.minor) = (position, payload[1]);
         (self.frame_size, self.base_name) = (parameters.frame_size, base_name);
-        self.window = window(payload);
+        self.window = parameters.window;
         Ok(())
     }
 
@@ -697,7 +697,7 @@ impl Archive {
         let position = self.start.saturating_add(frame.position);
         let header = self.header(position)?;
         let known = (header.offset, header.raw_len, header.packed_len);
-        if !is_data(header.kind) || known != (frame.offset, frame.raw_len, frame.packed_len) {
+        if !header.kind.is_content() || known != (frame.offset, frame.raw_len, frame.packed_len) {
             return Err(self.wrong(
                 position,
                 order("the frame that the index names", header.kind),
@@ -978,12 +978,4 @@ pub(super) fn order(expected: &str, found: FrameType) -> FrameError {
         expected: expected.to_owned(),
         found: format!("a frame of type {:#04x}", found.to_byte()),
     }
-}
-
-/// How far back the references of a stream with this START may lead.
-fn window(start: &[u8]) -> u64 {
-    start
-        .get(8..16)
-        .and_then(|bytes| bytes.first_chunk())
-        .map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }

@@ -11,7 +11,7 @@
 use super::base::{BaseName, Bases};
 use super::error::ArchiveError;
 use super::file::{Archive, order};
-use super::index::{Directory, FrameAt, is_data};
+use super::index::{Directory, FrameAt};
 use crate::checksum::ContentHash;
 use crate::frame::{End, FrameType, HEADER_LEN, MAGIC};
 use std::collections::BTreeMap;
@@ -264,14 +264,14 @@ impl Search {
                 return self.fault(&self.archive.wrong(position, error));
             }
             match self.archive.payload(position, &header) {
-                Ok(_) if is_data(header.kind) => self.found(position, &header),
+                Ok(_) if header.kind.is_content() => self.found(position, &header),
                 Ok(_) => {}
                 Err(error) => self.fault(&error),
             }
             if matches!(header.kind, FrameType::End | FrameType::Abort) {
                 return;
             }
-            if is_data(header.kind) {
+            if header.kind.is_content() {
                 offset += u64::from(header.raw_len);
             }
             sequence = sequence.wrapping_add(1);
@@ -304,7 +304,7 @@ impl Search {
                     self.archive.payload(position, &header).map(|_| header)
                 });
                 match header {
-                    Ok(header) if is_data(header.kind) => self.found(position, &header),
+                    Ok(header) if header.kind.is_content() => self.found(position, &header),
                     Ok(_) => {}
                     Err(error) => self.fault(&error),
                 }
@@ -357,7 +357,7 @@ impl Search {
                 return None;
             }
             let mut next = header.offset;
-            if is_data(header.kind) {
+            if header.kind.is_content() {
                 next = next.checked_add(header.raw_len.into())?;
                 frames.push((position, header));
             } else if !matches!(header.kind, FrameType::Other(_) | FrameType::Start) {
