@@ -62,6 +62,13 @@ struct Body {
     references: Vec<Reference>,
 }
 
+impl Body {
+    /// Bytes of memory that it takes. Of a frame that is all short references those take three quarters of its bytes more.
+    fn bytes(&self) -> usize {
+        self.raw.len() + self.references.capacity() * size_of::<Reference>()
+    }
+}
+
 #[derive(Debug)]
 struct Cache {
     room: usize,
@@ -943,9 +950,9 @@ impl Cache {
 
     fn put(&mut self, body: Arc<Body>) {
         self.clock += 1;
-        self.bytes += body.raw.len();
+        self.bytes += body.bytes();
         if let Some((before, _)) = self.bodies.insert(body.offset, (body, self.clock)) {
-            self.bytes -= before.raw.len();
+            self.bytes -= before.bytes();
         }
         while self.bytes > self.room && self.bodies.len() > 1 {
             let oldest = self.bodies.iter().min_by_key(|(_, (_, used))| *used);
@@ -953,7 +960,7 @@ impl Cache {
                 break;
             };
             if let Some((body, _)) = self.bodies.remove(&offset) {
-                self.bytes -= body.raw.len();
+                self.bytes -= body.bytes();
             }
         }
     }
@@ -977,5 +984,38 @@ pub(super) fn order(expected: &str, found: FrameType) -> FrameError {
     FrameError::Order {
         expected: expected.to_owned(),
         found: format!("a frame of type {:#04x}", found.to_byte()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A frame of which every 32 bytes are a reference.
+    fn dense(number: u64) -> Arc<Body> {
+        let reference = |at| Reference {
+            at,
+            len: 32,
+            source: Source::Window(0),
+        };
+        Arc::new(Body {
+            offset: number << 20,
+            raw: vec![0; 1 << 20],
+            references: (0..1 << 20).step_by(32).map(reference).collect(),
+        })
+    }
+
+    #[test]
+    fn a_cache_takes_no_more_than_it_may_with_its_references() {
+        let mut cache = Cache::new(8);
+        for number in [0, 1, 2, 1].into_iter().chain(3..20) {
+            cache.put(dense(number));
+            let bodies = || cache.bodies.values().map(|(body, _)| body);
+            let raw: usize = bodies().map(|body| body.raw.len()).sum();
+            let references: usize = bodies().map(|body| body.references.len()).sum();
+            assert_eq!(cache.bytes, raw + references * 24);
+            assert!(cache.bytes <= LEAST_CACHE);
+        }
+        assert!(cache.get(19 << 20).is_some() && cache.get(0).is_none());
     }
 }
