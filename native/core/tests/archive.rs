@@ -639,7 +639,11 @@ fn right_pieces(file: &Path, stream: &[u8], what: &str) -> u64 {
     assert!(!salvaged.whole && !salvaged.faults.is_empty(), "{what}");
     for piece in &salvaged.pieces {
         let mut bytes = Vec::new();
-        salvaged.copy(*piece, &mut bytes).expect("copied");
+        let copied = salvaged.copy(*piece, |read| {
+            bytes.extend_from_slice(read);
+            Ok(())
+        });
+        copied.expect("copied");
         assert_eq!(bytes.len() as u64, piece.length, "{what}");
         assert!(
             stream[piece.offset as usize..].starts_with(&bytes),
