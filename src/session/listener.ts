@@ -159,6 +159,10 @@ export class Listener {
     } else {
       const carrier = this.#spare ?? this.#start();
       this.#spare = undefined;
+      if (!carrier) {
+        void this.#refuse(fd, handshake, peer, { code: 'BUSY', message: 'no process can be started for the session' });
+        return;
+      }
       carrier.id = preamble.session;
       this.#hand(carrier, fd, handover);
     }
@@ -212,14 +216,31 @@ export class Listener {
     }, SPARE_MS).unref();
   }
 
-  #start(): Carrier {
+  /** Undefined where the system has nothing left for a process; it may have later. */
+  #start(): Carrier | undefined {
+    try {
+      return this.#startProcess();
+    } catch (error) {
+      this.#log.error(`no process for a session: ${PagewireError.from(error).message}`);
+      return undefined;
+    }
+  }
+
+  #startProcess(): Carrier {
     const [control, theirs] = native.socketPair();
-    const child = fork(fileURLToPath(new URL('./process.js', import.meta.url)), {
-      // The last one is its CONTROL_FD.
-      stdio: ['ignore', 'ignore', 'inherit', 'ipc', theirs],
-      serialization: 'json',
-    });
-    closeSync(theirs);
+    let child: ChildProcess;
+    try {
+      child = fork(fileURLToPath(new URL('./process.js', import.meta.url)), {
+        // The last one is its CONTROL_FD.
+        stdio: ['ignore', 'ignore', 'inherit', 'ipc', theirs],
+        serialization: 'json',
+      });
+    } catch (error) {
+      closeSync(control);
+      throw error;
+    } finally {
+      closeSync(theirs);
+    }
     const carrier: Carrier = { child, control, linked: false, handshakes: new Map() };
     this.#carriers.add(carrier);
     this.#tell(carrier, this.#settingsFor());
@@ -229,7 +250,8 @@ export class Listener {
     child.on('error', (error) => {
       this.#log.error(`a session's process: ${error.message}`);
     });
-    child.once('exit', (code, signal) => {
+    // One that could not be started comes to its close too, but has no exit.
+    child.once('close', (code, signal) => {
       this.#gone(carrier, code, signal);
     });
     return carrier;
@@ -295,7 +317,7 @@ export class Listener {
     this.#log.warn({ guest: name }, 'a new session takes the place of one that has lost its link');
     delete other.name;
     const gone = new Promise<void>((resolve) =>
-      other.child.once('exit', () => {
+      other.child.once('close', () => {
         resolve();
       }),
     );
