@@ -331,8 +331,10 @@ export interface WireStatus {
   peerBye: boolean;
   /** Why the peer gave up. */
   peerAbort?: string;
-  /** The destination's guest may run, and the source's QEMU does not know it. */
+  /** The destination's guest may run, and the source's QEMU does not know it; or the guest is on its way between the two. */
   doubt: boolean;
+  /** Of the source, in doubt: the guest has left in postcopy's package, and needs the source for its pages. */
+  postcopy: boolean;
   /** Bytes of the return path. */
   returnBytes: number;
   wireBytesOut: number;
@@ -374,7 +376,9 @@ export interface NativeWire {
 /** Whether both guests may run, where no session follows that. */
 export interface NativeDoubt {
   /** QEMU must not see the end of its connection now. */
-  isInDoubt(): boolean;
+  mustHold(): boolean;
+  /** The guest has left in postcopy's package, and needs the source for its pages. */
+  isPostcopy(): boolean;
   /** QEMU has closed this socket without the answer that it waits for. */
   isGivenUp(fd: number): boolean;
 }

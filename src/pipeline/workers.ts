@@ -73,6 +73,7 @@ export class Workers {
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
-    if (this.#pool) await (await this.#pool).destroy();
+    const pool = await this.#pool?.catch(() => undefined); // whoever needed one that did not start has heard of it
+    await pool?.destroy();
   }
 }

@@ -57,6 +57,7 @@ export class Carrier<Told extends object, Heard> {
       events.failed(error);
     });
     this.gone = new Promise((resolve) => {
+      // One that could not be started comes to its close too, but has no exit.
       this.#child.once('close', (code, signal) => {
         closeSync(this.#control);
         events.gone(code, signal);
@@ -93,10 +94,10 @@ export class Spare<C> {
 
   constructor(start: () => C) {
     this.#start = start;
-    this.#waiting = start();
+    this.#refill();
   }
 
-  /** One for a session that begins. */
+  /** One for a session that begins. @throws PagewireError if it has to be started, and cannot be. */
   take(): C {
     const taken = this.#waiting ?? this.#start();
     this.#waiting = undefined;
@@ -107,8 +108,16 @@ export class Spare<C> {
   later(): void {
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => {
-      if (!this.#isClosed) this.#waiting ??= this.#start();
+      if (!this.#isClosed) this.#refill();
     }, SPARE_MS).unref();
+  }
+
+  #refill(): void {
+    try {
+      this.#waiting ??= this.#start();
+    } catch {
+      // The system has nothing left for a process. It may have when one is needed, or that is told then.
+    }
   }
 
   /** Whether one waits. */

@@ -381,8 +381,8 @@ export class DestinationSession {
     this.#state = 'in doubt';
     this.#log.error(
       `IN DOUBT: ${why.code === 'LINK_LOST' ? 'the source is gone' : why.message}, and the guest may run here without ` +
-        'the source knowing: QEMU is left as it is, and the source waited for. If the guest runs at the source, end ' +
-        'the QEMU here',
+        `the source knowing: ${this.#far} is left as it is, and the source waited for. If the guest runs at the source, ` +
+        'end it here; if it runs here, the log at the source says what to do there',
     );
     const again = (): void => {
       this.#hold(why);

@@ -62,19 +62,49 @@ export function afterStop({ doubt, requests }: { doubt: boolean; requests: numbe
   return doubt && requests < 2 ? 'warn' : 'fail';
 }
 
+/** What is held in doubt. */
+export interface Held {
+  /** It came through libvirt's tunnel: libvirt ends its QEMU. */
+  readonly libvirt: boolean;
+  /** Its pages are not at the destination yet. */
+  readonly postcopy: boolean;
+}
+
 /** What a first request to stop is answered with, in doubt. */
-export const STOP_IN_DOUBT =
-  'the guest may be running at the destination already, and its QEMU has not said so yet: the session goes on. ' +
-  'A second signal ends it; look first that the guest does not run there';
+export function stopInDoubtText(held: Held): string {
+  const whose = held.libvirt ? 'libvirt there' : 'its QEMU';
+  return (
+    `the guest may be running at the destination already, and ${whose} has not said so yet: the session goes on. ` +
+    `${beforeTheEnd(held)}. A second signal ends the session`
+  );
+}
 
 /** How often a session that is held in doubt says so, in milliseconds. */
 export const DOUBT_NOTE_MS = 10_000;
 
 /** What a person has to decide, where a session is held. */
-export function inDoubtText(why: Error): string {
+export function inDoubtText(why: Error, held: Held): string {
+  const begin = `IN DOUBT: ${why.message}. The guest may be running at the destination, so it is held here, paused. `;
+  if (held.postcopy) return begin + beforeTheEnd(held);
   return (
-    `IN DOUBT: ${why.message}. The guest may be running at the destination, so it is held here, paused. ` +
-    'Look there: if it runs, end the QEMU here; if it does not, send this process SIGTERM twice (or SIGHUP with ' +
-    'in-doubt = fail in the --config file), and it runs on here'
+    `${begin}${beforeTheEnd(held)}. Then stop this proxy: SIGTERM to process ${process.pid}, twice (or SIGHUP with ` +
+    'in-doubt = fail in the --config file)'
   );
+}
+
+/**
+ * What comes before the end of a session that is held: one of the two guests goes first, or both may run. Not in
+ * postcopy, where a guest that runs at the destination is lost without the source's QEMU.
+ */
+function beforeTheEnd({ libvirt, postcopy }: Held): string {
+  if (postcopy) {
+    return (
+      'It is in postcopy, and needs the QEMU here for its pages: leave both QEMUs as they are while the link may come ' +
+      'back. What to do where it does not stands in docs/proxy.md, "In doubt"'
+    );
+  }
+  const [here, there] = libvirt
+    ? ['it here (virsh destroy)', 'it there (virsh destroy)']
+    : ['the QEMU here', 'the QEMU there'];
+  return `Look there: if it runs, end ${here} first; if it does not, but is waited for still, end ${there} first`;
 }

@@ -29,11 +29,12 @@ import {
   afterStop,
   CANCELLED,
   DOUBT_NOTE_MS,
+  type Held,
   type InDoubt,
   inDoubtText,
   isInDoubt,
   judge,
-  STOP_IN_DOUBT,
+  stopInDoubtText,
 } from './outcome.js';
 import { isFinal, isUnknown, reconnect } from './reconnect.js';
 import { carried, type SessionSnapshot, streamBytes } from './snapshot.js';
@@ -161,7 +162,7 @@ export class SourceSession {
       if (this.#stopRequests > 1) this.#fail(why);
       else this.#giveUp(why);
     } else {
-      this.#log.warn(STOP_IN_DOUBT);
+      this.#log.warn(stopInDoubtText(this.#held));
     }
   }
 
@@ -206,6 +207,11 @@ export class SourceSession {
 
   get #isInDoubt(): boolean {
     return isInDoubt(this.#channels.map(({ status }) => status));
+  }
+
+  get #held(): Held {
+    const { libvirt = false } = this.#options;
+    return { libvirt, postcopy: this.#channels.some(({ status }) => status.postcopy) };
   }
 
   /** After it, what it says stays true until the destination answers: no frame goes out that could change it. */
@@ -506,7 +512,7 @@ export class SourceSession {
   #hold(): void {
     if (this.#isOver || !this.#hopeless) return;
     this.#state = 'in doubt';
-    this.#log.error(inDoubtText(this.#hopeless));
+    this.#log.error(inDoubtText(this.#hopeless, this.#held));
     this.#after(DOUBT_NOTE_MS, () => {
       this.#hold();
     });

@@ -10,7 +10,15 @@ import { type CheckedSettings, checkEncoder, type EncoderSettings } from '../pip
 import type { Log } from '../telemetry/log.js';
 import { openSocket } from '../transport/connect.js';
 import { type Endpoint, endpointText } from '../transport/endpoint.js';
-import { afterLoss, afterStop, DOUBT_NOTE_MS, type InDoubt, inDoubtText, STOP_IN_DOUBT } from './outcome.js';
+import {
+  afterLoss,
+  afterStop,
+  DOUBT_NOTE_MS,
+  type InDoubt,
+  type Held,
+  inDoubtText,
+  stopInDoubtText,
+} from './outcome.js';
 import { carriedByStock, type SessionSnapshot } from './snapshot.js';
 import type { SessionEnd } from './source.js';
 
@@ -82,8 +90,8 @@ export class StockSession {
   /** Somebody wants it to end: the migration fails cleanly, unless both guests might run then. */
   stop(): void {
     this.#stopRequests++;
-    if (afterStop({ doubt: this.#doubt.isInDoubt(), requests: this.#stopRequests }) === 'warn') {
-      this.#options.log.warn(STOP_IN_DOUBT);
+    if (afterStop({ doubt: this.#doubt.mustHold(), requests: this.#stopRequests }) === 'warn') {
+      this.#options.log.warn(stopInDoubtText(this.#held));
       return;
     }
     const why = new PagewireError('STOPPED', 'stopped: the migration fails and the guest stays here');
@@ -106,9 +114,13 @@ export class StockSession {
     if (this.#isOver || this.#hopeless) return;
     this.#hopeless = why;
     // What is in doubt already may still come to its end; else nothing goes out any more that could bring it there.
-    if (!this.#doubt.isInDoubt()) this.#stopSending();
-    if (afterLoss({ doubt: this.#doubt.isInDoubt(), policy: this.#inDoubt }) === 'fail') this.#fail(why);
+    if (!this.#doubt.mustHold()) this.#stopSending();
+    if (afterLoss({ doubt: this.#doubt.mustHold(), policy: this.#inDoubt }) === 'fail') this.#fail(why);
     else this.#hold(why);
+  }
+
+  get #held(): Held {
+    return { libvirt: false, postcopy: this.#doubt.isPostcopy() };
   }
 
   #stopSending(): void {
@@ -119,7 +131,7 @@ export class StockSession {
   /** Says loudly, again and again, what a person has to decide; until QEMU itself has gone. */
   #hold(why: PagewireError): void {
     const note = (): void => {
-      this.#options.log.error(inDoubtText(why));
+      this.#options.log.error(inDoubtText(why, this.#held));
     };
     const look = (): void => {
       const [main] = this.#relays;

@@ -4,33 +4,17 @@ import { closeSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { describe, it, type TestContext } from 'node:test';
 import { native, type NativeLink } from '#src/native.js';
-import { FRAME, type Hello, type OpenHello, PROTOCOL, readJoinWelcome, type Refuse } from '#src/session/hello.js';
+import { FRAME, type Hello, PROTOCOL, readJoinWelcome, type Refuse } from '#src/session/hello.js';
 import { Host, type HostSettings, type Registry } from '#src/session/host.js';
 import { createLog } from '#src/telemetry/log.js';
 import { folder } from '../cli/command.js';
+import { CAPABILITIES, OPEN, PARAMETERS, settings, TIMEOUT } from './handshake.js';
 
-const TIMEOUT = 20_000;
 const SESSION = '00'.repeat(16);
-const CAPABILITIES = { codecs: ['none', 'lz4', 'zlib', 'zstd'], delta: true, formats: [1] };
-const PARAMETERS = { silenceMs: 5000, frameSize: 1 << 20 };
 
-const OPEN: OpenHello = {
-  ...{ kind: 'open', protocol: PROTOCOL, program: '0.0.1', token: 'ab'.repeat(32), name: 'vm1' },
-  ...{ capabilities: CAPABILITIES, parameters: PARAMETERS, require: [] },
-};
 const JOIN: Hello = {
   ...{ kind: 'join', protocol: PROTOCOL, program: '0.0.1', token: OPEN.token, channel: 1, received: 0 },
 };
-
-function settings(path: (name: string) => string, more: Partial<HostSettings> = {}): HostSettings {
-  return {
-    connect: `unix:${path('{name}')}`,
-    ...{ ports: { least: 100, most: 200 }, peers: [], tls: null, threads: 1, replayBytes: 1 << 20 },
-    end: { program: '0.0.2', capabilities: CAPABILITIES, parameters: PARAMETERS, require: [] },
-    ...{ reconnectMs: 60_000, handshakeMs: TIMEOUT, inDoubt: 'hold' },
-    ...more,
-  };
-}
 
 const FREE: Registry = { sessions: { now: 0, most: 1 }, claim: () => Promise.resolve(undefined) };
 

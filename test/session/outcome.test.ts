@@ -5,9 +5,12 @@ import {
   afterStop,
   CANCELLED,
   type ChannelState,
+  type Held,
+  inDoubtText,
   isCarried,
   isInDoubt,
   judge,
+  stopInDoubtText,
 } from '#src/session/outcome.js';
 
 const AT_WORK: ChannelState = { confirmed: false, ended: false, doubt: false, peerBye: false };
@@ -84,5 +87,36 @@ describe('in doubt', () => {
     assert.equal(afterStop({ doubt: true, requests: 1 }), 'warn');
     assert.equal(afterStop({ doubt: true, requests: 2 }), 'fail');
     assert.equal(afterStop({ doubt: false, requests: 1 }), 'fail');
+  });
+
+  const why = new Error('the link is lost');
+  const texts = (held: Held): string[] => [inDoubtText(why, held), stopInDoubtText(held)];
+  it('has one of the two ended before the proxy is', () => {
+    for (const text of texts({ libvirt: false, postcopy: false })) {
+      const steps = [
+        'if it runs, end the QEMU here first',
+        'end the QEMU there first',
+        /process \d+, twice|second signal/,
+      ];
+      const at = steps.map((step) => text.search(step));
+      assert.ok(!at.includes(-1), text);
+      assert.deepEqual(
+        at,
+        at.toSorted((a, b) => a - b),
+        text,
+      );
+    }
+  });
+  it('speaks of libvirt, where libvirt ends the QEMUs', () => {
+    for (const text of texts({ libvirt: true, postcopy: false })) {
+      assert.match(text, /end it here \(virsh destroy\) first.*end it there \(virsh destroy\) first/);
+      assert.doesNotMatch(text, /QEMU/);
+    }
+  });
+  it('has nobody end the QEMU that has the pages of a guest in postcopy, and promises nothing', () => {
+    for (const text of texts({ libvirt: false, postcopy: true })) {
+      assert.match(text, /leave both QEMUs as they are/);
+      assert.doesNotMatch(text, /end the QEMU|runs on here|SIGTERM/);
+    }
   });
 });

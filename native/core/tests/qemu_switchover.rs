@@ -515,7 +515,7 @@ fn precopy_is_in_doubt_from_the_first_device_until_shut() {
         doubt.sent(&script.stream.bytes);
         doubt.returned(PONG_1);
         assert!(!doubt.in_doubt(from));
-        assert!(doubt.in_doubt(from + 1));
+        assert!(doubt.in_doubt(from + 1) && !doubt.switchover().is_postcopy());
         doubt.returned(&shut[..7]);
         assert!(doubt.in_doubt(u64::MAX));
         doubt.returned(&shut[7..]);
@@ -609,9 +609,10 @@ fn a_package_that_waits_for_nothing_is_in_transit_until_it_is_loaded() {
         let (before, last) = script.stream.bytes.split_at(script.stream.bytes.len() - 1);
         let mut doubt = Doubt::default();
         doubt.sent(before);
-        assert!(!doubt.guest_in_transit());
+        assert!(!doubt.must_hold(u64::MAX) && !doubt.switchover().is_postcopy());
         doubt.sent(last);
         assert!(doubt.guest_in_transit() && !doubt.in_doubt(u64::MAX));
+        assert!(doubt.must_hold(u64::MAX) && doubt.switchover().is_postcopy());
         doubt.returned(answer);
         assert_eq!(doubt.guest_in_transit(), !arrives);
     }

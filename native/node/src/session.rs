@@ -48,6 +48,7 @@ pub struct NativeWireStatus {
     pub peer_bye: bool,
     pub peer_abort: Option<String>,
     pub doubt: bool,
+    pub postcopy: bool,
     pub return_bytes: f64,
     pub wire_bytes_out: f64,
     pub wire_bytes_in: f64,
@@ -228,6 +229,7 @@ impl NativeWire {
             peer_bye: s.peer_bye,
             peer_abort: s.peer_abort,
             doubt: s.doubt,
+            postcopy: s.postcopy,
             return_bytes: s.return_bytes as f64,
             wire_bytes_out: s.wire_bytes_out as f64,
             wire_bytes_in: s.wire_bytes_in as f64,
@@ -261,9 +263,16 @@ impl NativeDoubt {
 
     /// Whether QEMU must not see the end of its connection now.
     #[napi]
-    pub fn is_in_doubt(&self) -> bool {
+    pub fn must_hold(&self) -> bool {
         let doubt = self.doubt.lock().unwrap_or_else(PoisonError::into_inner);
         doubt.must_hold(u64::MAX)
+    }
+
+    /// Whether the guest has left in postcopy's package, and needs the source for its pages.
+    #[napi]
+    pub fn is_postcopy(&self) -> bool {
+        let doubt = self.doubt.lock().unwrap_or_else(PoisonError::into_inner);
+        doubt.switchover().is_postcopy()
     }
 
     /// Whether QEMU has closed this socket without the answer that it waits for. The descriptor stays the caller's.

@@ -105,6 +105,7 @@ async function staysCut(scene: Scene, at: number): Promise<void> {
   } else {
     const doubtful = script.messages.findIndex(({ name }) => name === script.doubtful);
     assert.ok(at >= doubtful, `held, though the destination cannot run the guest: ${proxy.said()}`);
+    assert.match(proxy.said(), script === postcopy ? /leave both QEMUs as they are/ : /end the QEMU here first/);
     await isHeld(scene);
   }
 }

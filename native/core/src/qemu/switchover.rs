@@ -235,6 +235,13 @@ impl Switchover {
         self.package_ping
     }
 
+    /// Whether the guest has left in postcopy's package, or is in a recovery of postcopy: whoever runs it needs the source
+    /// for the pages that are still there.
+    #[must_use]
+    pub fn is_postcopy(&self) -> bool {
+        self.committed
+    }
+
     /// Whether the stream, if it ended here, would end where it cannot: QEMU has cancelled, or failed. `false` also if
     /// that cannot be known, as in device states.
     #[must_use]

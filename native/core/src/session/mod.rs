@@ -157,6 +157,8 @@ pub struct Status {
     pub peer_abort: Option<String>,
     /// The destination's guest may run and the source's QEMU does not know it, or the guest is on its way between the two.
     pub doubt: bool,
+    /// Of the source, in doubt: the guest has left in postcopy's package, and needs the source for its pages.
+    pub postcopy: bool,
     /// Bytes of the return path that were carried.
     pub return_bytes: u64,
     /// Bytes written to links.
@@ -368,7 +370,7 @@ impl Shared {
         }
         let doubt = lock(&self.doubt);
         let mut flags = lock(&self.flags);
-        if flags.doubt || !doubt.in_doubt(upto) {
+        if flags.doubt || !doubt.must_hold(upto) {
             return None;
         }
         flags.doubt = true;
@@ -383,7 +385,7 @@ impl Shared {
             let mut doubt = lock(&self.doubt);
             answer(&mut doubt);
             let mut flags = lock(&self.flags);
-            if !flags.doubt || doubt.in_doubt(u64::MAX) {
+            if !flags.doubt || doubt.must_hold(u64::MAX) {
                 return;
             }
             flags.doubt = false;
@@ -603,6 +605,7 @@ impl Wire {
             status.peer_abort = flags.peer_abort.clone();
             status.doubt = flags.doubt;
         }
+        status.postcopy = status.doubt && lock(&shared.doubt).is_postcopy();
         shared.outgoing.status(&mut status);
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         status.received = load(&shared.received);

@@ -47,10 +47,18 @@ impl Watch {
     }
 
     /// Whether the source must not be cut off when the bytes before `upto` may be with the destination.
-    pub(super) fn in_doubt(&self, upto: u64) -> bool {
+    pub(super) fn must_hold(&self, upto: u64) -> bool {
         match self {
             Watch::Qemu(doubt) => doubt.must_hold(upto),
             Watch::Libvirt(doubt) => doubt.in_doubt(upto),
+        }
+    }
+
+    /// Whether the guest has left in postcopy's package. libvirt's tunnel knows no postcopy.
+    pub(super) fn is_postcopy(&self) -> bool {
+        match self {
+            Watch::Qemu(doubt) => doubt.switchover().is_postcopy(),
+            Watch::Libvirt(_) => false,
         }
     }
 
