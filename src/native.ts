@@ -662,14 +662,21 @@ export interface Native {
   NativeWire: {
     create(options: NativeWireOptions, bandwidth: NativeBandwidth, listener: (event: number) => void): NativeWire;
   };
+  /** Tells the reader of a socket that no more comes; the descriptor stays the caller's. */
+  halfClose(fd: number): void;
   NativeBandwidth: new () => NativeBandwidth;
   NativeDoubt: new () => NativeDoubt;
   NativeCopy: {
     /**
-     * The descriptors are duplicated and stay the caller's; `ended` gets the reason where it failed, else null; `returning`
-     * follows it, where it is the return path.
+     * The descriptors are duplicated and stay the caller's; `ended` gets code and reason where it failed, else null;
+     * `returning` follows it, where it is the return path.
      */
-    start(from: number, to: number, ended: (reason: string | null) => void, returning?: NativeDoubt): NativeCopy;
+    start(
+      from: number,
+      to: number,
+      ended: (code: string | null, reason: string | null) => void,
+      returning?: NativeDoubt,
+    ): NativeCopy;
   };
   pack(handle: number, slot: number, codec: number, level: number): { slot?: number; failure?: NativeResult };
   unpack(handle: number, slot: number): { slot?: number; failure?: NativeResult };

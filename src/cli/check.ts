@@ -11,6 +11,7 @@ export interface CheckFlags {
   tlsDir?: string;
   key?: string;
   insecure: boolean;
+  libvirt: boolean;
   json: boolean;
 }
 
@@ -21,7 +22,7 @@ export async function check(text: string, flags: CheckFlags): Promise<number> {
     dir: flags.tlsDir,
     key: flags.key,
   });
-  const end = endOf({ silenceMs: 5000 });
+  const end = endOf({ silenceMs: 5000, libvirt: flags.libvirt });
   const report = await ask(new Dialler([endpoint], identity?.tls ?? null), end);
   process.stdout.write(flags.json ? `${JSON.stringify(report, null, 2)}\n` : render(report));
   return report.refused === undefined ? EXIT.ok : EXIT.link;

@@ -272,6 +272,7 @@ function commands(): Command {
     .option('--tls-dir <DIR>', 'where key and certificates are')
     .option('--key <FILE>', 'a private key and its certificate (pagewire keygen)')
     .option('--insecure', 'plain tcp: to other hosts', false)
+    .option('--libvirt', "a destination proxy of libvirt's tunnel", false)
     .option('--json', 'the report as JSON', false)
     .addHelpText('after', EXIT_CODES)
     .action(async (endpoint: string, flags: CheckFlags) => {

@@ -35,15 +35,18 @@ const EVERY_MS = 1000;
 /** `pagewire proxy destination` */
 export async function proxyDestination(flags: DestinationFlags): Promise<number> {
   const target = listenable(flags.listen, flags.insecure);
-  const settings = hostSettings(flags, target);
+  const isOne = target.connected !== undefined || target.endpoint.kind === 'stdio';
+  const settings = hostSettings(flags, target.tls, isOne);
   const log = openLog('proxy destination', flags);
-  return target.connected === undefined && target.endpoint.kind !== 'stdio'
-    ? serveMany(flags, settings, target, log)
-    : serveOne(flags, settings, target.endpoint, log);
+  return isOne ? serveOne(flags, settings, target.endpoint, log) : serveMany(flags, settings, target, log);
 }
 
-function hostSettings(flags: DestinationFlags, { endpoint: listen, tls }: Listenable): HostSettings {
-  const { connect, reconnect, memoryLimit, handshakeTimeout: handshakeMs, replay, tlsDir: dir, key } = flags;
+/** `isOne`: there is one connection, which nobody can make a second time. */
+function hostSettings(flags: DestinationFlags, tls: boolean, isOne: boolean): HostSettings {
+  atLeastOne('--max-sessions', flags.maxSessions);
+  atLeastOne('--max-handshakes', flags.maxHandshakes);
+  atLeastOne('--handshake-timeout', flags.handshakeTimeout, ' ms');
+  const { connect, memoryLimit, handshakeTimeout: handshakeMs, replay, tlsDir: dir, key } = flags;
   const peers = (flags.peer ?? []).map(parsePeer);
   const ports = parsePorts(flags.ports);
   // A place for each guest is filled in later: whether the endpoint can be one is seen now.
@@ -67,11 +70,15 @@ function hostSettings(flags: DestinationFlags, { endpoint: listen, tls }: Listen
     ...{ connect, ports, peers, inDoubt, handshakeMs, end, threads },
     tls: tlsFor('destination', tls, peers, { dir, key })?.tls ?? null,
     replayBytes: Math.min(replay, RETURN_REPLAY),
-    // A link that nobody can make a second time is not waited for.
-    reconnectMs: listen.kind === 'stdio' ? Math.min(reconnect, 0) : reconnectMs,
+    reconnectMs: isOne ? 0 : reconnectMs,
     ...(memoryLimit !== undefined && { memoryLimit }),
     ...(allow && { allow }),
   };
+}
+
+/** With less, everybody would be refused. */
+function atLeastOne(option: string, value: number, unit = ''): void {
+  if (value < 1) throw new PagewireError('BAD_OPTION', `${option} ${value}${unit}: at least 1${unit}`);
 }
 
 /** What a libvirt daemon gets to see, where one is at `--connect`. */
@@ -136,6 +143,7 @@ async function serveMany(
 /** One connection, and one migration, in this process. */
 async function serveOne(flags: DestinationFlags, settings: HostSettings, listen: Endpoint, log: Log): Promise<number> {
   const writeStats = openStats(flags.stats);
+  const metrics = flags.metrics === undefined ? undefined : await Metrics.serve(flags.metrics);
   const registry = { sessions: { now: 0, most: 1 }, claim: () => Promise.resolve(undefined) };
   const host = new Host(settings, registry, log);
   let signalled: Signal | undefined;
@@ -168,9 +176,14 @@ async function serveOne(flags: DestinationFlags, settings: HostSettings, listen:
     () => of.snapshot().streamBytes,
     sessionProgress(() => of.snapshot()),
   );
-  const timer = setInterval(() => writeStats?.(statsLine(of.snapshot(), null)), EVERY_MS);
+  const timer = setInterval(() => {
+    const snapshot = of.snapshot();
+    writeStats?.(statsLine(snapshot, null));
+    metrics?.update(snapshot);
+  }, EVERY_MS);
   const over = (): SessionSnapshot => {
     clearInterval(timer);
+    metrics?.close();
     progress.end();
     return of.snapshot();
   };

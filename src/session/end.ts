@@ -1,8 +1,9 @@
 /** What this end of a session can and wants. */
 import { readFileSync } from 'node:fs';
 import { CODECS } from '../codecs.js';
+import { duration } from '../control/quantities.js';
 import { PagewireError } from '../errors.js';
-import type { Capabilities } from './hello.js';
+import { type Capabilities, SILENCE } from './hello.js';
 import type { End } from './negotiate.js';
 
 /** The format's largest frame, which this end takes. */
@@ -29,6 +30,10 @@ export function endOf(
   { delta = true, silenceMs, libvirt = false, match = 0, require = [] }: EndOptions,
   frameSize = FRAME_SIZE,
 ): End {
+  if (!Number.isInteger(silenceMs) || silenceMs < SILENCE.least || silenceMs > SILENCE.most) {
+    const [given, least] = [duration(silenceMs), duration(SILENCE.least)];
+    throw new PagewireError('BAD_OPTION', `--silence ${given}: from ${least} to ${SILENCE.most / 3_600_000} h`);
+  }
   for (const name of require) {
     if (name !== 'delta' && !(CODECS as readonly string[]).includes(name)) {
       throw new PagewireError('BAD_OPTION', `--require ${name}: delta, or one of ${CODECS.join(', ')}`);

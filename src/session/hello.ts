@@ -48,9 +48,11 @@ const capabilities = z.object({
 });
 export type Capabilities = z.infer<typeof capabilities>;
 
+/** Milliseconds of silence after which a link is lost. */
+export const SILENCE = { least: 100, most: 86_400_000 };
+
 const parameters = z.object({
-  /** Milliseconds of silence after which a link is lost. */
-  silenceMs: count(86_400_000).min(100),
+  silenceMs: count(SILENCE.most).min(SILENCE.least),
   /** The most bytes of the stream in a frame. */
   frameSize: count(4 << 20).min(4 << 10),
   /** How far back references may lead, in bytes: the source wants that much, the destination has room for that much. */

@@ -140,7 +140,7 @@ export function checkSource(settings: SourceProxySettings, log: Log): void {
 
 /** A session that is told what it can do. */
 function sessionOf(settings: SourceProxySettings, log: Log): SourceSession | StockSession {
-  const { name, port, stock = false, insecure = false, libvirt = false, tls = {}, require } = settings;
+  const { name, listen: near, port, stock = false, insecure = false, libvirt = false, tls = {}, require } = settings;
   const { replayBytes = 64 << 20 } = settings;
   const { silenceMs = 5000, reconnectMs = 300_000, inDoubt = 'hold', maxBandwidth = 0 } = settings;
   const { delta, codec, level, match, threads, cacheSize, memoryLimit, frameSize } = settings;
@@ -162,10 +162,10 @@ function sessionOf(settings: SourceProxySettings, log: Log): SourceSession | Sto
   const identity = tlsFor('source', isTls, (tls.peers ?? []).map(parsePeer), tls);
   if (identity) log.debug(`TLS by ${identity.files.join(', ')}`);
   const encoder = { delta, codec, level, match, threads, cacheSize, memoryLimit, frameSize };
-  if (stock) return new StockSession({ name, connect, encoder, inDoubt, log });
+  if (stock) return new StockSession({ name, near, connect, encoder, inDoubt, log });
   const dialler = new Dialler(connect, identity?.tls ?? null);
   const policy = { replayBytes, reconnectMs, inDoubt, maxBandwidth };
-  return new SourceSession({ name, port, dialler, encoder, end, libvirt, ...policy, log });
+  return new SourceSession({ name, near, port, dialler, encoder, end, libvirt, ...policy, log });
 }
 
 function checkStock(connect: readonly Endpoint[], require: readonly string[] | undefined): void {

@@ -19,6 +19,7 @@ import { bytes } from '../telemetry/amounts.js';
 import type { Log } from '../telemetry/log.js';
 import { endpointText } from '../transport/endpoint.js';
 import { backoff } from './backoff.js';
+import { broken } from './broken.js';
 import { Channel, FURTHER_IN_FLIGHT, LAST_WORD_MS } from './channel.js';
 import { Packer } from './packer.js';
 import { type Dialled, type Dialler, Refusal } from './dial.js';
@@ -42,6 +43,8 @@ import { carried, type SessionSnapshot, streamBytes } from './snapshot.js';
 export interface SourceOptions {
   /** The guest's name, as the destination is to know it. */
   readonly name: string;
+  /** Where QEMU, or libvirt, connects: for people. */
+  readonly near: string;
   /** For a destination whose QEMU listens on one of a range of ports. */
   readonly port?: number | undefined;
   readonly dialler: Dialler;
@@ -407,14 +410,25 @@ export class SourceSession {
       // It was held for QEMU's sake, which has been told by somebody how it is.
       else if (this.#hopeless) this.#fail(this.#hopeless);
     },
-    flowed: (_: Channel, end: StreamEnd | PagewireError): void => {
+    flowed: ({ number }: Channel, end: StreamEnd | PagewireError): void => {
       if (this.#isOver) return;
       if (!(end instanceof PagewireError) || end.code === 'STOPPED') return;
       // What the peer said of it explains more than that it could not be sent.
       this.#look();
-      if (!this.#hopeless) this.#giveUp(end);
+      if (!this.#hopeless) this.#giveUp(this.#near(number, end));
     },
   };
+
+  /** An error of what comes from our side, told with where that is. */
+  #near(channel: number, error: PagewireError): PagewireError {
+    const { near, libvirt = false } = this.#options;
+    if (libvirt && error.code === 'PROTOCOL_ERROR') {
+      const message = `what came from libvirt's side at ${near} cannot be read: ${error.message}`;
+      return new PagewireError('READ_FAILED', message, { cause: error });
+    }
+    const from = `${libvirt ? "libvirt's" : "QEMU's"} connection (channel ${channel}) at ${near}`;
+    return broken(error, { from, to: 'the link' });
+  }
 
   /**
    * No guest can be made of what went over, but QEMU's multifd at the destination waits on its main connection for what

@@ -2,14 +2,15 @@
  * A migration to a QEMU without pagewire beside it: what goes over the link is a QEMU stream, made smaller by delta. No
  * session: each connection of QEMU's is one to the other QEMU, and a link that breaks is the end.
  */
-import { closeSync, openSync } from 'node:fs';
-import { PagewireError } from '../errors.js';
+import { closeSync } from 'node:fs';
+import { isErrorCode, PagewireError } from '../errors.js';
 import { events, type Listener, native, type NativeCopy, type NativeDoubt, type NativeFlow } from '../native.js';
 import { Lane, type StreamEnd } from '../pipeline/lane.js';
 import { type CheckedSettings, checkEncoder, type EncoderSettings } from '../pipeline/settings.js';
 import type { Log } from '../telemetry/log.js';
 import { openSocket } from '../transport/connect.js';
 import { type Endpoint, endpointText } from '../transport/endpoint.js';
+import { broken } from './broken.js';
 import {
   afterLoss,
   afterStop,
@@ -24,6 +25,8 @@ import type { SessionEnd } from './source.js';
 
 export interface StockOptions {
   readonly name: string;
+  /** Where QEMU connects: for people. */
+  readonly near: string;
   readonly connect: readonly Endpoint[];
   readonly encoder: EncoderSettings;
   readonly inDoubt: InDoubt;
@@ -166,12 +169,19 @@ export class StockSession {
       this.#fail(PagewireError.from(error));
       return;
     }
-    const isMain = this.#relays.length === 0;
+    const number = this.#relays.length;
+    const isMain = number === 0;
+    const near = `QEMU's connection (channel ${number}) at ${this.#options.near}`;
+    const beyond = `the connection to ${this.#peer ?? 'the destination'} (channel ${number})`;
     const back = copy(far, qemu, isMain ? this.#doubt : undefined);
     const there = isMain ? encode(qemu, far, this.#settings, this.#doubt) : copy(qemu, far);
     const copies = [back.copy, ...('copy' in there ? [there.copy] : [])];
     const flow = 'flow' in there ? there.flow : undefined;
-    const done = Promise.all([there.done, back.done]).then(([end]) => end);
+    const told = (from: string, to: string) => (error: unknown) => {
+      throw broken(PagewireError.from(error), { from, to });
+    };
+    const both = [there.done.catch(told(near, beyond)), back.done.catch(told(beyond, near))] as const;
+    const done = Promise.all(both).then(([end]) => end);
     this.#relays.push({ qemu, far, flow, copies, done });
     done.then(
       (end) => {
@@ -231,11 +241,11 @@ export class StockSession {
 }
 
 function copy(from: number, to: number, returning?: NativeDoubt): { copy: NativeCopy; done: Promise<undefined> } {
-  let ended!: (reason: string | null) => void;
+  let ended!: (code: string | null, reason: string | null) => void;
   const done = new Promise<undefined>((resolve, reject) => {
-    ended = (reason) => {
-      if (reason === null) resolve(undefined);
-      else reject(new PagewireError('WRITE_FAILED', reason));
+    ended = (code, reason) => {
+      if (code === null || reason === null) resolve(undefined);
+      else reject(new PagewireError(isErrorCode(code) ? code : 'INTERNAL', reason));
     };
   });
   return { copy: native.NativeCopy.start(from, to, ended, returning), done };
@@ -258,15 +268,8 @@ function encode(
   return {
     flow,
     done: lane.ended.then((end) => {
-      halfClose(far);
+      native.halfClose(far);
       return end;
     }),
   };
-}
-
-/** Tells the reader of a socket that no more comes: what is copied from nothing is its end. */
-function halfClose(fd: number): void {
-  const nothing = openSync('/dev/null', 'r');
-  native.NativeCopy.start(nothing, fd, () => undefined);
-  closeSync(nothing);
 }

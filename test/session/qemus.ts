@@ -15,8 +15,14 @@ const THINKING_MS = 600;
 const RETRY_MS = 50;
 
 /** `pagewire proxy destination`, once it listens. */
-export async function destinationProxy(t: TestContext, listen: string, qemu: string): Promise<Running> {
-  const running = new Running(t, ['proxy', 'destination', '--listen', listen, '--connect', qemu, '-T', '1']);
+export async function destinationProxy(
+  t: TestContext,
+  listen: string,
+  qemu: string,
+  ...options: string[]
+): Promise<Running> {
+  const words = ['proxy', 'destination', '--listen', listen, '--connect', qemu, '-T', '1', ...options];
+  const running = new Running(t, words);
   await running.says(/listening on/);
   return running;
 }

@@ -1,10 +1,11 @@
 // The source's end in a program of one's own, against `pagewire proxy destination`.
 import assert from 'node:assert/strict';
 import { existsSync } from 'node:fs';
-import { type AddressInfo, createServer } from 'node:net';
+import { type AddressInfo, connect, createServer } from 'node:net';
 import { describe, it } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { createSourceProxy, PagewireError, type SourceProxyOptions } from '#src/index.js';
-import { folder } from '../cli/command.js';
+import { folder, PAGEWIRE } from '../cli/command.js';
 import { noise } from '../pipeline/content.js';
 import { leavesNothing } from '../pipeline/process.js';
 import { ANSWER, arrives, destinationProxy, leaves } from './qemus.js';
@@ -83,6 +84,29 @@ describe('createSourceProxy', () => {
     assert.match(log.join('\n'), /with delta, match of 16\.0 MiB/);
   });
 
+  it('carries a stream to a destination that has one connection, and serves metrics of it', async (t) => {
+    const path = folder(t);
+    const metrics = `127.0.0.1:${await freePort()}`;
+    const words = [PAGEWIRE, 'proxy', 'destination', '--listen', 'stdio', '--connect', `unix:${path('vm1')}`];
+    const command = [process.execPath, ...words, '--metrics', metrics].map((word) => `'${word}'`).join(' ');
+    const settings = { connect: [`exec:${command}`], threads: 1, frameSize: 4096, maxBandwidth: SLOW };
+    const proxy = createSourceProxy({ name: 'vm1', listen: `unix:${path('source.sock')}`, ...settings });
+    const arrived = arrives(t, path('vm1'));
+    const answered = leaves(t, path('source.sock'), noise(STREAM_BYTES));
+    let text = '';
+    while (!text.includes('pagewire_session_linked_channels{role="destination",guest="vm1"} 1')) {
+      await sleep(50);
+      text = await fetch(`http://${metrics}/metrics`).then(
+        (response) => response.text(),
+        () => '',
+      );
+    }
+    proxy.setMaxBandwidth(0);
+    assert.deepEqual(await proxy.done, { cancelled: false, within: undefined });
+    assert.equal((await arrived).length, STREAM_BYTES);
+    assert.equal(await answered, ANSWER);
+  });
+
   it('is stopped, and takes nobody any more', async (t) => {
     const connect = [`unix:${folder(t)('none')}`];
     const proxy = createSourceProxy({ name: 'vm1', listen: 'tcp:127.0.0.1:0', connect });
@@ -105,6 +129,50 @@ describe('createSourceProxy', () => {
     assert.notEqual(await answered, ANSWER);
   });
 
+  it('says which connection broke, where it is not the link', async (t) => {
+    const path = folder(t);
+    const far = `unix:${path('proxy')}`;
+    await destinationProxy(t, far, `unix:${path('{name}')}`);
+    const arrived = arrives(t, path('vm1'));
+    const proxy = createSourceProxy({ name: 'vm1', listen: `tcp:127.0.0.1:${await freePort()}`, connect: [far] });
+    const near = connect({ port: Number(proxy.listening.split(':').at(-1)), host: '127.0.0.1' });
+    near.write(noise(1000));
+    while (proxy.snapshot().state !== 'running') await sleep(10);
+    near.resetAndDestroy();
+    const message = new RegExp(`^QEMU's connection \\(channel 0\\) at ${proxy.listening} broke: .*reset`);
+    await assert.rejects(proxy.done, isA('READ_FAILED', message));
+    await arrived;
+  });
+
+  it('says so of a QEMU without a proxy, too', async (t) => {
+    const path = folder(t);
+    const server = createServer((socket) => {
+      socket.once('data', () => socket.resetAndDestroy());
+    });
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+    t.after(() => server.close());
+    const far = `tcp:127.0.0.1:${(server.address() as AddressInfo).port}`;
+    const listen = path('source.sock');
+    const proxy = createSourceProxy({ name: 'vm1', listen: `unix:${listen}`, connect: [far], stock: true });
+    const left = leaves(t, listen, noise(1000)).catch(() => 'reset');
+    await assert.rejects(proxy.done, isA('READ_FAILED', new RegExp(`^the connection to ${far} \\(channel 0\\) broke`)));
+    await left;
+  });
+
+  it('says so of what is not libvirt', async (t) => {
+    const path = folder(t);
+    const far = `unix:${path('proxy')}`;
+    await destinationProxy(t, far, `unix:${path('daemon')}`, '--libvirt');
+    const listen = `unix:${path('source.sock')}`;
+    const proxy = createSourceProxy({ name: 'some', listen, connect: [far], libvirt: true });
+    const left = leaves(t, path('source.sock'), noise(1000)).catch(() => 'reset');
+    await assert.rejects(
+      proxy.done,
+      isA('READ_FAILED', new RegExp(`^what came from libvirt's side at ${listen} cannot`)),
+    );
+    await left;
+  });
+
   const refused: [options: Partial<SourceProxyOptions>, code: string, message: RegExp][] = [
     [{ name: '..' }, 'BAD_OPTION', /name \.\./],
     [{ port: 0 }, 'BAD_OPTION', /port 0/],
@@ -116,6 +184,7 @@ describe('createSourceProxy', () => {
     [{ maxBandwidth: 1, stock: true }, 'BAD_OPTION', /no link of its own/],
     [{ inDoubt: 'ask' as 'hold' }, 'BAD_OPTION', /hold or fail/],
     [{ reconnectMs: NaN }, 'BAD_OPTION', /reconnect NaN/],
+    [{ silenceMs: 99 }, 'BAD_OPTION', /silence 99 ms: from 100 ms to 24 h/],
     [{ require: ['gzip'] }, 'BAD_OPTION', /gzip/],
     [{ codec: 'lz4', level: 99 }, 'BAD_OPTION', /level 99/],
     [{ match: 1000 }, 'BAD_OPTION', /match 1000/],

@@ -5,7 +5,7 @@ use napi::bindgen_prelude::{ClassInstance, FnArgs};
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi::{Error, Result, Status as NapiStatus};
 use napi_derive::napi;
-use pagewire_core::flow::SharedDoubt;
+use pagewire_core::flow::{FlowError, SharedDoubt};
 use pagewire_core::session::{Bandwidth, Event, Options, Side, Wire, WireError};
 use std::io;
 use std::os::fd::AsFd;
@@ -14,9 +14,9 @@ use std::time::Duration;
 
 type Listener = ThreadsafeFunction<FnArgs<(u32,)>, (), FnArgs<(u32,)>, NapiStatus, false>;
 
-/// `(reason)`: why a copy failed, if it did.
-type Ended =
-    ThreadsafeFunction<FnArgs<(Option<String>,)>, (), FnArgs<(Option<String>,)>, NapiStatus, false>;
+/// `(code, reason)`: why a copy failed, if it did.
+type Ended = ThreadsafeFunction<Why, (), Why, NapiStatus, false>;
+type Why = FnArgs<(Option<String>, Option<String>)>;
 
 /// See `pagewire_core::session::Options`.
 #[napi(object)]
@@ -292,6 +292,13 @@ pub fn refuse_calls(fd: i32, reason: String) -> Result<bool, String> {
     Ok(pagewire_core::session::refuse_calls(&fd, &reason))
 }
 
+/// Tells the reader of a socket that no more comes. The descriptor stays the caller's.
+#[napi]
+pub fn half_close(fd: i32) -> Result<(), String> {
+    pagewire_core::flow::half_close(crate::flow::owned(fd)?.as_fd());
+    Ok(())
+}
+
 /// Copies one direction between two sockets until its end, and hands the end on as a half-close.
 #[napi]
 pub struct NativeCopy {
@@ -300,7 +307,7 @@ pub struct NativeCopy {
 
 #[napi]
 impl NativeCopy {
-    /// Starts to copy. The descriptors are duplicated and stay the caller's. `ended` gets the reason where it failed;
+    /// Starts to copy. The descriptors are duplicated and stay the caller's. `ended` gets code and reason where it failed;
     /// `returning` follows it, where it is the return path.
     #[napi(factory)]
     pub fn start(
@@ -310,9 +317,11 @@ impl NativeCopy {
         returning: Option<ClassInstance<NativeDoubt>>,
     ) -> Result<Self, String> {
         let (from, to) = (crate::flow::owned(from)?, crate::flow::owned(to)?);
-        let ended = Box::new(move |reason: Option<String>| {
+        let ended = Box::new(move |error: Option<FlowError>| {
+            let why = error.map(|error| (error.code().to_owned(), error.to_string()));
+            let (code, reason) = why.unzip();
             ended.call(
-                FnArgs::from((reason,)),
+                FnArgs::from((code, reason)),
                 ThreadsafeFunctionCallMode::NonBlocking,
             );
         });

@@ -4,7 +4,7 @@ use super::{FlowError, SharedDoubt, guarded, lock};
 use crate::descriptor::{Input, Output, Wake};
 use rustix::net::{Shutdown, shutdown};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -34,7 +34,7 @@ impl Copy {
         from: OwnedFd,
         to: OwnedFd,
         returning: Option<SharedDoubt>,
-        ended: Box<dyn FnOnce(Option<String>) + Send>,
+        ended: Box<dyn FnOnce(Option<FlowError>) + Send>,
     ) -> Result<Copy, FlowError> {
         let (input, output) = (Input::new(from)?, Output::new(to)?);
         let shared = Arc::new(Shared {
@@ -54,7 +54,7 @@ impl Copy {
                 drop((input, output));
                 ended(match result {
                     Ok(()) | Err(FlowError::Stopped) => None,
-                    Err(error) => Some(error.to_string()),
+                    Err(error) => Some(error),
                 });
             })
             .map_err(FlowError::system("start a thread"))?;
@@ -79,6 +79,11 @@ impl Drop for Copy {
             let _ = thread.join();
         }
     }
+}
+
+/// Tells the reader of a socket that no more comes. Of anything else its close does.
+pub fn half_close(fd: BorrowedFd<'_>) {
+    let _ = shutdown(fd, Shutdown::Write);
 }
 
 fn run(

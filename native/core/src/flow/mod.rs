@@ -24,7 +24,7 @@ mod pressure;
 mod receive;
 mod sink;
 
-pub use copy::Copy;
+pub use copy::{Copy, half_close};
 pub use encode::{CacheSize, DeltaOptions, EncodeOptions, GuestReport, MatchOptions};
 
 use crate::archive::{ArchiveError, Bases, Builder};
