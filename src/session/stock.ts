@@ -2,7 +2,7 @@
  * A migration to a QEMU without pagewire beside it: what goes over the link is a QEMU stream, made smaller by delta. No
  * session: each connection of QEMU's is one to the other QEMU, and a link that breaks is the end.
  */
-import { closeSync, openSync } from 'node:fs';
+import { closeSync } from 'node:fs';
 import { PagewireError } from '../errors.js';
 import { events, type Listener, native, type NativeCopy, type NativeDoubt, type NativeFlow } from '../native.js';
 import { Lane, type StreamEnd } from '../pipeline/lane.js';
@@ -246,15 +246,8 @@ function encode(
   return {
     flow,
     done: lane.ended.then((end) => {
-      halfClose(far);
+      native.halfClose(far);
       return end;
     }),
   };
-}
-
-/** Tells the reader of a socket that no more comes: what is copied from nothing is its end. */
-function halfClose(fd: number): void {
-  const nothing = openSync('/dev/null', 'r');
-  native.NativeCopy.start(nothing, fd, () => undefined);
-  closeSync(nothing);
 }
