@@ -16,9 +16,9 @@
 mod arena;
 mod copy;
 mod decode;
-
 mod encode;
 mod gate;
+mod order;
 mod pack;
 mod pressure;
 mod receive;
