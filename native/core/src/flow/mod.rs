@@ -357,6 +357,15 @@ impl Shared {
         self.sink_wake.signal();
     }
 
+    /// What was changed since the last time that somebody asked.
+    fn changed_settings(&self) -> Settings {
+        if self.settings_changed.swap(false, Ordering::AcqRel) {
+            std::mem::take(&mut lock(&self.settings))
+        } else {
+            Settings::default()
+        }
+    }
+
     /// Sends a filled slot on its way; `work` as in [`Event::Data`].
     fn send(&self, slot: Slot, work: u32) {
         self.counters.frames.fetch_add(1, Ordering::Relaxed);
