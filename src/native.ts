@@ -700,6 +700,8 @@ export interface Native {
   copyTimes(from: number, to: number): void;
   /** Moves back in a file, so that what was read of it is read again; the descriptor stays the caller's. */
   rewind(fd: number, bytes: number): void;
+  /** Tells the reader of a socket that no more comes; one that has gone need not be told. */
+  halfClose(fd: number): void;
   simd(): { tier: string; note?: string };
 
   // Files: native/node/src/archive.rs.

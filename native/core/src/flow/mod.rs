@@ -16,9 +16,9 @@
 mod arena;
 mod copy;
 mod decode;
-
 mod encode;
 mod gate;
+mod order;
 mod pack;
 mod pressure;
 mod receive;
@@ -355,6 +355,15 @@ impl Shared {
         self.sink.close();
         self.source_wake.signal();
         self.sink_wake.signal();
+    }
+
+    /// What was changed since the last time that somebody asked.
+    fn changed_settings(&self) -> Settings {
+        if self.settings_changed.swap(false, Ordering::AcqRel) {
+            std::mem::take(&mut lock(&self.settings))
+        } else {
+            Settings::default()
+        }
     }
 
     /// Sends a filled slot on its way; `work` as in [`Event::Data`].

@@ -1,6 +1,7 @@
 //! How fast a link takes bytes, and how fast it may.
 
 use super::lock;
+use crate::average;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -43,11 +44,7 @@ impl Rate {
             }
             if time.saturating_sub(self.waited) <= MOST_TIME {
                 let rate = self.bytes as f64 / time.as_secs_f64();
-                self.bytes_per_second = if self.bytes_per_second == 0.0 {
-                    rate
-                } else {
-                    self.bytes_per_second + WEIGHT * (rate - self.bytes_per_second)
-                };
+                self.bytes_per_second = average::moved(self.bytes_per_second, rate, WEIGHT);
             }
         }
         self.count_from(now, true);
