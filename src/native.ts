@@ -152,6 +152,8 @@ export interface NativeFlow {
   setOutput(fd: number): void;
   /** What small frames are packed with, that do not come by the listener. */
   setDirect(codec: number, level: number): void;
+  /** They go as they are, as they do at first. */
+  setDirectStored(): void;
   setDelta(on: boolean): void;
   setCacheBytes(bytes: number): void;
   /**
@@ -679,6 +681,8 @@ export interface Native {
     ): NativeCopy;
   };
   pack(handle: number, slot: number, codec: number, level: number): { slot?: number; failure?: NativeResult };
+  /** Leaves a frame as it is, for no reference to lead to. */
+  store(handle: number, slot: number): { slot?: number; failure?: NativeResult };
   unpack(handle: number, slot: number): { slot?: number; failure?: NativeResult };
   packerBytes(codec: number, level: number, frameSize: number): number;
   codecLevels(codec: number): [lowest: number, highest: number];

@@ -156,6 +156,7 @@ pub(super) fn run(
         let start = Start {
             frame_size: options.frame_size as u32,
             window: options.matching.map_or(0, |matching| matching.window),
+            keeps: shared.keeps,
         };
         let mut payload = start.to_bytes().to_vec();
         if let Some(base) = shared.index.as_ref().and_then(|index| index.base_name()) {

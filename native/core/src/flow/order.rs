@@ -81,6 +81,7 @@ pub(super) fn name(kind: FrameType) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::matching::Keeps;
 
     fn header(kind: FrameType, sequence: u32, offset: u64, raw_len: u32) -> Header {
         Header {
@@ -106,6 +107,7 @@ mod tests {
         let parameters = Start {
             frame_size: 4096,
             window: 0,
+            keeps: Keeps::All,
         };
         order.begin(&parameters, None);
         order.advance(&start);
