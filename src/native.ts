@@ -664,8 +664,6 @@ export interface Native {
   NativeWire: {
     create(options: NativeWireOptions, bandwidth: NativeBandwidth, listener: (event: number) => void): NativeWire;
   };
-  /** Tells the reader of a socket that no more comes; the descriptor stays the caller's. */
-  halfClose(fd: number): void;
   NativeBandwidth: new () => NativeBandwidth;
   NativeDoubt: new () => NativeDoubt;
   NativeCopy: {

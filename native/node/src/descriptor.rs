@@ -3,10 +3,9 @@
 use crate::flow::owned;
 use napi::{Error, Result};
 use napi_derive::napi;
-use rustix::io::Errno;
-use rustix::net::{Shutdown, shutdown};
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
+use std::os::fd::AsFd;
 
 /// Moves back in a file by so many bytes, which are then read again.
 #[napi]
@@ -17,14 +16,10 @@ pub fn rewind(fd: i32, bytes: u32) -> Result<(), String> {
     Ok(())
 }
 
-/// Tells the reader of a socket that no more comes; one that has gone need not be told. The descriptor stays the caller's.
+/// Tells the reader of a socket that no more comes; one that has gone need not be told, and of anything else its close
+/// tells. The descriptor stays the caller's.
 #[napi]
 pub fn half_close(fd: i32) -> Result<(), String> {
-    match shutdown(owned(fd)?, Shutdown::Write) {
-        Ok(()) | Err(Errno::NOTCONN) => Ok(()),
-        Err(error) => Err(Error::new(
-            "BAD_DESCRIPTOR".to_owned(),
-            format!("file descriptor {fd} cannot be closed one way: {error}"),
-        )),
-    }
+    pagewire_core::flow::half_close(owned(fd)?.as_fd());
+    Ok(())
 }
