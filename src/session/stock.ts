@@ -47,6 +47,8 @@ interface Relay {
   readonly qemu: number;
   readonly far: number;
   readonly flow: NativeFlow | undefined;
+  /** Sends no more of the flow. */
+  readonly closeFlow: () => void;
   readonly copies: NativeCopy[];
   /** Both directions. */
   readonly done: Promise<StreamEnd | undefined>;
@@ -128,7 +130,7 @@ export class StockSession {
 
   #stopSending(): void {
     this.#last = this.snapshot();
-    for (const { flow } of this.#relays) flow?.close();
+    for (const { closeFlow } of this.#relays) closeFlow();
   }
 
   /** Says loudly, again and again, what a person has to decide; until QEMU itself has gone. */
@@ -176,13 +178,13 @@ export class StockSession {
     const back = copy(far, qemu, isMain ? this.#doubt : undefined);
     const there = isMain ? encode(qemu, far, this.#settings, this.#doubt) : copy(qemu, far);
     const copies = [back.copy, ...('copy' in there ? [there.copy] : [])];
-    const flow = 'flow' in there ? there.flow : undefined;
+    const { flow, closeFlow } = 'flow' in there ? there : { flow: undefined, closeFlow: () => undefined };
     const told = (from: string, to: string) => (error: unknown) => {
       throw broken(PagewireError.from(error), { from, to });
     };
     const both = [there.done.catch(told(near, beyond)), back.done.catch(told(beyond, near))] as const;
     const done = Promise.all(both).then(([end]) => end);
-    this.#relays.push({ qemu, far, flow, copies, done });
+    this.#relays.push({ qemu, far, flow, closeFlow, copies, done });
     done.then(
       (end) => {
         this.#coming--;
@@ -231,8 +233,8 @@ export class StockSession {
     this.#isOver = true;
     for (const timer of this.#timers) clearInterval(timer);
     this.#last = { ...this.snapshot(), state };
-    for (const { flow, copies, qemu, far } of this.#relays) {
-      flow?.close();
+    for (const { closeFlow, copies, qemu, far } of this.#relays) {
+      closeFlow();
       for (const each of copies) each.close();
       closeSync(qemu);
       closeSync(far);
@@ -256,17 +258,23 @@ function encode(
   far: number,
   settings: CheckedSettings,
   doubt: NativeDoubt,
-): { flow: NativeFlow; done: Promise<StreamEnd> } {
+): { flow: NativeFlow; closeFlow: () => void; done: Promise<StreamEnd> } {
   const lane: Lane = new Lane(
     () => flow,
     (slot) => slot,
   );
+  let isClosed = false;
   const listen: Listener = (event, slot, bytes) => {
-    if (event !== events.guest) lane.listen(event, slot, bytes);
+    // What its threads have said before they ended may come after its close, and nothing can be asked of it then.
+    if (!isClosed && event !== events.guest) lane.listen(event, slot, bytes);
   };
   const flow = native.NativeFlow.encode(qemu, far, settings.native, listen, doubt);
   return {
     flow,
+    closeFlow: () => {
+      isClosed = true;
+      flow.close();
+    },
     done: lane.ended.then((end) => {
       native.halfClose(far);
       return end;
