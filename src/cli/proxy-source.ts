@@ -1,14 +1,19 @@
-import { randomBytes } from 'node:crypto';
+import { closeSync } from 'node:fs';
 import { faultText, onFault } from '../control/faults.js';
+import type { Config } from '../control/config.js';
 import { notify } from '../control/notify.js';
 import { onReload, onStop } from '../control/signals.js';
 import { PagewireError } from '../errors.js';
+import { native } from '../native.js';
 import { listenable } from '../session/endpoints.js';
-import { lastErrorOf, tellFailure } from '../session/failure.js';
+import { type Failed, lastErrorOf, tellFailure } from '../session/failure.js';
+import { checkInterception, Interception, interceptionPort, MARK } from '../session/interception.js';
 import type { SessionSnapshot } from '../session/snapshot.js';
-import { type Ended, Interception, interceptionPort } from '../session/interception.js';
-import { checkSource, SourceProxy, type SourceProxySettings } from '../session/source-proxy.js';
+import { type Belongs, type Session, SourceListener } from '../session/source-process.js';
+import { SourceProcesses } from '../session/source-processes.js';
+import { checkSource, SourceMigration, SourceProxy, type SourceProxySettings } from '../session/source-proxy.js';
 import type { SessionEnd } from '../session/source.js';
+import { tunnelName, Tunnels } from '../session/tunnels.js';
 import type { Log } from '../telemetry/log.js';
 import { Metrics } from '../telemetry/metrics.js';
 import { Progress } from '../telemetry/progress.js';
@@ -23,95 +28,169 @@ import {
 } from '../telemetry/session.js';
 import { EXIT, type Signal } from './exit.js';
 import { exitOf, openLog, openStats, parseOwner, reload, settingsOf, type SourceFlags } from './proxy.js';
-import { serveTunnels, type TunnelNews } from './tunnels.js';
 
 /** How often `--stats` and `--metrics` get how it stands, in milliseconds. */
 const EVERY_MS = 1000;
 
+/** Who hears how a session stands, and in the end its outcome. */
+type Hears = (snapshot: SessionSnapshot, outcome: SessionOutcome | undefined) => unknown;
+
 /** `pagewire proxy source` */
 export async function proxySource(flags: SourceFlags): Promise<number> {
-  const listenPort = interceptionPort(flags.listen);
-  return listenPort === undefined ? carryOne(flags) : intercept(flags, listenPort);
+  if (flags.ofListener) return carryGiven(flags);
+  const port = interceptionPort(flags.listen);
+  if (port !== undefined) return intercept(flags, port);
+  if (!flags.libvirt) return carryOne(flags, guestName(flags));
+  const isOne = listenable(flags.listen, flags.insecure).connected !== undefined;
+  return isOne ? carryOne(flags, tunnelName(flags.name ?? TUNNEL)) : serveTunnels(flags);
 }
 
-/** What comes over one connection of QEMU's and those that belong to it, or over each of libvirt's. */
-async function carryOne(flags: SourceFlags): Promise<number> {
-  const { libvirt, listen, metrics: at, ofListener } = flags;
-  const name = nameOf(flags);
+/** What names of libvirt's connections begin with. */
+const TUNNEL = 'libvirt';
+
+/** What comes over one connection of QEMU's and those that belong to it, or over one of libvirt's. */
+async function carryOne(flags: SourceFlags, name: string): Promise<number> {
   const log = openLog('proxy source', flags).child({ guest: name });
   const settings = proxySettings(flags, name);
   const writeStats = openStats(flags.stats);
-  const metrics = at === undefined || ofListener ? undefined : await Metrics.serve(at);
-  if (libvirt && !ofListener) {
-    const target = listenable(listen, flags.insecure);
-    if (target.connected === undefined) {
-      checkSource(settings, log);
-      return serveTunnels(target, settings, flags.lastError, metrics, log);
-    }
-  }
-  const tell = (news: TunnelNews): void => {
-    if (ofListener && process.connected) process.send?.(news);
-  };
+  const metrics = flags.metrics === undefined ? undefined : await Metrics.serve(flags.metrics);
   const proxy = new SourceProxy(settings, log);
-  onFault((error) => {
-    proxy.fault(error);
-  });
-  notify(log, `READY=1\nSTATUS=waiting for ${libvirt ? 'libvirt' : 'QEMU'} on ${proxy.listening}`);
-
-  let signalled: Signal | undefined;
-  onStop((signal) => {
-    signalled = signal;
-    notify(log, 'STOPPING=1');
-    proxy.stop();
-  });
+  const who = flags.libvirt ? 'libvirt' : 'QEMU';
+  notify(log, `READY=1\nSTATUS=waiting for ${who} on ${proxy.listening}`);
   onReload(() => {
-    reload(flags, log, ({ maxBandwidth, inDoubt, reconnectMs }) => {
-      proxy.setMaxBandwidth(maxBandwidth);
-      proxy.setInDoubt(inDoubt);
-      proxy.setReconnect(reconnectMs);
+    reload(flags, log, (config) => {
+      apply(proxy, config);
     });
   });
-  const progress = new Progress(
-    flags.quiet,
-    () => proxy.snapshot().streamBytes,
-    sessionProgress(() => proxy.snapshot()),
-  );
-  const timer = setInterval(() => {
-    const snapshot = proxy.snapshot();
-    writeStats?.(statsLine(snapshot, null));
-    metrics?.update(snapshot);
-    tell({ snapshot });
-    notify(log, `STATUS=${status(snapshot)}`);
-  }, EVERY_MS);
   try {
-    const ended = await proxy.done.then(
-      (end): Ended => ({ end }),
-      (error: unknown): Ended => ({ failure: PagewireError.from(error) }),
-    );
-    clearInterval(timer);
-    progress.end();
-    const [snapshot, outcome] = [proxy.snapshot(), outcomeOf(ended)];
-    writeStats?.(statsLine(snapshot, outcome));
-    metrics?.end(snapshot, outcome.state);
-    tell({ snapshot, outcome });
-    notify(log, `STOPPING=1\nSTATUS=${outcome.state}`);
-    if ('end' in ended) {
-      tellEnd(log, snapshot, ended.end);
-      return ended.end.cancelled ? EXIT.truncated : EXIT.ok;
-    }
-    const code = exitOf(ended.failure, signalled);
-    const failed = { ...snapshot, peer: snapshot.peer ?? settings.connect.join(', ') };
-    // Where nobody came, nothing has failed.
-    const file = signalled && snapshot.seconds === 0 ? undefined : flags.lastError;
-    tellFailure(log, lastErrorOf(failed, ended.failure, code), file);
-    return code;
+    return await carry(flags, settings, proxy, log, (snapshot, outcome) => {
+      writeStats?.(statsLine(snapshot, outcome ?? null));
+      if (outcome) metrics?.end(snapshot, outcome.state);
+      else metrics?.update(snapshot);
+      notify(log, outcome ? `STOPPING=1\nSTATUS=${outcome.state}` : `STATUS=${status(snapshot)}`);
+    });
   } finally {
     metrics?.close();
   }
 }
 
+/** One session of a proxy that listens, in a process of its own: with the connections that it is given. */
+function carryGiven(flags: SourceFlags): Promise<number> {
+  process.title = 'pagewire: a session to be';
+  const log = openLog('proxy source', flags);
+  if (interceptionPort(flags.listen) !== undefined) native.setMark(MARK);
+  let migration: SourceMigration | undefined;
+  const leave = (): void => {
+    if (!migration) process.exit(EXIT.ok);
+  };
+  onStop(leave);
+  // Whoever finds this one in doubt may speak to it alone.
+  onReload(() => {
+    reload(flags, log, (config) => {
+      if (migration) apply(migration, config);
+    });
+  });
+  return new Promise((resolve) => {
+    const begin = (fd: number, { name, connect, port, config }: Session): Promise<number> | number => {
+      process.title = `pagewire: ${name}`;
+      const ours = log.child({ guest: name });
+      const settings = { ...proxySettings(flags, name, config), connect, port };
+      try {
+        migration = new SourceMigration(settings, ours);
+      } catch (error) {
+        closeSync(fd);
+        const failed = { role: 'source', name, peer: connect.join(', '), tunnel: null } as const;
+        return tellFailed(ours, failed, PagewireError.from(error), flags.lastError);
+      }
+      migration.accept(fd);
+      return carry(flags, settings, migration, ours, (snapshot, outcome) =>
+        listener.tell(snapshot, outcome, flags.stats === undefined ? undefined : statsLine(snapshot, outcome ?? null)),
+      );
+    };
+    const listener = new SourceListener({
+      begin: (fd, session) => {
+        resolve(begin(fd, session));
+      },
+      further: (fd) => {
+        const belongs = migration ? belongsTo(migration) : 'another';
+        if (belongs === 'here') migration?.accept(fd);
+        else closeSync(fd);
+        return belongs;
+      },
+      change: (config) => {
+        if (migration) apply(migration, config);
+      },
+      gone: leave,
+    });
+  });
+}
+
+/** Whose a further connection is. */
+function belongsTo(migration: SourceMigration): Belongs {
+  switch (migration.snapshot().state) {
+    case 'waiting':
+    case 'connecting':
+    case 'running':
+    case 'reconnecting':
+      return 'here';
+    case 'ending':
+      return 'next';
+    case 'in doubt':
+    case 'ended':
+    case 'failed':
+      return 'another';
+  }
+}
+
+/** Carries a migration to its end. */
+async function carry(
+  flags: SourceFlags,
+  { connect }: SourceProxySettings,
+  migration: SourceMigration,
+  log: Log,
+  hears: Hears,
+): Promise<number> {
+  onFault((error) => {
+    migration.fault(error);
+  });
+  let signalled: Signal | undefined;
+  onStop((signal) => {
+    signalled = signal;
+    notify(log, 'STOPPING=1');
+    migration.stop();
+  });
+  const progress = new Progress(
+    flags.quiet,
+    () => migration.snapshot().streamBytes,
+    sessionProgress(() => migration.snapshot()),
+  );
+  const timer = setInterval(() => {
+    hears(migration.snapshot(), undefined);
+  }, EVERY_MS);
+  const over = async (outcome: SessionOutcome): Promise<SessionSnapshot> => {
+    clearInterval(timer);
+    progress.end();
+    const snapshot = migration.snapshot();
+    await hears(snapshot, outcome);
+    return snapshot;
+  };
+  let end: SessionEnd;
+  try {
+    end = await migration.done;
+  } catch (error) {
+    const failure = PagewireError.from(error);
+    const snapshot = await over(failedSession(failure));
+    const failed = { ...snapshot, peer: snapshot.peer ?? connect.join(', ') };
+    // Where nobody came, nothing has failed.
+    const file = signalled && snapshot.seconds === 0 ? undefined : flags.lastError;
+    return tellFailed(log, failed, failure, file, exitOf(failure, signalled));
+  }
+  tellEnd(log, await over(endedSession(end)), end);
+  return end.cancelled ? EXIT.truncated : EXIT.ok;
+}
+
 /** Every migration whose connections the packet filter sends us. */
-async function intercept(flags: SourceFlags, listenPort: number): Promise<number> {
+function intercept(flags: SourceFlags, port: number): Promise<number> {
   for (const [option, value] of [
     ['--port', flags.port],
     ['--listen-mode', flags.listenMode],
@@ -120,50 +199,89 @@ async function intercept(flags: SourceFlags, listenPort: number): Promise<number
     if (value === undefined) continue;
     throw new PagewireError('BAD_OPTION', `${option} is of no use with --listen ${flags.listen}`);
   }
+  const name = guestName(flags);
   const log = openLog('proxy source', flags);
+  const settings = proxySettings(flags, name);
+  checkInterception(settings, log);
+  return serve(flags, log, {
+    waits: `waiting for QEMU on ${flags.listen}: connections that the packet filter redirects there`,
+    sessions: 'migrations',
+    ifKilled: 'its QEMU fails the migration',
+    listen: (processes) => new Interception(port, settings, processes, log),
+  });
+}
+
+/** Each of libvirt's connections. */
+function serveTunnels(flags: SourceFlags): Promise<number> {
+  const name = flags.name ?? TUNNEL;
+  const log = openLog('proxy source', flags);
+  const settings = proxySettings(flags, name);
+  checkSource(settings, log);
+  const target = listenable(flags.listen, flags.insecure);
+  return serve(flags, log, {
+    waits: `waiting for libvirt on ${target.shown}`,
+    sessions: 'connections',
+    ifKilled: 'libvirt fails its migration',
+    listen: (processes) => new Tunnels(target, settings, processes),
+  });
+}
+
+/** How a proxy at the source listens, whose sessions are processes. */
+interface Serving {
+  /** What it waits for, and of what there are how many, for people. */
+  readonly waits: string;
+  readonly sessions: string;
+  readonly ifKilled: string;
+  readonly listen: (processes: SourceProcesses) => Interception | Tunnels;
+}
+
+/** Runs until it is told to end, and all sessions have ended. */
+async function serve(flags: SourceFlags, log: Log, { waits, sessions, ifKilled, listen }: Serving): Promise<number> {
   const writeStats = openStats(flags.stats);
   const metrics = flags.metrics === undefined ? undefined : await Metrics.serve(flags.metrics);
-  const interception = new Interception(
-    { ...proxySettings(flags, nameOf(flags)), listenPort, lastError: flags.lastError },
-    log,
-    (snapshot, ended) => {
-      const outcome = outcomeOf(ended);
-      writeStats?.(statsLine(snapshot, outcome));
-      metrics?.end(snapshot, outcome.state);
-      if ('end' in ended) tellEnd(log.child({ guest: snapshot.name }), snapshot, ended.end);
+  const processes = new SourceProcesses({
+    ...{ log, ifKilled, config: settingsOf(flags), lastError: flags.lastError },
+    onNews: (snapshot, outcome, line) => {
+      if (line !== undefined) writeStats?.(line);
+      if (outcome) metrics?.end(snapshot, outcome.state);
+      else metrics?.update(snapshot);
     },
-  );
+  });
+  const listener = listen(processes);
   onFault((error) => {
     log.error(faultText(error));
-    interception.fault(error);
   });
   onStop(() => {
     notify(log, 'STOPPING=1');
-    interception.stop();
+    listener.stop();
   });
   onReload(() => {
     reload(flags, log, (config) => {
-      interception.change(config);
+      listener.change(config);
     });
   });
-  notify(log, `READY=1\nSTATUS=waiting for connections on port ${listenPort}`);
-  log.info(`waiting for QEMU on ${flags.listen}: connections that the packet filter redirects there`);
+  notify(log, `READY=1\nSTATUS=${waits}`);
+  log.info(waits);
   const timer = setInterval(() => {
-    const snapshots = interception.snapshots();
-    for (const snapshot of snapshots) {
-      writeStats?.(statsLine(snapshot, null));
-      metrics?.update(snapshot);
-    }
-    notify(log, `STATUS=${snapshots.length} migrations`);
+    notify(log, `STATUS=${processes.sessions} ${sessions}`);
   }, EVERY_MS);
-  await interception.done;
+  await listener.done;
   clearInterval(timer);
   metrics?.close();
   return EXIT.ok;
 }
 
-function outcomeOf(ended: Ended): SessionOutcome {
-  return 'failure' in ended ? failedSession(ended.failure) : endedSession(ended.end);
+function apply(migration: SourceMigration, { maxBandwidth, inDoubt, reconnectMs }: Required<Config>): void {
+  migration.setMaxBandwidth(maxBandwidth);
+  migration.setInDoubt(inDoubt);
+  migration.setReconnect(reconnectMs);
+}
+
+/** Tells of a failure, and returns the exit code for it. */
+function tellFailed(log: Log, failed: Failed, failure: PagewireError, file: string | undefined, exit?: number): number {
+  const lastError = lastErrorOf(failed, failure, exit);
+  tellFailure(log, lastError, file);
+  return lastError.exitCode;
 }
 
 function tellEnd(log: Log, snapshot: SessionSnapshot, { cancelled, within }: SessionEnd): void {
@@ -179,15 +297,13 @@ function status({ state, streamBytes, wire, peer }: SessionSnapshot): string {
   return `${state}${peer === null ? '' : ` with ${peer}`}: ${streamBytes} bytes of the stream, ${wire.out} on the wire`;
 }
 
-/** A session's name: its guest's; in libvirt's tunnel several may come, so each connection has a name of its own. */
-function nameOf({ name, libvirt }: SourceFlags): string {
-  if (libvirt) return `${name ?? 'libvirt'}-${randomBytes(4).toString('hex')}`;
+function guestName({ name }: SourceFlags): string {
   if (name === undefined) throw new PagewireError('BAD_OPTION', "--name GUEST is needed: the guest's name");
   return name;
 }
 
 /** What the command line says, in the library's words. */
-function proxySettings(flags: SourceFlags, name: string): SourceProxySettings {
+function proxySettings(flags: SourceFlags, name: string, config = settingsOf(flags)): SourceProxySettings {
   const { listen, libvirt, connect, port, insecure, stock, delta, codec, level, match, threads, cacheSize } = flags;
   const { memoryLimit } = flags;
   const { listenMode: mode, listenOwner: owner, tlsDir: dir, key, peer: peers } = flags;
@@ -197,6 +313,6 @@ function proxySettings(flags: SourceFlags, name: string): SourceProxySettings {
     ...{ memoryLimit },
     ...{ replayBytes, silenceMs, require, tls: { dir, key, peers } },
     socket: { ...(mode !== undefined && { mode }), ...(owner !== undefined && parseOwner(owner)) },
-    ...settingsOf(flags),
+    ...config,
   };
 }

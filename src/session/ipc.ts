@@ -39,6 +39,3 @@ export interface Handover {
   /** Sessions that the listener carries now, and the most that it would. */
   sessions: { now: number; most: number };
 }
-
-/** The descriptor by which a session's process gets its connections. */
-export const CONTROL_FD = 4;

@@ -2,14 +2,13 @@
  * A destination that serves many migrations: it takes connections, and gives each to the process of its session. No
  * byte of a guest, and no byte of a peer that is not known yet, comes through here but the routing preamble.
  */
-import { type ChildProcess, fork } from 'node:child_process';
 import { closeSync } from 'node:fs';
-import { fileURLToPath } from 'node:url';
 import { plain } from '../cli/run.js';
 import { PagewireError } from '../errors.js';
 import { native, type NativeAddress, type NativeListener, type NativeListenOptions } from '../native.js';
 import type { Log, LogFormat } from '../telemetry/log.js';
 import { receiveHello, refuse } from './accept.js';
+import { Carrier, Spare } from './carrier.js';
 import { lastErrorOf, tellFailure } from './failure.js';
 import type { Refuse } from './hello.js';
 import { type HostSettings, UNKNOWN_SESSION } from './host.js';
@@ -36,11 +35,9 @@ export interface ListenerOptions {
   readonly onSnapshot?: (snapshot: SessionSnapshot, outcome?: SessionOutcome) => void;
 }
 
-/** A process that has, or will have, one session. */
-interface Carrier {
-  readonly child: ChildProcess;
-  /** Our end of the socket by which it gets its connections. */
-  readonly control: number;
+/** A session, or one to be. */
+interface Place {
+  readonly carrier: Carrier<ToSession, ToListener>;
   /** The routing number of its session. */
   id?: string;
   /** The guest's name, once it has one. */
@@ -59,19 +56,14 @@ const SUPERSEDE_MS = 5000;
 /** So many connections that come to nothing are told of one by one, in so many milliseconds. */
 const CLOSINGS = { most: 10, ms: 10_000 };
 
-/** How long after a session has begun a process for the next one is started, in milliseconds. */
-const SPARE_MS = 10_000;
-
 export class Listener {
   /** Resolves when the listener is closed and all its sessions have ended. */
   readonly done: Promise<void>;
   readonly #options: ListenerOptions;
   readonly #log: Log;
   readonly #listener: NativeListener;
-  readonly #carriers = new Set<Carrier>();
-  /** A process that waits for the next session, so that no migration waits for a process to start. */
-  #spare: Carrier | undefined;
-  #spareTimer: NodeJS.Timeout | undefined;
+  readonly #places = new Set<Place>();
+  readonly #spare: Spare<Place>;
   /** Handshakes that we refuse ourselves, by their numbers. */
   readonly #refusing = new Map<number, string>();
   #settings: HostSettings;
@@ -97,7 +89,7 @@ export class Listener {
         this.#closed(peer, plain(reason));
       },
     );
-    this.#spare = this.#start();
+    this.#spare = new Spare(() => this.#start());
   }
 
   /** Where it listens, with the port that the system chose. */
@@ -107,7 +99,7 @@ export class Listener {
 
   /** Sessions that are open. */
   get sessions(): number {
-    return [...this.#carriers].filter(({ name }) => name !== undefined).length;
+    return [...this.#places].filter(({ name }) => name !== undefined).length;
   }
 
   /** Takes no more connections; sessions end as they do by a signal of their own. */
@@ -115,18 +107,19 @@ export class Listener {
     this.#stopRequests++;
     if (this.#stopRequests === 1) {
       this.#listener.close();
-      if (this.#carriers.size > 0 && this.sessions > 0) this.#log.info(`stopping ${this.sessions} sessions`);
+      this.#spare.close();
+      if (this.sessions > 0) this.#log.info(`stopping ${this.sessions} sessions`);
     }
-    for (const carrier of this.#carriers) this.#tell(carrier, { type: 'stop', requests: this.#stopRequests });
+    for (const { carrier } of this.#places) carrier.tell({ type: 'stop', requests: this.#stopRequests });
     this.#settleIfDone();
   }
 
   /** For sessions that run and for those to come. */
   change({ inDoubt, reconnectMs }: { inDoubt: InDoubt; reconnectMs: number }): void {
     this.#settings = { ...this.#settings, inDoubt, reconnectMs };
-    for (const carrier of this.#carriers) {
-      this.#tell(carrier, this.#settingsFor());
-      this.#tell(carrier, { type: 'change', inDoubt, reconnectMs });
+    for (const { carrier } of this.#places) {
+      carrier.tell(this.#settingsFor());
+      carrier.tell({ type: 'change', inDoubt, reconnectMs });
     }
   }
 
@@ -138,7 +131,7 @@ export class Listener {
       return;
     }
     const host = addressOf(peer);
-    const pending = [...this.#refusing.values(), ...[...this.#carriers].flatMap((c) => [...c.handshakes.values()])];
+    const pending = [...this.#refusing.values(), ...[...this.#places].flatMap((each) => [...each.handshakes.values()])];
     const { maxHandshakes, maxSessions } = this.#options;
     const share = Math.max(Math.floor(maxHandshakes / 4), 1);
     if (pending.length >= maxHandshakes || pending.filter((other) => other === host).length >= share) {
@@ -149,31 +142,40 @@ export class Listener {
     const handshake = this.#count++;
     const sessions = { now: this.sessions, most: maxSessions };
     const handover: Handover = { handshake, preamble: bytes.toString('hex'), peer, sessions };
-    const known = [...this.#carriers].find(({ id }) => id === preamble.session);
+    const known = [...this.#places].find(({ id }) => id === preamble.session);
     if (known && preamble.kind === 'join') {
       this.#hand(known, fd, handover);
     } else if (preamble.kind === 'join') {
       void this.#refuse(fd, handshake, peer, { code: 'UNKNOWN_SESSION', message: UNKNOWN_SESSION });
-    } else if (known || this.#carriers.size - (this.#spare ? 1 : 0) >= maxSessions + share) {
+    } else if (known || this.#places.size - (this.#spare.isThere ? 1 : 0) >= maxSessions + share) {
       void this.#refuse(fd, handshake, peer, { code: 'BUSY', message: `all ${maxSessions} places are taken` });
     } else {
-      const carrier = this.#spare ?? this.#start();
-      this.#spare = undefined;
-      if (!carrier) {
+      const place = this.#take();
+      if (!place) {
         void this.#refuse(fd, handshake, peer, { code: 'BUSY', message: 'no process can be started for the session' });
         return;
       }
-      carrier.id = preamble.session;
-      this.#hand(carrier, fd, handover);
+      place.id = preamble.session;
+      this.#hand(place, fd, handover);
     }
   }
 
-  #hand(carrier: Carrier, fd: number, handover: Handover): void {
-    carrier.handshakes.set(handover.handshake, addressOf(handover.peer));
+  /** Undefined where the system has nothing left for a process; it may have later. */
+  #take(): Place | undefined {
     try {
-      native.sendDescriptor(carrier.control, fd, Buffer.from(JSON.stringify(handover)));
+      return this.#spare.take();
     } catch (error) {
-      carrier.handshakes.delete(handover.handshake);
+      this.#log.error(`no process for a session: ${PagewireError.from(error).message}`);
+      return undefined;
+    }
+  }
+
+  #hand({ carrier, handshakes }: Place, fd: number, handover: Handover): void {
+    handshakes.set(handover.handshake, addressOf(handover.peer));
+    try {
+      carrier.hand(fd, handover);
+    } catch (error) {
+      handshakes.delete(handover.handshake);
       this.#closed(handover.peer, plain(PagewireError.from(error).message));
     } finally {
       closeSync(fd);
@@ -208,53 +210,25 @@ export class Listener {
     timer.unref();
   }
 
-  /** The next one need not wait for its process, which must not take the processors from this one while it begins. */
-  #spareLater(): void {
-    clearTimeout(this.#spareTimer);
-    this.#spareTimer = setTimeout(() => {
-      if (this.#stopRequests === 0) this.#spare ??= this.#start();
-    }, SPARE_MS).unref();
-  }
-
-  /** Undefined where the system has nothing left for a process; it may have later. */
-  #start(): Carrier | undefined {
-    try {
-      return this.#startProcess();
-    } catch (error) {
-      this.#log.error(`no process for a session: ${PagewireError.from(error).message}`);
-      return undefined;
-    }
-  }
-
-  #startProcess(): Carrier {
-    const [control, theirs] = native.socketPair();
-    let child: ChildProcess;
-    try {
-      child = fork(fileURLToPath(new URL('./process.js', import.meta.url)), {
-        // The last one is its CONTROL_FD.
-        stdio: ['ignore', 'ignore', 'inherit', 'ipc', theirs],
-        serialization: 'json',
-      });
-    } catch (error) {
-      closeSync(control);
-      throw error;
-    } finally {
-      closeSync(theirs);
-    }
-    const carrier: Carrier = { child, control, linked: false, handshakes: new Map() };
-    this.#carriers.add(carrier);
-    this.#tell(carrier, this.#settingsFor());
-    child.on('message', (message: ToListener) => {
-      this.#hear(carrier, message);
-    });
-    child.on('error', (error) => {
-      this.#log.error(`a session's process: ${error.message}`);
-    });
-    // One that could not be started comes to its close too, but has no exit.
-    child.once('close', (code, signal) => {
-      this.#gone(carrier, code, signal);
-    });
-    return carrier;
+  #start(): Place {
+    const carrier = new Carrier<ToSession, ToListener>(
+      { module: './process.js' },
+      {
+        hear: (message) => {
+          this.#hear(place, message);
+        },
+        failed: (error) => {
+          this.#log.error(`a session's process: ${error.message}`);
+        },
+        gone: (code, signal) => {
+          this.#gone(place, code, signal);
+        },
+      },
+    );
+    const place: Place = { carrier, linked: false, handshakes: new Map() };
+    this.#places.add(place);
+    carrier.tell(this.#settingsFor());
+    return place;
   }
 
   #settingsFor(): ToSession {
@@ -262,36 +236,31 @@ export class Listener {
     return { type: 'settings', settings: this.#settings, log: logging, lastError };
   }
 
-  #tell({ child }: Carrier, message: ToSession): void {
-    // One that has ended meanwhile needs to know nothing.
-    if (child.connected) child.send(message, () => undefined);
-  }
-
-  #hear(carrier: Carrier, message: ToListener): void {
+  #hear(place: Place, message: ToListener): void {
     switch (message.type) {
       case 'shaken':
-        carrier.handshakes.delete(message.handshake);
+        place.handshakes.delete(message.handshake);
         if (message.why !== undefined) this.#closed(message.peer, message.why);
         break;
       case 'claim':
-        void this.#claim(carrier, message.name, message.who);
+        void this.#claim(place, message.name, message.who);
         break;
       case 'snapshot':
-        carrier.snapshot = message.snapshot;
-        carrier.linked = message.linked;
+        place.snapshot = message.snapshot;
+        place.linked = message.linked;
         this.#options.onSnapshot?.(message.snapshot);
         break;
       case 'ended':
-        delete carrier.snapshot;
+        delete place.snapshot;
         this.#options.onSnapshot?.(message.snapshot, message.outcome);
         break;
     }
   }
 
   /** A guest has one session: one that has lost its link gives way to a newer one of the same peer, unless in doubt. */
-  async #claim(carrier: Carrier, name: string, who: string): Promise<void> {
+  async #claim(place: Place, name: string, who: string): Promise<void> {
     const { maxSessions } = this.#options;
-    const other = [...this.#carriers].find((each) => each.name === name);
+    const other = [...this.#places].find((each) => each.name === name);
     let no: Refuse | undefined;
     if (this.#stopRequests > 0) {
       no = { code: 'BUSY', message: 'the destination proxy is stopping' };
@@ -304,34 +273,30 @@ export class Listener {
     } else if (!other && this.sessions >= maxSessions) {
       no = { code: 'BUSY', message: `all ${maxSessions} places are taken (--max-sessions)` };
     } else {
-      carrier.name = name;
-      carrier.who = who;
-      carrier.linked = true;
+      place.name = name;
+      place.who = who;
+      place.linked = true;
       if (other) await this.#supersede(other, name);
     }
-    this.#tell(carrier, { type: 'claimed', ...(no && { refuse: no }) });
-    if (!no) this.#spareLater();
+    place.carrier.tell({ type: 'claimed', ...(no && { refuse: no }) });
+    if (!no) this.#spare.later();
   }
 
-  async #supersede(other: Carrier, name: string): Promise<void> {
+  async #supersede(other: Place, name: string): Promise<void> {
     this.#log.warn({ guest: name }, 'a new session takes the place of one that has lost its link');
     delete other.name;
-    const gone = new Promise<void>((resolve) =>
-      other.child.once('close', () => {
-        resolve();
-      }),
-    );
-    this.#tell(other, { type: 'superseded' });
-    const timer = setTimeout(() => other.child.kill('SIGKILL'), SUPERSEDE_MS);
-    await gone;
+    other.carrier.tell({ type: 'superseded' });
+    const timer = setTimeout(() => {
+      other.carrier.kill('SIGKILL');
+    }, SUPERSEDE_MS);
+    await other.carrier.gone;
     clearTimeout(timer);
   }
 
-  #gone(carrier: Carrier, code: number | null, signal: NodeJS.Signals | null): void {
-    this.#carriers.delete(carrier);
-    closeSync(carrier.control);
-    if (this.#spare === carrier) this.#spare = undefined;
-    const { name, snapshot } = carrier;
+  #gone(place: Place, code: number | null, signal: NodeJS.Signals | null): void {
+    this.#places.delete(place);
+    this.#spare.lost(place);
+    const { name, snapshot } = place;
     const how = signal === null ? `has ended with exit code ${code ?? 1}` : `was ended by ${signal}`;
     const failure = new PagewireError('INTERNAL', `the session's process ${how}: its QEMU fails the migration`);
     const killed = signal !== null && name !== undefined;
@@ -349,11 +314,11 @@ export class Listener {
   }
 
   #settleIfDone(): void {
-    if (this.#stopRequests > 0 && this.#carriers.size === 0) this.#settle();
+    if (this.#stopRequests > 0 && this.#places.size === 0) this.#settle();
   }
 }
 
-function peerOf({ snapshot }: Carrier): string {
+function peerOf({ snapshot }: Place): string {
   return snapshot?.peer ?? 'another source';
 }
 

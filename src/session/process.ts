@@ -7,11 +7,12 @@ import { plain, replaceStandardStreams, tell } from '../cli/run.js';
 import { faultText, onFault } from '../control/faults.js';
 import { onStop } from '../control/signals.js';
 import { endedSession, failedSession, sessionEnd, type SessionOutcome, sessionSummary } from '../telemetry/session.js';
+import { CONTROL_FD } from './carrier.js';
 import type { DestinationSession } from './destination.js';
 import { lastErrorOf, tellFailure } from './failure.js';
 import type { Refuse } from './hello.js';
 import { Host, type Registry } from './host.js';
-import { CONTROL_FD, type Handover, type ToListener, type ToSession } from './ipc.js';
+import type { Handover, ToListener, ToSession } from './ipc.js';
 import { readPreamble } from './preamble.js';
 
 /** How often the listener hears how the session stands, in milliseconds. */

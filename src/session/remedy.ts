@@ -14,7 +14,8 @@ export const REMEDIES: Readonly<Record<ErrorCode, string | null>> = {
   FRAMES_TRUNCATED: "look at the other end's log, and migrate again",
   FRAMES_UNSUPPORTED: 'install the same version of pagewire on both hosts',
   INCOMPATIBLE: 'install the same version of pagewire on both hosts, or leave out what --require asks for',
-  INTERNAL: 'migrate again; if it comes back, report it with the log',
+  INTERNAL:
+    'where descriptors or threads ran out, raise LimitNOFILE= or TasksMax= of the service; migrate again, and if it comes back, report it with the log',
   LINK_LOST:
     'see where the guest runs, mend the network between the hosts, and migrate again; --reconnect is how long a link is looked for',
   LISTEN_FAILED: 'end what listens at that address, or take another',

@@ -49,37 +49,20 @@ export interface SourceProxySettings extends EncoderSettings {
 /** QEMU's connections that may wait at once, and for how long: they are taken at once. */
 export const LISTEN = { preamble: false, maxPending: 64, timeoutMs: 10_000 };
 
-/** One migration, from QEMU's first connection to the end of all. */
-export class SourceProxy {
+/** One migration, from QEMU's first connection to the end of all, or one connection of a libvirt daemon's. */
+export class SourceMigration {
   /** Settled once all is over: QEMU's sockets are closed, and no more of its connections are taken. */
   readonly done: Promise<SessionEnd>;
-  /** Where QEMU is awaited, with the port that the system chose for port 0. */
-  readonly listening: string;
   readonly #session: SourceSession | StockSession;
 
   constructor(settings: SourceProxySettings, log: Log) {
-    const { listen, insecure = false, libvirt = false, socket } = settings;
-    const { address, endpoint, shown, connected, tls } = listenable(listen, insecure);
-    const who = libvirt ? 'libvirt' : 'QEMU';
-    if (tls) throw badOption(`--listen ${listen}: ${who} is taken from this host, without TLS`);
-    const session = sessionOf(settings, log);
-    this.#session = session;
-    this.done = session.done.finally(() => listener?.close());
-    let listener: NativeListener | undefined;
-    try {
-      if (connected === undefined) {
-        listener = native.NativeListener.listen(address, { ...LISTEN, ...socket }, (fd) => {
-          session.accept(fd);
-        });
-      }
-    } catch (error) {
-      this.done.catch(() => undefined);
-      session.stop();
-      throw PagewireError.from(error);
-    }
-    this.listening = listener ? chosen(endpoint, listener, shown) : shown;
-    log.info(listener ? `waiting for ${who} on ${this.listening}` : `${who} is on ${shown}`);
-    if (connected !== undefined) session.accept(connected);
+    this.#session = sessionOf(settings, log);
+    this.done = this.#session.done;
+  }
+
+  /** A connection of QEMU's, the migration's from now on. The first one begins it. */
+  accept(fd: number): void {
+    this.#session.accept(fd);
   }
 
   /** Bytes a second, for all of QEMU's connections together, from now on; 0: no limit. */
@@ -116,6 +99,38 @@ export class SourceProxy {
   }
 }
 
+/** A migration that listens for QEMU itself. */
+export class SourceProxy extends SourceMigration {
+  /** Where QEMU is awaited, with the port that the system chose for port 0. */
+  readonly listening: string;
+
+  constructor(settings: SourceProxySettings, log: Log) {
+    const { listen, insecure = false, libvirt = false, socket } = settings;
+    const { address, endpoint, shown, connected, tls } = listenable(listen, insecure);
+    const who = libvirt ? 'libvirt' : 'QEMU';
+    if (tls) throw badOption(`--listen ${listen}: ${who} is taken from this host, without TLS`);
+    super(settings, log);
+    let listener: NativeListener | undefined;
+    // Before whoever waits for it hears of it.
+    const close = (): void => listener?.close();
+    this.done.then(close, close);
+    try {
+      if (connected === undefined) {
+        listener = native.NativeListener.listen(address, { ...LISTEN, ...socket }, (fd) => {
+          this.accept(fd);
+        });
+      }
+    } catch (error) {
+      this.done.catch(() => undefined);
+      this.stop();
+      throw PagewireError.from(error);
+    }
+    this.listening = listener ? chosen(endpoint, listener, shown) : shown;
+    log.info(listener ? `waiting for ${who} on ${this.listening}` : `${who} is on ${shown}`);
+    if (connected !== undefined) this.accept(connected);
+  }
+}
+
 /** Throws where no proxy could be made of these. */
 export function checkSource(settings: SourceProxySettings, log: Log): void {
   const session = sessionOf(settings, log);
@@ -124,7 +139,7 @@ export function checkSource(settings: SourceProxySettings, log: Log): void {
 }
 
 /** A session that is told what it can do. */
-export function sessionOf(settings: SourceProxySettings, log: Log): SourceSession | StockSession {
+function sessionOf(settings: SourceProxySettings, log: Log): SourceSession | StockSession {
   const { name, listen: near, port, stock = false, insecure = false, libvirt = false, tls = {}, require } = settings;
   const { replayBytes = 64 << 20 } = settings;
   const { silenceMs = 5000, reconnectMs = 300_000, inDoubt = 'hold', maxBandwidth = 0 } = settings;

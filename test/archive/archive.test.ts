@@ -1,10 +1,10 @@
 // Files through the library and the command line, against the simulator's guests, which know nothing of them.
 import assert from 'node:assert/strict';
-import { existsSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
 import { PagewireError, readInfo, readPage, salvage, verifyFile } from '#src/index.js';
 import type { SimulatedGuest } from '#src/simulator/guest.js';
-import { folder, pagewire } from '../cli/command.js';
+import { folder, PAGEWIRE, pagewire } from '../cli/command.js';
 import { mixed, simulated } from '../pipeline/content.js';
 
 const isA = (code: string) => (error: unknown) => error instanceof PagewireError && error.code === code;
@@ -138,8 +138,33 @@ describe('a damaged file', () => {
       assert.ok(readFileSync(path).equals(bytes.subarray(offset, offset + length)), path);
     }
     // What is there is not replaced.
-    await assert.rejects(salvage(at('middle.pw'), { output: at('pieces') }), /File exists|entity already exists/);
-    assert.ok(!existsSync(at('pieces.tmp')));
+    await assert.rejects(salvage(at('middle.pw'), { output: at('pieces') }), {
+      code: 'OPEN_FAILED',
+      message: `${at('pieces')}: exists already`,
+    });
+    const nowhere = at('none/pieces');
+    await assert.rejects(salvage(at('middle.pw'), { output: nowhere }), {
+      code: 'OPEN_FAILED',
+      message: `${nowhere}: cannot open: No such file or directory (os error 2)`,
+    });
     assert.equal((await salvage(at('stream.pw'))).whole, true);
+    assert.deepEqual(
+      readdirSync(at('')).filter((name) => name.endsWith('.part')),
+      [],
+    );
+  });
+
+  it('says which file what is whole of it could not be written to, and leaves none', async (t) => {
+    const at = folder(t);
+    writeFileSync(at('stream'), mixed(3_500_000));
+    assert.equal((await pagewire(t, ['-q', at('stream')])).code, 0);
+    // A limit of 512 KiB on files stands for a full disk: no user needs to be root for it.
+    const args = ['--salvage', at('stream.pw'), '-o', at('whole')];
+    const command = ['-c', 'ulimit -f 512; exec "$@"', '-', process.execPath, PAGEWIRE, ...args];
+    const { code, stderr } = await pagewire(t, command, { program: 'bash' });
+    assert.equal(code, 1);
+    assert.match(stderr, /\/whole: cannot write: File too large/);
+    assert.deepEqual(readdirSync(at('')).sort(), ['stream', 'stream.pw']);
+    await assert.rejects(salvage(at('stream.pw'), { output: '/dev/full' }), { code: 'OPEN_FAILED' });
   });
 });

@@ -1,10 +1,38 @@
 import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
 import { closeSync, openSync } from 'node:fs';
 import { describe, it } from 'node:test';
 import * as pagewire from '#src/index.js';
 import { createDecoder, createEncoder, type EncoderSettings, PagewireError } from '#src/index.js';
 import { framesInFlight } from '#src/pipeline/settings.js';
 import { leavesNothing } from '../pipeline/process.js';
+
+/** Takes all descriptors that it may have, and with one more free each time tries until it can encode. */
+const WITHOUT_DESCRIPTORS = `
+  import { closeSync, openSync } from 'node:fs';
+  import { createEncoder } from '#src/index.js';
+  const taken = [openSync('/dev/null', 'r+')];
+  const open = taken[0];
+  const attempt = (input) => {
+    try {
+      createEncoder({ input, output: open });
+      process.exit();
+    } catch ({ code, message }) {
+      console.log(code + ' ' + message);
+    }
+  };
+  // What is loaded at the first call needs descriptors of its own.
+  attempt(-1);
+  try {
+    for (;;) taken.push(openSync('/dev/null'));
+  } catch ({ code }) {
+    console.log(code);
+  }
+  for (;;) {
+    attempt(open);
+    closeSync(taken.pop());
+  }
+`;
 
 const isA =
   (code: string, message: RegExp) =>
@@ -74,6 +102,31 @@ describe('the library', () => {
       closeSync(open);
       return Promise.resolve();
     });
+  });
+
+  it('takes the want of descriptors neither for a wrong one nor for want of memory', () => {
+    const command = [
+      'ulimit -n 512; exec "$@"',
+      'sh',
+      process.execPath,
+      '--input-type=module',
+      '-e',
+      WITHOUT_DESCRIPTORS,
+    ];
+    const { status, stdout, stderr } = spawnSync('sh', ['-c', ...command], { encoding: 'utf8' });
+    assert.deepEqual([status, stderr], [0, '']);
+    const [wrong, full, ...failures] = stdout.trimEnd().split('\n');
+    assert.match(wrong ?? '', /^BAD_DESCRIPTOR /);
+    assert.equal(full, 'EMFILE');
+    for (const failure of failures) {
+      assert.match(failure, /^INTERNAL (?:file descriptor \d+|cannot make an eventfd): .*\(os error 24\)$/);
+    }
+    for (const what of ['file descriptor', 'cannot make an eventfd']) {
+      assert.ok(
+        failures.some((failure) => failure.includes(what)),
+        stdout,
+      );
+    }
   });
 
   it('refuses descriptors that are no whole numbers', () => {

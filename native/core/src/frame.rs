@@ -183,7 +183,7 @@ pub enum FrameError {
     },
     /// A field that must be zero is not, or a length is over its cap.
     #[error(
-        "the header's {field} is {value}, which version {VERSION_MAJOR} of the format does not allow (at most {limit})"
+        "the {field} is {value}, which version {VERSION_MAJOR} of the format does not allow (at most {limit})"
     )]
     Field {
         /// The name of the field in docs/format.md.
@@ -192,6 +192,18 @@ pub enum FrameError {
         value: u64,
         /// The largest value that is allowed.
         limit: u64,
+    },
+    /// A size, or a payload's length, is below what it must be.
+    #[error(
+        "the {field} is {value}, which version {VERSION_MAJOR} of the format does not allow (at least {least})"
+    )]
+    Short {
+        /// The name of the field in docs/format.md.
+        field: &'static str,
+        /// What it holds.
+        value: u64,
+        /// The smallest value that is allowed.
+        least: u64,
     },
     /// A codec of a later version.
     #[error("codec {0} is not known to this version of pagewire; a newer one is needed")]
@@ -291,6 +303,30 @@ pub enum FrameError {
     },
 }
 
+/// A field that has a largest value.
+fn limited(field: &'static str, value: u64, limit: u64) -> Result<(), FrameError> {
+    if value > limit {
+        return Err(FrameError::Field {
+            field,
+            value,
+            limit,
+        });
+    }
+    Ok(())
+}
+
+/// The first `N` bytes of a payload, to which a later minor version may have added others.
+fn fields<'a, const N: usize>(
+    field: &'static str,
+    payload: &'a [u8],
+) -> Result<&'a [u8; N], FrameError> {
+    payload.first_chunk().ok_or(FrameError::Short {
+        field,
+        value: payload.len() as u64,
+        least: N as u64,
+    })
+}
+
 impl Header {
     /// A DATA frame of no bytes: what a slot holds before it is filled.
     pub const EMPTY: Header = Header {
@@ -352,17 +388,6 @@ impl Header {
         if expected != actual {
             return Err(FrameError::HeaderHash { expected, actual });
         }
-        let limited = |field, value: u64, limit: u64| {
-            if value > limit {
-                Err(FrameError::Field {
-                    field,
-                    value,
-                    limit,
-                })
-            } else {
-                Ok(())
-            }
-        };
         limited("flags field", u64::from(b[5]), 0)?;
         limited(
             "reserved field",
@@ -388,11 +413,10 @@ impl Header {
             limited("codec", u64::from(b[6]), 0)?;
             // A frame with references is smaller than its bytes even where no codec packs it.
             if packed_len != raw_len && kind != FrameType::Matched {
-                let (value, limit) = (u64::from(packed_len), u64::from(raw_len));
-                return Err(FrameError::Field {
+                return Err(FrameError::Short {
                     field: "packed length of a stored frame",
-                    value,
-                    limit,
+                    value: packed_len.into(),
+                    least: raw_len.into(),
                 });
             }
         }
@@ -454,34 +478,23 @@ impl Start {
                 return Err(FrameError::Version { major, minor });
             }
         }
-        let Some(b) = b.first_chunk::<{ Self::LEN }>() else {
-            return Err(FrameError::Field {
-                field: "START payload's length",
-                value: b.len() as u64,
-                limit: 0,
-            });
-        };
+        let b: &[u8; Self::LEN] = fields("START payload's length", b)?;
         let frame_size = u32::from_le_bytes([b[4], b[5], b[6], b[7]]);
-        if !(MIN_FRAME_SIZE..=MAX_RAW).contains(&(frame_size as usize)) {
-            let (value, limit) = (u64::from(frame_size), MAX_RAW as u64);
-            return Err(FrameError::Field {
-                field: "START payload's frame size",
-                value,
-                limit,
+        let field = "START payload's frame size";
+        if (frame_size as usize) < MIN_FRAME_SIZE {
+            return Err(FrameError::Short {
+                field,
+                value: frame_size.into(),
+                least: MIN_FRAME_SIZE as u64,
             });
         }
+        limited(field, frame_size.into(), MAX_RAW as u64)?;
         // Reserved in version 1.0, whatever is in it.
         let window = match b[1] {
             0 => 0,
             _ => u64::from_le_bytes([b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]]),
         };
-        if window > MAX_WINDOW {
-            return Err(FrameError::Field {
-                field: "START payload's window",
-                value: window,
-                limit: MAX_WINDOW,
-            });
-        }
+        limited("START payload's window", window, MAX_WINDOW)?;
         Ok(Start { frame_size, window })
     }
 }
@@ -531,13 +544,7 @@ impl End {
 
     /// The totals in an END payload.
     pub fn from_bytes(b: &[u8]) -> Result<Self, FrameError> {
-        let Some(b) = b.first_chunk::<{ Self::LEN }>() else {
-            return Err(FrameError::Field {
-                field: "END payload's length",
-                value: b.len() as u64,
-                limit: 0,
-            });
-        };
+        let b: &[u8; Self::LEN] = fields("END payload's length", b)?;
         let u64_at = |at: usize| {
             b[at..at + 8]
                 .iter()
@@ -629,8 +636,12 @@ mod tests {
             "packed length"
         );
         assert_eq!(
-            field(with_field(|b| b[6] = 0)),
-            "packed length of a stored frame"
+            with_field(|b| b[6] = 0),
+            Err(FrameError::Short {
+                field: "packed length of a stored frame",
+                value: 1234,
+                least: 1 << 20,
+            })
         );
         assert_eq!(with_field(|b| b[6] = 99), Err(FrameError::Codec(99)));
     }
@@ -655,31 +666,36 @@ mod tests {
             index: 5000,
         };
         assert_eq!(End::from_bytes(&end.to_bytes()), Ok(end));
-        assert!(Start::from_bytes(&[]).is_err() && End::from_bytes(&[0; 47]).is_err());
         assert_eq!(
             Start::from_bytes(&[2, 0]),
             Err(FrameError::Version { major: 2, minor: 0 })
         );
-        assert!(
-            Start::from_bytes(
-                &Start {
-                    frame_size: 1 << 30,
-                    window: 0
-                }
-                .to_bytes()
-            )
-            .is_err()
+    }
+
+    #[test]
+    fn a_payload_that_cannot_be_is_told_with_its_bound() {
+        let told = |error: FrameError| error.to_string();
+        let start = |payload: &[u8]| Start::from_bytes(payload).map_err(told);
+        let of = |frame_size, window| start(&Start { frame_size, window }.to_bytes());
+        let end = |payload: &[u8]| End::from_bytes(payload).map_err(told);
+        let wrong = |field: &str, bound: &str| {
+            format!("the {field}, which version 1 of the format does not allow ({bound})")
+        };
+        let (least, most) = (
+            "START payload's frame size is 100",
+            "START payload's frame size is 1073741824",
         );
-        assert!(
-            Start::from_bytes(
-                &Start {
-                    frame_size: 1 << 20,
-                    window: MAX_WINDOW + 1
-                }
-                .to_bytes()
-            )
-            .is_err()
+        assert_eq!(of(100, 0), Err(wrong(least, "at least 4096")));
+        assert_eq!(of(1 << 30, 0), Err(wrong(most, "at most 4194304")));
+        let window = "START payload's window is 68719476737";
+        assert_eq!(
+            of(1 << 20, MAX_WINDOW + 1),
+            Err(wrong(window, "at most 68719476736"))
         );
+        let short = "START payload's length is 3";
+        assert_eq!(start(&[1, 0, 0]), Err(wrong(short, "at least 16")));
+        let short = "END payload's length is 47";
+        assert_eq!(end(&[0; 47]), Err(wrong(short, "at least 48")));
     }
 
     proptest! {

@@ -5,6 +5,7 @@ use pagewire_core::archive::{
 };
 use pagewire_core::codec::Codec;
 use pagewire_core::flow::{EncodeOptions, Event, Flow, MatchOptions};
+use pagewire_core::frame::{FrameType, HEADER_LEN, Header, Start};
 use pagewire_core::matching::{Effort, MIN_WINDOW};
 use pagewire_core::qemu::Writer;
 use std::fs::{self, File};
@@ -638,7 +639,11 @@ fn right_pieces(file: &Path, stream: &[u8], what: &str) -> u64 {
     assert!(!salvaged.whole && !salvaged.faults.is_empty(), "{what}");
     for piece in &salvaged.pieces {
         let mut bytes = Vec::new();
-        salvaged.copy(*piece, &mut bytes).expect("copied");
+        let copied = salvaged.copy(*piece, |read| {
+            bytes.extend_from_slice(read);
+            Ok(())
+        });
+        copied.expect("copied");
         assert_eq!(bytes.len() as u64, piece.length, "{what}");
         assert!(
             stream[piece.offset as usize..].starts_with(&bytes),
@@ -750,6 +755,27 @@ fn a_pipe_is_no_file() {
         Err(ArchiveError::NotAFile { .. })
     ));
     assert_eq!(Verified::default().streams, 0);
+}
+
+#[test]
+fn what_is_reserved_in_version_1_0_is_no_window() {
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.pw");
+    let golden = fs::read(golden).expect("a golden file");
+    let (_, rest) = golden.split_first_chunk::<HEADER_LEN>().expect("a header");
+    let (start, rest) = rest.split_first_chunk::<{ Start::LEN }>().expect("START");
+    let mut start = *start;
+    start[8..].fill(0xff);
+    let header = Header::stored(FrameType::Start, 0, 0, &start);
+    let folder = Folder::new();
+    let file = folder.file("reserved.pw");
+    fs::write(&file, [&header.to_bytes()[..], &start, rest].concat()).expect("written");
+    let archive = Archive::open(&file, &Bases::default()).expect("a file");
+    let info = archive.info().expect("a file");
+    assert_eq!((info.minor, info.window), (0, 0));
+    assert_eq!(
+        whole(&archive).expect("bytes"),
+        restore(&file, &Bases::default()).expect("bytes")
+    );
 }
 
 /// An index, references into a base, and its name, as they are in format 1.1: `PAGEWIRE_WRITE_GOLDEN=1` wrote the files once.

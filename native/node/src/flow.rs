@@ -16,6 +16,7 @@ use pagewire_core::frame::Ending;
 use pagewire_core::libvirt::Allow;
 use pagewire_core::matching::{self, Effort};
 use pagewire_core::qemu::Reason;
+use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd};
 use std::path::PathBuf;
@@ -663,20 +664,19 @@ pub fn pipe() -> Result<Vec<i32>> {
 
 /// A descriptor of our own for a number that JavaScript gave.
 pub(crate) fn owned(fd: i32) -> Result<OwnedFd, String> {
-    let invalid = |why: String| {
-        Error::new(
-            "BAD_DESCRIPTOR".to_owned(),
-            format!("file descriptor {fd}: {why}"),
-        )
+    let failed = |code: &str, why: &dyn std::fmt::Display| {
+        Error::new(code.to_owned(), format!("file descriptor {fd}: {why}"))
     };
     if fd < 0 {
-        return Err(invalid("not the number of a descriptor".into()));
+        return Err(failed("BAD_DESCRIPTOR", &"not the number of a descriptor"));
     }
     // SAFETY: the borrow lasts for this one call, which fails if the descriptor is not open.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
-    borrowed
-        .try_clone_to_owned()
-        .map_err(|error| invalid(error.to_string()))
+    borrowed.try_clone_to_owned().map_err(|error| {
+        // The number is a good one where there is only no second one to be had.
+        let is_bad = Errno::from_io_error(&error) == Some(Errno::BADF);
+        failed(if is_bad { "BAD_DESCRIPTOR" } else { "INTERNAL" }, &error)
+    })
 }
 
 /// What packing or unpacking made of a slot. A failure is data here, since errors lose their code between threads.

@@ -7,6 +7,7 @@ use napi::{Error, Result, Status as NapiStatus};
 use napi_derive::napi;
 use pagewire_core::flow::{FlowError, SharedDoubt};
 use pagewire_core::session::{Bandwidth, Event, Options, Side, Wire, WireError};
+use std::io;
 use std::os::fd::AsFd;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -55,12 +56,12 @@ pub struct NativeWireStatus {
 }
 
 fn coded(error: &WireError) -> Error<String> {
-    let code = match error {
-        WireError::Closed => "STOPPED",
-        WireError::Thread(_) => "OUT_OF_MEMORY",
-        _ => "SESSION_FAILED",
-    };
-    Error::new(code.to_owned(), error.to_string())
+    Error::new(error.code().to_owned(), error.to_string())
+}
+
+/// Of a socket of QEMU's that should tell whether its peer has closed it.
+fn not_seen(error: io::Error) -> Error<String> {
+    coded(&WireError::system("look at QEMU's socket")(error))
 }
 
 /// A limit that the wires of a session share.
@@ -170,9 +171,7 @@ impl NativeWire {
     #[napi]
     pub fn is_given_up(&self, fd: i32) -> Result<bool, String> {
         let fd = crate::flow::owned(fd)?;
-        self.wire()?
-            .is_given_up(fd.as_fd())
-            .map_err(|error| coded(&WireError::Thread(error)))
+        self.wire()?.is_given_up(fd.as_fd()).map_err(not_seen)
     }
 
     /// Gives nothing more of the stream to a link, and tells whether what was given may let the destination's guest run.
@@ -281,9 +280,7 @@ impl NativeDoubt {
     pub fn is_given_up(&self, qemu: i32) -> Result<bool, String> {
         let qemu = crate::flow::owned(qemu)?;
         let doubt = self.doubt.lock().unwrap_or_else(PoisonError::into_inner);
-        doubt
-            .is_given_up(qemu.as_fd())
-            .map_err(|error| coded(&WireError::Thread(error)))
+        doubt.is_given_up(qemu.as_fd()).map_err(not_seen)
     }
 }
 

@@ -74,7 +74,7 @@ export async function freePort(host = '127.0.0.1'): Promise<number> {
 }
 
 /** The processes that a process has started and that run. */
-export function childrenOf({ pid }: Running): number[] {
+export function childrenOf({ pid }: Pick<Running, 'pid'>): number[] {
   const path = `/proc/${pid}/task/${pid}/children`;
   return existsSync(path) ? readFileSync(path, 'utf8').trim().split(' ').filter(Boolean).map(Number) : [];
 }

@@ -2,8 +2,8 @@
 import assert from 'node:assert/strict';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { after, before, describe, it } from 'node:test';
-import { sleep } from '#src/demo/time.js';
-import { EXIT, says } from '../harness/proxies.js';
+import { sleep, until } from '#src/demo/time.js';
+import { childrenOf, EXIT, says } from '../harness/proxies.js';
 import { Stage } from '../harness/stage.js';
 import type { Running } from '../harness/stage.js';
 import { boot, forget, furnish, isGone, lastTick, printed, runs } from './guest.js';
@@ -319,6 +319,67 @@ void describe('interception', { skip }, () => {
     const { guest, connection } = JSON.parse(readFileSync(told, 'utf8')) as Record<string, string>;
     assert.match(`${guest ?? ''} ${connection ?? ''}`, /^src-49\d{3} tls:10\.77\.0\.2:7777$/);
   });
+
+  kitchen.test(
+    "a migration's process that is killed takes no other migration with it, and the next one is taken",
+    async () => {
+      const { a, b, cook } = kitchen;
+      const told = a.path('/run/killed');
+      await cook.run('Interception', (words) =>
+        words.startsWith('virsh')
+          ? undefined
+          : intercepted()(words).replace('proxy source', 'proxy source --last-error /run/killed'),
+      );
+      const source = cook.proxy('source');
+      forget(b, 'vm2');
+      await boot(a, { ...BUSY, name: 'vm2' });
+      const [doomed, other] = ['vm1', 'vm2'].map((name) =>
+        a.startVirsh('migrate', '--live', name, 'qemu+tcp://dst/system', ...ENDLESS),
+      ) as [Running, Running];
+      const processes = await until(
+        () => {
+          const found = inside(source)
+            .flatMap((pid) => childrenOf({ pid }))
+            .flatMap((pid) => {
+              const [, port] = /^pagewire: src-(49\d{3})/.exec(readFileSync(`/proc/${pid}/cmdline`, 'latin1')) ?? [];
+              return port === undefined ? [] : [{ pid, name: `src-${port}` }];
+            });
+          const onTheirWay = source.said().match(/guest pc-.* of RAM/g)?.length ?? 0;
+          return found.length === 2 && onTheirWay === 2 ? found : undefined;
+        },
+        30,
+        () => `not two processes with a guest each: ${source.said()}`,
+      );
+      const [killed] = processes;
+      assert.ok(killed);
+      process.kill(killed.pid, 'SIGKILL');
+      // Which guest has which port is libvirt's choice.
+      const codes = await Promise.race([doomed, other].map(async (each) => ({ each, code: await each.exitCode(60) })));
+      assert.notEqual(codes.code, 0, codes.each.said());
+      const [stays, goes] = codes.each === doomed ? ['vm1', 'vm2'] : ['vm2', 'vm1'];
+      await says(source, new RegExp(`${killed.name}: the session's process was ended by SIGKILL`), 10);
+      const { guest, code } = JSON.parse(readFileSync(told, 'utf8')) as Record<string, string>;
+      assert.deepEqual([guest, code], [killed.name, 'INTERNAL']);
+      await runs(a, stays);
+      await isGone(b, stays);
+
+      const moves = async (name: string, migrate: Running): Promise<void> => {
+        await a.virsh('migrate-setspeed', name, '10000');
+        await a.virsh('migrate-setmaxdowntime', name, '3000');
+        assert.equal(await migrate.exitCode(60), 0, migrate.said());
+        await runs(b, name, lastTick(a, name));
+        await isGone(a, name);
+      };
+      await moves(goes, codes.each === doomed ? other : doomed);
+      // Whatever the port: its last session has no link any more.
+      await moves(stays, a.startVirsh('migrate', '--live', stays, 'qemu+tcp://dst/system'));
+      for (const host of [a, b]) {
+        await host.startVirsh('destroy', 'vm2').exitCode(60);
+        await host.daemonLives();
+      }
+    },
+    BUSY,
+  );
 
   kitchen.test('what pagewire libvirt setup makes, and its undo', async () => {
     const { a, b, cook } = kitchen;

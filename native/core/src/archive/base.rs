@@ -61,12 +61,14 @@ impl BaseName {
         if extension.is_empty() {
             return Ok(None);
         }
-        let wrong = || FrameError::Field {
-            field: "START payload's name of a base",
+        let short = |least: usize| FrameError::Short {
+            field: "length of the base's name in START",
             value: extension.len() as u64,
-            limit: (PREFIX + MAX_PATH) as u64,
+            least: least as u64,
         };
-        let (prefix, rest) = extension.split_first_chunk::<PREFIX>().ok_or_else(wrong)?;
+        let (prefix, rest) = extension
+            .split_first_chunk::<PREFIX>()
+            .ok_or_else(|| short(PREFIX))?;
         if *prefix == [0; PREFIX] {
             return Ok(None);
         }
@@ -78,9 +80,13 @@ impl BaseName {
         };
         let length = number(24, 26) as usize;
         if length > MAX_PATH {
-            return Err(wrong());
+            return Err(FrameError::Field {
+                field: "length of the base's path in START",
+                value: length as u64,
+                limit: MAX_PATH as u64,
+            });
         }
-        let path = rest.get(..length).ok_or_else(wrong)?;
+        let path = rest.get(..length).ok_or_else(|| short(PREFIX + length))?;
         Ok(Some(BaseName {
             raw_bytes: number(0, 8) as u64,
             content_hash: number(8, 24),
@@ -421,8 +427,13 @@ mod tests {
         let none = [&bytes[..Start::LEN], &[0; PREFIX], b"more"].concat();
         assert_eq!(BaseName::from_start(&none), Ok(None));
         for cut in Start::LEN + 1..bytes.len() {
-            assert!(BaseName::from_start(&bytes[..cut]).is_err(), "{cut}");
+            let read = BaseName::from_start(&bytes[..cut]);
+            assert!(matches!(read, Err(FrameError::Short { .. })), "{cut}");
         }
+        let mut long = bytes;
+        long[Start::LEN + PREFIX - 1] = 0xff;
+        let read = BaseName::from_start(&long);
+        assert!(matches!(read, Err(FrameError::Field { .. })));
     }
 
     #[test]

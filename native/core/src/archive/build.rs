@@ -9,7 +9,7 @@
 use super::base::{BaseName, BasePages};
 use super::index::{
     Content, Directory, FrameAt, INDEX, MAX_PARTS, PART_ENTRIES, PageRecord, Part, PartAt,
-    hash_page, is_data, is_matched,
+    hash_page,
 };
 use crate::checksum::xxh3_64;
 use crate::frame::{End, FrameType, HEADER_LEN, Header, MAX_RAW};
@@ -239,7 +239,7 @@ impl Scribe {
         let mut frames = Vec::new();
         match header.kind {
             FrameType::End => self.end(header, payload, &mut frames),
-            kind if is_data(kind) => self.data(header, &mut frames),
+            kind if kind.is_content() => self.data(header, &mut frames),
             _ => {}
         }
         header.sequence = header.sequence.wrapping_add(self.inserted);
@@ -270,7 +270,7 @@ impl Scribe {
             packed_len: header.packed_len,
         });
         self.directory.codecs[header.codec as usize] += 1;
-        self.directory.matched += u64::from(is_matched(header.kind));
+        self.directory.matched += u64::from(header.kind == FrameType::Matched);
         if header.codec != crate::codec::Codec::None {
             self.directory.level = header.level;
         }

@@ -20,6 +20,22 @@ pub enum ArchiveError {
         /// The system's reason.
         source: io::Error,
     },
+    /// The system's refusal of what was to be written.
+    #[error("{}: cannot {operation}: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What was tried.
+        operation: &'static str,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A file that would have to be replaced.
+    #[error("{}: exists already", path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
     /// Not a regular file: it cannot be read at random.
     #[error("{}: not a regular file (write the stream to a file first)", path.display())]
     NotAFile {
@@ -118,7 +134,8 @@ impl ArchiveError {
                 operation: "open", ..
             } => "OPEN_FAILED",
             ArchiveError::Io { .. } => "READ_FAILED",
-            ArchiveError::NotAFile { .. } => "OPEN_FAILED",
+            ArchiveError::Write { .. } => "WRITE_FAILED",
+            ArchiveError::NotAFile { .. } | ArchiveError::Exists { .. } => "OPEN_FAILED",
             ArchiveError::Frame {
                 source: FrameError::Truncated { .. } | FrameError::Empty,
                 ..

@@ -5,11 +5,9 @@
 //! ```
 
 use crate::codec::{Codec, Packer, Unpacker};
-use crate::frame::{FrameType, MAX_RAW};
+use crate::frame::MAX_RAW;
 use crate::leb128::{self, unzigzag, zigzag};
 
-/// The type of a DATA frame with references.
-const MATCHED: u8 = 0x05;
 /// The type of an INDEX frame.
 pub const INDEX: u8 = 0x81;
 /// The most frames, and the most page records, of a part: with all that they can take it stays below [`MAX_RAW`].
@@ -24,16 +22,6 @@ const MAX_TEXT: u64 = 256;
 const PREFIX: usize = 8;
 /// How the body is packed: it is small, and most of it are hashes.
 const LEVEL: i32 = 1;
-
-/// Whether a frame of this type holds a piece of the stream.
-pub(super) fn is_data(kind: FrameType) -> bool {
-    kind == FrameType::Data || is_matched(kind)
-}
-
-/// Whether it does so with references.
-pub(super) fn is_matched(kind: FrameType) -> bool {
-    kind.to_byte() == MATCHED
-}
 
 /// What an INDEX frame holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

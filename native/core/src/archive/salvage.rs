@@ -11,9 +11,10 @@
 use super::base::{BaseName, Bases};
 use super::error::ArchiveError;
 use super::file::{Archive, order};
-use super::index::{Directory, FrameAt, is_data};
+use super::index::{Directory, FrameAt};
 use crate::checksum::ContentHash;
 use crate::frame::{End, FrameType, HEADER_LEN, MAGIC};
+use rustix::rand::{GetRandomFlags, getrandom};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -140,20 +141,21 @@ pub fn salvage(path: &Path, bases: &Bases) -> Result<Salvaged, ArchiveError> {
 }
 
 impl Salvaged {
-    /// Writes a piece.
+    /// Hands a piece on, bit by bit.
     ///
     /// # Errors
-    /// If it cannot be read any more, or not be written.
-    pub fn copy(&self, piece: Piece, to: &mut dyn Write) -> Result<(), ArchiveError> {
+    /// If it cannot be read any more, and those of `to`.
+    pub fn copy(
+        &self,
+        piece: Piece,
+        mut to: impl FnMut(&[u8]) -> Result<(), ArchiveError>,
+    ) -> Result<(), ArchiveError> {
         let mut buffer = vec![0; STRETCH];
         let (mut at, end) = (piece.offset, piece.offset + piece.length);
         while at < end {
             let length = buffer.len().min((end - at) as usize);
             self.archive.read(at, &mut buffer[..length])?;
-            to.write_all(&buffer[..length]).map_err(ArchiveError::io(
-                self.archive.path(),
-                "write what was found in it",
-            ))?;
+            to(&buffer[..length])?;
             at += length as u64;
         }
         Ok(())
@@ -162,25 +164,46 @@ impl Salvaged {
     /// Writes a piece to a file, which gets its name when all of it is there. A file of that name is not replaced.
     ///
     /// # Errors
-    /// As [`copy`](Self::copy), and if the file cannot be made, or is there already.
+    /// As [`copy`](Self::copy), and if the file cannot be made or written, or is there already.
     pub fn copy_to_file(&self, piece: Piece, path: &Path) -> Result<(), ArchiveError> {
-        let failed = |operation| ArchiveError::io(path, operation);
-        let mut unfinished = path.as_os_str().to_owned();
-        unfinished.push(format!(".{}.tmp", std::process::id()));
-        let unfinished = PathBuf::from(unfinished);
-        let mut file = File::create_new(&unfinished).map_err(failed("make a file for"))?;
+        let failed = |operation| {
+            move |source| ArchiveError::Write {
+                path: path.to_owned(),
+                operation,
+                source,
+            }
+        };
+        let is_free = || match path.symlink_metadata() {
+            Ok(_) => Err(ArchiveError::Exists {
+                path: path.to_owned(),
+            }),
+            Err(_) => Ok(()),
+        };
+        is_free()?;
+        let unfinished = unfinished(path).map_err(failed("make a name for it"))?;
+        let mut file = File::create_new(&unfinished).map_err(ArchiveError::io(path, "open"))?;
         let written = self
-            .copy(piece, &mut file)
+            .copy(piece, |bytes| {
+                file.write_all(bytes).map_err(failed("write"))
+            })
             .and_then(|()| file.sync_all().map_err(failed("write")))
-            .and_then(|()| match path.symlink_metadata() {
-                Ok(_) => Err(failed("replace")(io::ErrorKind::AlreadyExists.into())),
-                Err(_) => fs::rename(&unfinished, path).map_err(failed("make")),
-            });
+            .and_then(|()| is_free())
+            .and_then(|()| fs::rename(&unfinished, path).map_err(failed("give it its name")));
         if written.is_err() {
             let _ = fs::remove_file(&unfinished);
         }
         written
     }
+}
+
+/// What a file is called until all of it is there. Not by the process's number: in a container that is the same every time,
+/// and what a killed one left is in the way.
+fn unfinished(path: &Path) -> io::Result<PathBuf> {
+    let mut random = [0; 4];
+    getrandom(&mut random, GetRandomFlags::empty())?;
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{:08x}.part", u32::from_ne_bytes(random)));
+    Ok(name.into())
 }
 
 struct Search {
@@ -264,14 +287,14 @@ impl Search {
                 return self.fault(&self.archive.wrong(position, error));
             }
             match self.archive.payload(position, &header) {
-                Ok(_) if is_data(header.kind) => self.found(position, &header),
+                Ok(_) if header.kind.is_content() => self.found(position, &header),
                 Ok(_) => {}
                 Err(error) => self.fault(&error),
             }
             if matches!(header.kind, FrameType::End | FrameType::Abort) {
                 return;
             }
-            if is_data(header.kind) {
+            if header.kind.is_content() {
                 offset += u64::from(header.raw_len);
             }
             sequence = sequence.wrapping_add(1);
@@ -304,7 +327,7 @@ impl Search {
                     self.archive.payload(position, &header).map(|_| header)
                 });
                 match header {
-                    Ok(header) if is_data(header.kind) => self.found(position, &header),
+                    Ok(header) if header.kind.is_content() => self.found(position, &header),
                     Ok(_) => {}
                     Err(error) => self.fault(&error),
                 }
@@ -357,7 +380,7 @@ impl Search {
                 return None;
             }
             let mut next = header.offset;
-            if is_data(header.kind) {
+            if header.kind.is_content() {
                 next = next.checked_add(header.raw_len.into())?;
                 frames.push((position, header));
             } else if !matches!(header.kind, FrameType::Other(_) | FrameType::Start) {

@@ -4,7 +4,7 @@ use super::base::{BasePages, Bases};
 use super::build::{Builder, Watcher};
 use super::error::ArchiveError;
 use super::file::Archive;
-use super::index::{Content, FrameAt, INDEX, PageRecord, is_data, is_directory, is_matched};
+use super::index::{Content, FrameAt, INDEX, PageRecord, is_directory};
 use crate::checksum::ContentHash;
 use crate::frame::{Ending, FrameError, FrameType, HEADER_LEN};
 use std::collections::VecDeque;
@@ -46,7 +46,7 @@ pub fn verify(path: &Path, bases: &Bases) -> Result<Verified, ArchiveError> {
         let mut stream = archive.walk(at, |archive, found| {
             frames += 1;
             // Frames with data are read below; all others here.
-            if !is_data(found.header.kind) {
+            if !found.header.kind.is_content() {
                 let payload = archive.payload(found.position, &found.header)?;
                 if found.header.kind == FrameType::Other(INDEX) {
                     index.push((found.position, is_directory(&payload)));
@@ -115,7 +115,7 @@ fn one(
         }
         let header = stream.header(start + frame.position)?;
         codecs[header.codec as usize] += 1;
-        matched += u64::from(is_matched(header.kind));
+        matched += u64::from(header.kind == FrameType::Matched);
         if told.frame()? != Some(frame) {
             return Err(stream.damaged_index("it tells of other frames than there are"));
         }

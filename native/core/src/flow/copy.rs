@@ -37,12 +37,8 @@ impl Copy {
         ended: Box<dyn FnOnce(Option<FlowError>) + Send>,
     ) -> Result<Copy, FlowError> {
         let (input, output) = (Input::new(from)?, Output::new(to)?);
-        let memory = |source| FlowError::Memory {
-            bytes: BUFFER as u64,
-            source,
-        };
         let shared = Arc::new(Shared {
-            wake: Wake::new().map_err(memory)?,
+            wake: Wake::new().map_err(FlowError::system("make an eventfd"))?,
             stopped: AtomicBool::new(false),
             bytes: AtomicU64::new(0),
         });
@@ -61,7 +57,7 @@ impl Copy {
                     Err(error) => Some(error),
                 });
             })
-            .map_err(memory)?;
+            .map_err(FlowError::system("start a thread"))?;
         Ok(Copy {
             shared,
             thread: Some(thread),

@@ -150,6 +150,7 @@ pub(super) fn run(
         },
         bytes_in: 0,
         paused: false,
+        was_full: false,
     };
     if options.frames {
         let start = Start {
@@ -199,6 +200,8 @@ struct Source<'a> {
     bytes_in: u64,
     /// There was no input at the last look.
     paused: bool,
+    /// The link has held the stream up at some time.
+    was_full: bool,
 }
 
 /// Why a wait for input ended.
@@ -231,7 +234,6 @@ impl Source<'_> {
     fn filtered(&mut self, mut filter: Filter) -> Result<Option<StreamEnd>, FlowError> {
         let mut buffer = vec![0; PARSE_BUFFER];
         let mut held = 0;
-        let mut was_full = false;
         // Bytes of input when delta's counters were last published.
         let mut published_at = 0;
         loop {
@@ -260,12 +262,7 @@ impl Source<'_> {
                 }));
             }
             self.apply_settings(&mut filter);
-            if let Some(wire) = &self.filler.wire {
-                // A link that takes all at once leaves nothing to gain by differences: copies would only cost time. One that
-                // was full once may be hungry because of them.
-                was_full |= wire.is_full();
-                filter.set_takes_in(was_full);
-            }
+            filter.set_takes_in(self.takes_in());
             let end = held + n;
             let used = filter.push(&buffer[..end], &mut self.filler);
             let used = self.filler.host(used)?;
@@ -280,6 +277,15 @@ impl Source<'_> {
                 self.filler.publish_delta(&filter, Publish::IfFree);
             }
         }
+    }
+
+    /// Whether pages without a copy get one. A link that takes all at once leaves nothing to gain by differences: copies
+    /// would only cost time. One that was full once may be hungry because of them.
+    fn takes_in(&mut self) -> bool {
+        self.filler.wire.as_ref().is_none_or(|wire| {
+            self.was_full |= wire.is_full();
+            self.was_full
+        })
     }
 
     /// Straight from the descriptor into slots.

@@ -137,6 +137,14 @@ pub enum FlowError {
         /// The system's reason.
         source: io::Error,
     },
+    /// Something that the system should always be able to do.
+    #[error("cannot {operation}: {source}")]
+    System {
+        /// What was being done.
+        operation: &'static str,
+        /// The system's reason.
+        source: io::Error,
+    },
     /// Something that cannot happen unless slots are handed on wrongly.
     #[error("slot {slot} cannot be {operation} now: it was handed on twice, or out of order")]
     Slot {
@@ -214,13 +222,19 @@ impl FlowError {
             FlowError::Frame { .. } => "FRAMES_DAMAGED",
             FlowError::CacheRefused { .. } => "CACHE_TOO_LARGE",
             FlowError::Memory { .. } => "OUT_OF_MEMORY",
-            FlowError::Slot { .. } | FlowError::Panicked { .. } => "INTERNAL",
+            FlowError::System { .. } | FlowError::Slot { .. } | FlowError::Panicked { .. } => {
+                "INTERNAL"
+            }
             FlowError::Access { .. } => "BAD_DESCRIPTOR",
             FlowError::Packet(_) => "PROTOCOL_ERROR",
             FlowError::Archive(error) => error.code(),
-            FlowError::Session(_) => "SESSION_FAILED",
+            FlowError::Session(error) => error.code(),
             FlowError::Stopped => "STOPPED",
         }
+    }
+
+    pub(crate) fn system(operation: &'static str) -> impl FnOnce(io::Error) -> FlowError {
+        move |source| FlowError::System { operation, source }
     }
 }
 
@@ -621,10 +635,6 @@ impl Flow {
         sizes: Sizes,
         listener: Box<dyn Fn(Event) + Send + Sync>,
     ) -> Result<Flow, FlowError> {
-        let memory = |source: io::Error| FlowError::Memory {
-            bytes: sizes.frame as u64,
-            source,
-        };
         let matcher = match &origin {
             Origin::Encode(
                 _,
@@ -650,6 +660,7 @@ impl Flow {
             Origin::Decode(_, bases) => bases.clone(),
             _ => Bases::default(),
         };
+        let wake = || Wake::new().map_err(FlowError::system("make an eventfd"));
         let shared = Arc::new(Shared {
             arena: Arena::new(sizes.frame, sizes.in_flight, sizes.workers)?,
             sink: sink::Queue::default(),
@@ -657,8 +668,8 @@ impl Flow {
             index,
             bases,
             window_limit: sizes.window_limit,
-            source_wake: Wake::new().map_err(memory)?,
-            sink_wake: Wake::new().map_err(memory)?,
+            source_wake: wake()?,
+            sink_wake: wake()?,
             stopped: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
             in_lane: AtomicUsize::new(0),
@@ -681,7 +692,7 @@ impl Flow {
             std::thread::Builder::new()
                 .name(name.into())
                 .spawn(body)
-                .map_err(memory)
+                .map_err(FlowError::system("start a thread"))
         };
         let wire = match (&origin, &target) {
             (Origin::FromWire(wire, _), _) | (_, Target::ToWire(wire)) => Some(Arc::clone(wire)),

@@ -295,6 +295,13 @@ impl Tunnel {
         }
     }
 
+    /// Sets whether pages without a copy get one, in the streams that there are ([`Filter::set_takes_in`]).
+    pub fn set_takes_in(&mut self, on: bool) {
+        for filter in self.streams.iter_mut().filter_map(|of| of.filter.as_mut()) {
+            filter.set_takes_in(on);
+        }
+    }
+
     /// Sets how many bytes the page cache of each stream may take.
     pub fn set_cache_bytes(&mut self, bytes: u64) {
         for filter in self.streams.iter_mut().filter_map(|of| of.filter.as_mut()) {

@@ -21,7 +21,7 @@ impl Reader {
     pub fn new(fd: OwnedFd) -> Result<Self, FlowError> {
         Ok(Self {
             input: Input::new(fd)?,
-            wake: Wake::new().map_err(|source| FlowError::Memory { bytes: 0, source })?,
+            wake: Wake::new().map_err(FlowError::system("make an eventfd"))?,
             stopped: AtomicBool::new(false),
         })
     }

@@ -96,9 +96,30 @@ pub enum WireError {
     /// Frames that are whole and still cannot be right.
     #[error("{0}")]
     Protocol(String),
-    /// A thread, or memory for it, could not be had.
-    #[error("cannot start a thread: {0}")]
-    Thread(io::Error),
+    /// Something that the system should always be able to do.
+    #[error("cannot {operation}: {source}")]
+    System {
+        /// What was being done.
+        operation: &'static str,
+        /// The system's reason.
+        source: io::Error,
+    },
+}
+
+impl WireError {
+    /// A stable name for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            WireError::Closed => "STOPPED",
+            WireError::Replay { .. } | WireError::Protocol(_) => "SESSION_FAILED",
+            WireError::System { .. } => "INTERNAL",
+        }
+    }
+
+    /// What the system's error becomes where it comes of this.
+    pub fn system(operation: &'static str) -> impl FnOnce(io::Error) -> WireError {
+        move |source| WireError::System { operation, source }
+    }
 }
 
 /// What a wire has done, and how it stands.
@@ -395,12 +416,13 @@ impl Wire {
         bandwidth: Arc<Bandwidth>,
         listener: Box<dyn Fn(Event) + Send + Sync>,
     ) -> Result<Arc<Self>, WireError> {
-        let wake = || Wake::new().map_err(WireError::Thread);
+        let wake = || Wake::new().map_err(WireError::system("make an eventfd"));
         let shared = Arc::new(Shared {
             options,
             links: Mutex::default(),
             linked: Condvar::new(),
-            outgoing: Outgoing::new(options.replay_bytes, bandwidth).map_err(WireError::Thread)?,
+            outgoing: Outgoing::new(options.replay_bytes, bandwidth)
+                .map_err(WireError::system("make an eventfd"))?,
             peer: Waiting::default(),
             flags: Mutex::default(),
             doubt: Mutex::new(Watch::new(options.libvirt)),
@@ -436,7 +458,7 @@ impl Wire {
                     shared.failed(format!("a fault in pagewire itself: {message}"));
                 }
             })
-            .map_err(WireError::Thread)?;
+            .map_err(WireError::system("start a thread"))?;
         lock(&self.threads).push(thread);
         Ok(())
     }
@@ -493,7 +515,9 @@ impl Wire {
     pub fn start_return(&self, fd: OwnedFd) -> Result<(), WireError> {
         let shared = Arc::clone(&self.shared);
         if shared.options.libvirt {
-            let socket = fd.try_clone().map_err(WireError::Thread)?;
+            let socket = fd
+                .try_clone()
+                .map_err(WireError::system("duplicate the daemon's socket"))?;
             shared.daemon.connect(socket);
         }
         match shared.options.side {

@@ -70,6 +70,7 @@ impl Source<'_> {
                 });
             }
             self.apply_to_tunnel(tunnel);
+            tunnel.set_takes_in(self.takes_in());
             self.filler.granted = tunnel.granted();
             *came = n;
             match tunnel.push(&buffer[..n], &mut self.filler) {

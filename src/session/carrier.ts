@@ -1,0 +1,141 @@
+/** Processes that have one session each: how a listener starts them, and gives them what is theirs. */
+import { type ChildProcess, fork } from 'node:child_process';
+import { closeSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { native } from '../native.js';
+
+/** The descriptor by which a session's process gets its connections. */
+export const CONTROL_FD = 4;
+
+/** How long after a session has begun a process for the next one is started, in milliseconds. */
+const SPARE_MS = 10_000;
+
+/** What a process runs. */
+export interface Program {
+  /** A module of ours, as seen from here. */
+  readonly module: string;
+  readonly words?: readonly string[];
+  /** Apart from our group of processes: a signal that goes to all of it is passed on, and counts once. */
+  readonly detached?: boolean;
+}
+
+export interface CarrierEvents<Heard> {
+  hear(message: Heard): void;
+  failed(error: Error): void;
+  /** It has ended, and all that it said was heard. */
+  gone(code: number | null, signal: NodeJS.Signals | null): void;
+}
+
+/** A process that has, or will have, one session. */
+export class Carrier<Told extends object, Heard> {
+  /** Resolves when it has ended. */
+  readonly gone: Promise<void>;
+  readonly #child: ChildProcess;
+  /** Our end of the socket by which it gets its connections. */
+  readonly #control: number;
+
+  constructor({ module, words = [], detached = false }: Program, events: CarrierEvents<Heard>) {
+    const [control, theirs] = native.socketPair();
+    this.#control = control;
+    try {
+      this.#child = fork(fileURLToPath(new URL(module, import.meta.url)), words, {
+        // The last one is its CONTROL_FD.
+        stdio: ['ignore', 'ignore', 'inherit', 'ipc', theirs],
+        serialization: 'json',
+        detached,
+      });
+    } catch (error) {
+      closeSync(control);
+      throw error;
+    } finally {
+      closeSync(theirs);
+    }
+    this.#child.on('message', (message: Heard) => {
+      events.hear(message);
+    });
+    this.#child.on('error', (error) => {
+      events.failed(error);
+    });
+    this.gone = new Promise((resolve) => {
+      this.#child.once('close', (code, signal) => {
+        closeSync(this.#control);
+        events.gone(code, signal);
+        resolve();
+      });
+    });
+  }
+
+  tell(message: Told): void {
+    // One that has ended meanwhile needs to know nothing.
+    if (this.#child.connected) this.#child.send(message, () => undefined);
+  }
+
+  /**
+   * Gives it a connection, which stays the caller's too; they come to it in the order in which they are given.
+   *
+   * @throws PagewireError if it cannot be given.
+   */
+  hand(fd: number, message: object): void {
+    native.sendDescriptor(this.#control, fd, Buffer.from(JSON.stringify(message)));
+  }
+
+  kill(signal: NodeJS.Signals): void {
+    this.#child.kill(signal);
+  }
+}
+
+/** The one that waits for the next session, so that no migration waits for a process to start. */
+export class Spare<C> {
+  readonly #start: () => C;
+  #waiting: C | undefined;
+  #timer: NodeJS.Timeout | undefined;
+  #isClosed = false;
+
+  constructor(start: () => C) {
+    this.#start = start;
+    this.#waiting = this.#attempt();
+  }
+
+  /**
+   * One for a session that begins.
+   *
+   * @throws whatever keeps one from being started.
+   */
+  take(): C {
+    const taken = this.#waiting ?? this.#start();
+    this.#waiting = undefined;
+    return taken;
+  }
+
+  /** Starts one in a while: it must not take the processors from the session that has just begun. */
+  later(): void {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => {
+      if (!this.#isClosed) this.#waiting ??= this.#attempt();
+    }, SPARE_MS).unref();
+  }
+
+  /** One that cannot be started is none; whoever takes one then hears why. */
+  #attempt(): C | undefined {
+    try {
+      return this.#start();
+    } catch {
+      return undefined;
+    }
+  }
+
+  /** Whether one waits. */
+  get isThere(): boolean {
+    return this.#waiting !== undefined;
+  }
+
+  /** This one has ended. */
+  lost(carrier: C): void {
+    if (this.#waiting === carrier) this.#waiting = undefined;
+  }
+
+  /** No more are started. */
+  close(): void {
+    this.#isClosed = true;
+  }
+}
