@@ -152,6 +152,8 @@ export interface NativeFlow {
   setOutput(fd: number): void;
   /** What small frames are packed with, that do not come by the listener. */
   setDirect(codec: number, level: number): void;
+  /** They go as they are, as they do at first. */
+  setDirectStored(): void;
   setDelta(on: boolean): void;
   setCacheBytes(bytes: number): void;
   /**
@@ -662,8 +664,6 @@ export interface Native {
   NativeWire: {
     create(options: NativeWireOptions, bandwidth: NativeBandwidth, listener: (event: number) => void): NativeWire;
   };
-  /** Tells the reader of a socket that no more comes; the descriptor stays the caller's. */
-  halfClose(fd: number): void;
   NativeBandwidth: new () => NativeBandwidth;
   NativeDoubt: new () => NativeDoubt;
   NativeCopy: {
@@ -679,6 +679,8 @@ export interface Native {
     ): NativeCopy;
   };
   pack(handle: number, slot: number, codec: number, level: number): { slot?: number; failure?: NativeResult };
+  /** Leaves a frame as it is, for no reference to lead to. */
+  store(handle: number, slot: number): { slot?: number; failure?: NativeResult };
   unpack(handle: number, slot: number): { slot?: number; failure?: NativeResult };
   packerBytes(codec: number, level: number, frameSize: number): number;
   codecLevels(codec: number): [lowest: number, highest: number];
@@ -700,6 +702,8 @@ export interface Native {
   copyTimes(from: number, to: number): void;
   /** Moves back in a file, so that what was read of it is read again; the descriptor stays the caller's. */
   rewind(fd: number, bytes: number): void;
+  /** Tells the reader of a socket that no more comes; one that has gone need not be told. */
+  halfClose(fd: number): void;
   simd(): { tier: string; note?: string };
 
   // Files: native/node/src/archive.rs.

@@ -219,7 +219,11 @@ function commands(): Command {
     .addOption(new Option('-c, --codec <NAME>', 'what packs the frames (default: zstd)').choices(CODECS))
     .option('-l, --level <N>', "the codec's level; 0 is its own default (default: 1)", integer)
     .option('--cache-size <SIZE>', "page cache: bytes (512M, 2G) or percent of the guest's RAM (default: 100%)", cache)
-    .option('--match <SIZE>', 'look so far back in the stream for what comes again (128M); default: not at all', size)
+    .option(
+      '--match <SIZE>',
+      'look so far back in the stream for what comes again; 0: not at all (default: 256M)',
+      size,
+    )
     .option('--max-bandwidth <RATE>', 'on the wire: 200Mbit, 25MiB; 0 is no limit', rate, 0);
   proxyOptions(source)
     .addHelpText('after', `${PROXY_ENDPOINTS}\n${EXIT_CODES}`)

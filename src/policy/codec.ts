@@ -50,15 +50,18 @@ export function start(steps: number): Stand {
   return { step: steps - 1, late: 0, easy: 0, patience: PATIENCE.least, sinceUp: Infinity };
 }
 
-/** From what was asked for to what costs nothing: each step takes a fraction of the time of the one before. */
-export function ladder(asked: Packing): readonly Packing[] {
+/**
+ * From what was asked for to what costs nothing: each step takes a fraction of the time of the one before. On the last one a
+ * frame goes as it is: `matches` says whether others are looked through for what comes again, even where no codec packs them.
+ */
+export function ladder(asked: Packing, matches = false): readonly Packing[] {
   const steps = [asked];
   // Strong levels have the fast one of their own codec on the way.
   if (asked.codec === 'zlib' || (asked.codec === 'zstd' && (asked.level > 1 || asked.level === 0))) {
     steps.push({ codec: 'zstd', level: 1 });
   }
   if (asked.codec === 'zlib' || asked.codec === 'zstd') steps.push({ codec: 'lz4', level: 1 });
-  if (asked.codec !== 'none') steps.push({ codec: 'none', level: 0 });
+  if (asked.codec !== 'none' || matches) steps.push({ codec: 'none', level: 0 });
   return steps;
 }
 

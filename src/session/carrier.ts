@@ -57,6 +57,7 @@ export class Carrier<Told extends object, Heard> {
       events.failed(error);
     });
     this.gone = new Promise((resolve) => {
+      // One that could not be started comes to its close too, but has no exit.
       this.#child.once('close', (code, signal) => {
         closeSync(this.#control);
         events.gone(code, signal);
@@ -93,14 +94,10 @@ export class Spare<C> {
 
   constructor(start: () => C) {
     this.#start = start;
-    this.#waiting = this.#attempt();
+    this.#refill();
   }
 
-  /**
-   * One for a session that begins.
-   *
-   * @throws whatever keeps one from being started.
-   */
+  /** One for a session that begins. @throws PagewireError if it has to be started, and cannot be. */
   take(): C {
     const taken = this.#waiting ?? this.#start();
     this.#waiting = undefined;
@@ -111,16 +108,15 @@ export class Spare<C> {
   later(): void {
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => {
-      if (!this.#isClosed) this.#waiting ??= this.#attempt();
+      if (!this.#isClosed) this.#refill();
     }, SPARE_MS).unref();
   }
 
-  /** One that cannot be started is none; whoever takes one then hears why. */
-  #attempt(): C | undefined {
+  #refill(): void {
     try {
-      return this.#start();
+      this.#waiting ??= this.#start();
     } catch {
-      return undefined;
+      // The system has nothing left for a process. It may have when one is needed, or that is told then.
     }
   }
 

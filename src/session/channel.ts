@@ -4,7 +4,6 @@
  */
 import { closeSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { codecNumber } from '../codecs.js';
 import { PagewireError } from '../errors.js';
 import {
   events,
@@ -157,8 +156,7 @@ export class Channel {
       (slot, bytes) => packer.pack(channel.flow, slot, bytes),
     );
     channel.#qemu = fd;
-    const { codec, level } = packer.packing;
-    channel.flow.setDirect(codecNumber(codec), level);
+    packer.setDirect(channel.flow);
     channel.#wire.startReturn(fd);
     return channel;
   }

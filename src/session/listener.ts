@@ -150,23 +150,16 @@ export class Listener {
     } else if (known || this.#places.size - (this.#spare.isThere ? 1 : 0) >= maxSessions + share) {
       void this.#refuse(fd, handshake, peer, { code: 'BUSY', message: `all ${maxSessions} places are taken` });
     } else {
-      const place = this.#take();
-      if (!place) {
+      let place: Place;
+      try {
+        place = this.#spare.take();
+      } catch (error) {
+        this.#log.error(`no process for a session: ${PagewireError.from(error).message}`);
         void this.#refuse(fd, handshake, peer, { code: 'BUSY', message: 'no process can be started for the session' });
         return;
       }
       place.id = preamble.session;
       this.#hand(place, fd, handover);
-    }
-  }
-
-  /** Undefined where the system has nothing left for a process; it may have later. */
-  #take(): Place | undefined {
-    try {
-      return this.#spare.take();
-    } catch (error) {
-      this.#log.error(`no process for a session: ${PagewireError.from(error).message}`);
-      return undefined;
     }
   }
 

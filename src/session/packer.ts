@@ -13,19 +13,16 @@ export class Packer {
   readonly #steps: readonly Packing[];
   readonly #workers: Workers;
   readonly #threads: number;
-  /** Frames are worth a worker even where no codec packs them. */
-  readonly #matches: boolean;
   #stand: Stand;
   /** Frames that are with the workers. */
   #atWork = 0;
 
-  /** `codecs` are those that the other end can unpack. */
+  /** `codecs` are those that the other end can unpack; `matches`: frames are looked through for what comes again. */
   constructor(asked: Packing, workers: Workers, threads: number, codecs: readonly Codec[] = CODECS, matches = false) {
     this.asked = asked;
-    this.#steps = ladder(asked).filter(({ codec }) => codecs.includes(codec));
+    this.#steps = ladder(asked, matches).filter(({ codec }) => codecs.includes(codec));
     this.#workers = workers;
     this.#threads = threads;
-    this.#matches = matches;
     this.#stand = start(this.#steps.length);
     if (asked.codec !== 'none' || matches) workers.warm();
   }
@@ -35,17 +32,29 @@ export class Packer {
     return this.#steps[this.#stand.step] ?? this.asked;
   }
 
+  /** On the last step a frame goes as it is, not even looked through. */
+  get #isStored(): boolean {
+    return this.#stand.step === this.#steps.length - 1 && this.packing.codec === 'none';
+  }
+
+  /** Has small frames, which do not come here, packed as others are at this moment. */
+  setDirect(flow: NativeFlow): void {
+    const { codec, level } = this.packing;
+    if (this.#isStored) flow.setDirectStored();
+    else flow.setDirect(codecNumber(codec), level);
+  }
+
   pack(flow: NativeFlow, slot: number, bytes: number): number | Promise<number> {
     const { isDry: wireDry, isFull: linkFull } = flow.wire();
     const load = { workersBusy: this.#atWork >= this.#threads, wireDry, linkFull };
     const before = this.#stand.step;
     this.#stand = next(this.#stand, load, this.#steps.length);
     const { codec, level } = this.packing;
-    if (this.#stand.step !== before) flow.setDirect(codecNumber(codec), level);
+    if (this.#stand.step !== before) this.setDirect(flow);
     if (this.#stand.step > 0) this.lightened++;
+    if (this.#isStored) return slotOf(native.store(flow.handle, slot));
     const task = { handle: flow.handle, slot, codec: codecNumber(codec), level };
-    const takesLong = codec !== 'none' || this.#matches;
-    if (!takesLong || bytes <= INLINE_BYTES) return slotOf(native.pack(task.handle, slot, task.codec, level));
+    if (bytes <= INLINE_BYTES) return slotOf(native.pack(task.handle, slot, task.codec, level));
     this.#atWork++;
     return this.#workers.pack(task).finally(() => this.#atWork--);
   }

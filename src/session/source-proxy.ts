@@ -1,7 +1,8 @@
 /** The source's end of a migration, from endpoints as users write them: listens for QEMU, and carries it in a session. */
 import { PagewireError } from '../errors.js';
 import { native, type NativeListener, type NativeListenOptions } from '../native.js';
-import { checkAmount, checkFrameSize, type EncoderSettings } from '../pipeline/settings.js';
+import { checkAmount, checkEncoder, checkFrameSize, type EncoderSettings } from '../pipeline/settings.js';
+import { defaultMemoryLimit, sessionMatch } from '../policy/memory.js';
 import type { Log } from '../telemetry/log.js';
 import { type Endpoint, endpointText, isGuestName } from '../transport/endpoint.js';
 import type { IdentityOptions } from '../transport/identity.js';
@@ -155,17 +156,33 @@ function sessionOf(settings: SourceProxySettings, log: Log): SourceSession | Sto
   checkBandwidth(maxBandwidth, stock);
   checkInDoubt(inDoubt);
   const connect = settings.connect.map((text) => connectable(text, insecure));
-  const end = endOf({ delta, silenceMs, libvirt, match, require }, checkFrameSize(frameSize, codec));
   if (stock) checkStock(connect, require);
   if (stock && libvirt) throw badOption('--stock is for a QEMU, and --libvirt for a libvirt daemon: leave one out');
   const isTls = connect.some(({ kind }) => kind === 'tls');
   const identity = tlsFor('source', isTls, (tls.peers ?? []).map(parsePeer), tls);
   if (identity) log.debug(`TLS by ${identity.files.join(', ')}`);
   const encoder = { delta, codec, level, match, threads, cacheSize, memoryLimit, frameSize };
+  const hopes = {
+    delta,
+    silenceMs,
+    libvirt,
+    match: match ?? defaultMatch({ ...encoder, stock }, replayBytes),
+    require,
+  };
+  const end = endOf(hopes, checkFrameSize(frameSize, codec));
   if (stock) return new StockSession({ name, near, connect, encoder, inDoubt, log });
   const dialler = new Dialler(connect, identity?.tls ?? null);
   const policy = { replayBytes, reconnectMs, inDoubt, maxBandwidth };
   return new SourceSession({ name, near, port, dialler, encoder, end, libvirt, ...policy, log });
+}
+
+/** How far back references lead where nobody says, in bytes. */
+function defaultMatch(encoder: EncoderSettings, replayBytes: number): number {
+  const { codec, level, memoryLimit, fixedMemory } = checkEncoder(encoder, replayBytes);
+  // Who wants nothing packed wants no work done on it.
+  if (codec === 'none') return 0;
+  const limit = memoryLimit === Infinity ? defaultMemoryLimit() : memoryLimit;
+  return sessionMatch(limit - fixedMemory(codec, level));
 }
 
 function checkStock(connect: readonly Endpoint[], require: readonly string[] | undefined): void {

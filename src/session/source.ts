@@ -278,7 +278,8 @@ export class SourceSession {
     if (refuse) throw new PagewireError('INCOMPATIBLE', refuse.message);
     const agreement = agree(theirs, end);
     const { codec: wanted, native: options } = this.#settings;
-    const hopes = { codec: wanted, delta: options.delta !== undefined, match: options.matching?.window ?? 0 };
+    // Nobody need hear of a default that the destination has no room for.
+    const hopes = { codec: wanted, delta: options.delta !== undefined, match: encoder.match ?? 0 };
     const choice = choose(hopes, agreement, theirs.program);
     for (const note of choice.notes) this.#log.warn(note);
     const { codec, delta } = choice;

@@ -23,6 +23,9 @@ void test('the ladder goes from what was asked for to what costs nothing', () =>
   assert.deepEqual(names('zlib', 6), ['zlib 6', 'zstd 1', 'lz4 1', 'none 0']);
   assert.deepEqual(names('lz4', 1), ['lz4 1', 'none 0']);
   assert.deepEqual(names('none', 0), ['none 0']);
+  // Looking for what comes again is work too, and can be left be.
+  assert.equal(ladder({ codec: 'none', level: 0 }, true).length, 2);
+  assert.equal(ladder({ codec: 'zstd', level: 1 }, true).length, 3);
 });
 
 void test('it begins with nothing, and a slow link has what was asked for within a few frames', () => {

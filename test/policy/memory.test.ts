@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { totalmem } from 'node:os';
 import { describe, it } from 'node:test';
 import { checkEncoder } from '#src/pipeline/settings.js';
-import { BASE_BYTES, defaultMemoryLimit, groupFree, WORKER_BYTES } from '#src/policy/memory.js';
+import { BASE_BYTES, defaultMemoryLimit, groupFree, sessionMatch, WORKER_BYTES } from '#src/policy/memory.js';
 
 describe('the memory limit', () => {
   it('is at most half of the machine, in whole bytes', () => {
@@ -15,6 +15,16 @@ describe('the memory limit', () => {
     assert.equal(limit(123_456_789_012), 123_456_789_012);
     const byDefault = limit();
     assert.ok(byDefault !== undefined && byDefault > 0 && byDefault <= totalmem() / 2);
+  });
+});
+
+describe('how far back a session looks by default', () => {
+  it('is an eighth of what there is for a page cache, up to 256 MiB, and not at all where that is little', () => {
+    const MiB = 2 ** 20;
+    assert.equal(sessionMatch(64 * 1024 * MiB), 256 * MiB);
+    assert.equal(sessionMatch(1024 * MiB), 128 * MiB);
+    assert.equal(sessionMatch(127 * MiB), 0);
+    assert.equal(sessionMatch(-MiB), 0);
   });
 });
 

@@ -74,7 +74,6 @@ describe('a listener without a process for a session', { timeout: TIMEOUT }, () 
     const { listener, dialler, says } = open(t);
     const left = pairs.mock.calls.flatMap(({ result = [] }) => result).filter(isOpen);
     assert.deepEqual(left, [], 'descriptors are left open');
-    assert.equal(pairs.mock.callCount(), 1);
     await assert.rejects(dialler.open(OPEN, 0, TIMEOUT), /refuses: no process can be started/);
     await says(/no process for a session/);
     assert.equal(pairs.mock.callCount(), 2);

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, fstatSync, readFileSync } from 'node:fs';
+import { closeSync, fstatSync, readFileSync, writeSync } from 'node:fs';
 import { connect, createServer, Socket } from 'node:net';
 import { describe, it, type TestContext } from 'node:test';
 import { connect as tlsConnect, TLSSocket } from 'node:tls';
@@ -233,6 +233,37 @@ describe('a descriptor', () => {
     assert.equal(native.isListening(fd), false);
     closeSync(fd);
     assert.throws(() => native.isListening(fd), { code: 'BAD_DESCRIPTOR' });
+  });
+
+  it('can be closed one way, with the answer still to come, and when its reader has gone', async (t) => {
+    const path = folder(t)('socket');
+    const server = createServer({ allowHalfOpen: true }, (socket) => {
+      const heard: Buffer[] = [];
+      socket.on('data', (bytes) => heard.push(bytes));
+      socket.on('end', () => socket.end(`heard ${Buffer.concat(heard).toString()}`));
+      // The second one does not wait for its answer.
+      socket.on('error', () => undefined);
+    }).listen(path);
+    t.after(() => server.close());
+    await once(server, 'listening');
+    const fd = await openSocket(parseEndpoint(`unix:${path}`), LONG_MS);
+    writeSync(fd, 'all');
+    native.halfClose(fd);
+    assert.throws(() => writeSync(fd, 'more'), { code: 'EPIPE' });
+    const answer = new Socket({ fd });
+    assert.equal(String(await once(answer, 'data')), 'heard all');
+    answer.destroy();
+
+    const gone = await openSocket(parseEndpoint(`unix:${path}`), LONG_MS);
+    native.halfClose(gone);
+    native.halfClose(gone);
+    closeSync(gone);
+    assert.throws(
+      () => {
+        native.halfClose(gone);
+      },
+      { code: 'BAD_DESCRIPTOR' },
+    );
   });
 });
 

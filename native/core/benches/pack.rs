@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use pagewire_core::checksum::xxh3_64;
 use pagewire_core::codec::{Codec, Packer, Unpacker};
-use pagewire_core::matching::{Effort, Matcher, Scratch, Source};
+use pagewire_core::matching::{Effort, Keeps, Matcher, Scratch, Source};
 
 const PAGE: usize = 4096;
 const FRAME: usize = 1 << 20;
@@ -144,7 +144,8 @@ fn matching(measure: bool) {
     println!("matching                   GB/s of CPU time, one thread");
     let mut rates = [Vec::new(), Vec::new()];
     for _ in 0..if measure { 7 } else { 1 } {
-        let matcher = Matcher::new(window, Effort::Fast, 4 * FRAME as u64).expect("memory");
+        let matcher =
+            Matcher::new(window, Effort::Fast, 4 * FRAME as u64, Keeps::All).expect("memory");
         let mut scratch = Scratch::default();
         let mut offset = 0;
         let mut referred = 0;

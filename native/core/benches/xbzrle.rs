@@ -2,12 +2,16 @@
 //! pages, and decoding beside `memcpy` of the bytes that it writes.
 //!
 //! `cargo bench -p pagewire-core --bench xbzrle [-- PATTERN…]`. Run as a test (`cargo test --benches`), it only checks.
-//! Every case decodes what it encoded before it is measured. Rounds are interleaved; the median is printed, in GB/s of
-//! pages, and `times` is the tier's speed over the scalar tier's.
+//! Every case decodes what it encoded before it is measured. First come the ratios, from rounds that are interleaved, as
+//! divan's are not: the median, in GB/s of pages, and `times`, the tier's speed over the scalar tier's. Then divan
+//! measures each hot case by itself, with its spread.
 
+use std::fmt;
 use std::hint::black_box;
 use std::time::Instant;
 
+use divan::Bencher;
+use divan::counter::BytesCount;
 use pagewire_core::xbzrle::{Tier, decode, encode_with};
 
 const PAGE: usize = 4096;
@@ -165,7 +169,7 @@ fn encoding(
     print!("\n{heading:<20}{:>9}", "memcmp");
     tiers
         .iter()
-        .for_each(|tier| print!("{:>10}{:>7}", tier.name(), "times"));
+        .for_each(|tier| print!("{:>13}{:>7}", tier.name(), "times"));
     println!();
     let mut products = vec![1.0; tiers.len()];
     for (name, change) in chosen {
@@ -189,14 +193,14 @@ fn encoding(
         print!("{name:<20}{:>9.2}", speed(seconds[0]));
         for (&encoder, product) in seconds[1..].iter().zip(&mut products) {
             *product *= seconds[1] / encoder;
-            print!("{:>10.2}{:>7.2}", speed(encoder), seconds[1] / encoder);
+            print!("{:>13.2}{:>7.2}", speed(encoder), seconds[1] / encoder);
         }
         println!();
     }
     print!("{:<29}", "geometric mean");
     products
         .iter()
-        .for_each(|product| print!("{:>17.2}", product.powf(1.0 / chosen.len() as f64)));
+        .for_each(|product| print!("{:>20.2}", product.powf(1.0 / chosen.len() as f64)));
     println!();
 }
 
@@ -248,6 +252,39 @@ fn decoding(rounds: usize, calls: usize) {
     }
 }
 
+/// A pattern on a tier, for divan.
+struct Case {
+    pattern: (&'static str, Change),
+    tier: Tier,
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, {}", self.pattern.0, self.tier)
+    }
+}
+
+fn tiers() -> Vec<Tier> {
+    let mut tiers = Tier::ALL.to_vec();
+    tiers.retain(|tier| tier.is_available());
+    tiers
+}
+
+fn hot_cases() -> impl Iterator<Item = Case> {
+    let on_tiers = |pattern| tiers().into_iter().map(move |tier| Case { pattern, tier });
+    PATTERNS.into_iter().flat_map(on_tiers)
+}
+
+#[divan::bench(args = hot_cases(), sample_count = 25, sample_size = 20)]
+fn encode_hot(bencher: Bencher<'_, '_>, case: &Case) {
+    let pages = Pages::make(HOT_PAGES, case.pattern.1);
+    pages.verify(case.tier);
+    let mut out = vec![0; PAGE];
+    bencher
+        .counter(BytesCount::new(pages.new.len()))
+        .bench_local(|| pages.encode(case.tier, &mut out));
+}
+
 fn processor() -> String {
     let told = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = told
@@ -269,10 +306,7 @@ fn main() {
             asked.is_empty() || asked.iter().any(|asked| name.contains(asked.as_str()))
         })
         .collect();
-    let tiers: Vec<Tier> = Tier::ALL
-        .into_iter()
-        .filter(|tier| tier.is_available())
-        .collect();
+    let tiers = tiers();
     println!("{}; encoding, GB/s of pages", processor());
     let (rounds, calls) = if bench { (25, 20) } else { (1, 1) };
     encoding("encode (hot)", HOT_PAGES, rounds, calls, &tiers, &chosen);
@@ -280,4 +314,6 @@ fn main() {
         encoding("encode (cold)", COLD_PAGES, 5, 1, &tiers, &chosen);
     }
     decoding(rounds, calls * 10);
+    println!();
+    divan::main();
 }

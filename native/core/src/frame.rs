@@ -8,7 +8,7 @@
 
 use crate::checksum::xxh3_64;
 use crate::codec::Codec;
-use crate::matching::{MAX_WINDOW, ReferenceError};
+use crate::matching::{Keeps, MAX_WINDOW, ReferenceError};
 use thiserror::Error;
 
 /// The first four bytes of every frame. Not ASCII first, so that no text is taken for a frame.
@@ -18,8 +18,9 @@ pub const MAGIC: [u8; 4] = [0xF3, b'P', b'W', b'F'];
 pub const VERSION_MAJOR: u8 = 1;
 /// Grows when something is added that an older decoder of the same major version may ignore.
 ///
-/// 1.1 has references (match); a stream without them is told to be of 1.0, so that older decoders read it.
-pub const VERSION_MINOR: u8 = 1;
+/// 1.1 has references (match), 1.2 frames that none leads to. A stream is told to be of the oldest version that has what it
+/// needs, so that older decoders read it.
+pub const VERSION_MINOR: u8 = 2;
 
 /// Bytes of a frame's header.
 pub const HEADER_LEN: usize = 48;
@@ -327,7 +328,22 @@ fn fields<'a, const N: usize>(
     })
 }
 
+/// The level of a stored DATA frame whose literals references may lead to, where START says that some may not; else it is 0.
+const KEPT: i8 = 1;
+
 impl Header {
+    /// Whether the literals of this frame, of a stream of [`Keeps::Some`], may be referred to.
+    pub fn is_kept(&self) -> bool {
+        self.kind == FrameType::Matched || self.codec != Codec::None || self.level != 0
+    }
+
+    /// Makes it a frame whose literals may be referred to.
+    pub fn keep(&mut self) {
+        if !self.is_kept() {
+            self.level = KEPT;
+        }
+    }
+
     /// A DATA frame of no bytes: what a slot holds before it is filled.
     pub const EMPTY: Header = Header {
         kind: FrameType::Data,
@@ -447,6 +463,9 @@ impl Header {
     }
 }
 
+/// START's flag for [`Keeps::Some`].
+const KEEPS_SOME: u8 = 1;
+
 /// The payload of START.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Start {
@@ -454,6 +473,8 @@ pub struct Start {
     pub frame_size: u32,
     /// How far back in the original stream references may lead, in bytes; 0: there are none.
     pub window: u64,
+    /// Whose literals they may lead to.
+    pub keeps: Keeps,
 }
 
 impl Start {
@@ -464,7 +485,12 @@ impl Start {
     pub fn to_bytes(self) -> [u8; Self::LEN] {
         let mut b = [0; Self::LEN];
         b[0] = VERSION_MAJOR;
-        b[1] = if self.window == 0 { 0 } else { VERSION_MINOR };
+        b[1] = match (self.window, self.keeps) {
+            (0, _) => 0,
+            (_, Keeps::All) => 1,
+            (_, Keeps::Some) => VERSION_MINOR,
+        };
+        b[2] = if b[1] == VERSION_MINOR { KEEPS_SOME } else { 0 };
         b[4..8].copy_from_slice(&self.frame_size.to_le_bytes());
         b[8..16].copy_from_slice(&self.window.to_le_bytes());
         b
@@ -494,8 +520,17 @@ impl Start {
             0 => 0,
             _ => u64::from_le_bytes([b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]]),
         };
+        // Reserved before version 1.2.
+        let keeps = match (b[1], b[2] & KEEPS_SOME) {
+            (0 | 1, _) | (_, 0) => Keeps::All,
+            _ => Keeps::Some,
+        };
         limited("START payload's window", window, MAX_WINDOW)?;
-        Ok(Start { frame_size, window })
+        Ok(Start {
+            frame_size,
+            window,
+            keeps,
+        })
     }
 }
 
@@ -648,13 +683,23 @@ mod tests {
 
     #[test]
     fn start_and_end_survive_their_bytes() {
-        for window in [0, 128 << 20] {
+        let (all, some) = (Keeps::All, Keeps::Some);
+        for (window, keeps, minor) in [(0, all, 0), (128 << 20, all, 1), (128 << 20, some, 2)] {
             let start = Start {
                 frame_size: 1 << 20,
                 window,
+                keeps,
             };
+            assert_eq!(start.to_bytes()[1], minor);
             assert_eq!(Start::from_bytes(&start.to_bytes()), Ok(start));
         }
+        let mut of_1_1 = [1, 1, 0xff, 0xff, 0, 0, 16, 0, 0, 0, 16, 0, 0, 0, 0, 0];
+        assert_eq!(Start::from_bytes(&of_1_1).map(|start| start.keeps), Ok(all));
+        of_1_1[1] = 2;
+        assert_eq!(
+            Start::from_bytes(&of_1_1).map(|start| start.keeps),
+            Ok(some)
+        );
         let mut of_1_0 = [0xff; 16];
         of_1_0[..8].copy_from_slice(&[1, 0, 0, 0, 0, 0, 16, 0]);
         assert_eq!(Start::from_bytes(&of_1_0).map(|start| start.window), Ok(0));
@@ -676,7 +721,17 @@ mod tests {
     fn a_payload_that_cannot_be_is_told_with_its_bound() {
         let told = |error: FrameError| error.to_string();
         let start = |payload: &[u8]| Start::from_bytes(payload).map_err(told);
-        let of = |frame_size, window| start(&Start { frame_size, window }.to_bytes());
+        let keeps = Keeps::All;
+        let of = |frame_size, window| {
+            start(
+                &Start {
+                    frame_size,
+                    window,
+                    keeps,
+                }
+                .to_bytes(),
+            )
+        };
         let end = |payload: &[u8]| End::from_bytes(payload).map_err(told);
         let wrong = |field: &str, bound: &str| {
             format!("the {field}, which version 1 of the format does not allow ({bound})")

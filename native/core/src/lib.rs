@@ -8,6 +8,7 @@
 //! [`frame`], and [`flow`] writes it to the wire.
 
 pub mod archive;
+mod average;
 pub mod bench;
 pub mod checksum;
 pub mod codec;

@@ -7,7 +7,7 @@ use pagewire_core::flow::{
     CacheSize, DeltaOptions, EncodeOptions, Event, Flow, FlowError, MatchOptions, StreamEnd,
 };
 use pagewire_core::frame::{Ending, FrameError, FrameType, HEADER_LEN, Header};
-use pagewire_core::matching::Effort;
+use pagewire_core::matching::{Effort, ReferenceError};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
@@ -681,6 +681,56 @@ fn the_golden_file_of_version_1_1_is_still_read() {
     let (back, error) = decoded(&golden);
     assert!(error.is_none(), "{error:?}");
     assert!(back == content, "a wrong byte came out");
+}
+
+/// The same frames as a stream of version 1.2, in which stored frames have this level.
+fn of_version_1_2(mut frames: Vec<u8>, level: u8) -> Vec<u8> {
+    for (at, header) in headers(&frames) {
+        match (header.kind, header.codec) {
+            (FrameType::Start, _) => {
+                frames[at + HEADER_LEN + 1..at + HEADER_LEN + 3].copy_from_slice(&[2, 1]);
+            }
+            (FrameType::Data, Codec::None) => frames[at + 7] = level,
+            _ => continue,
+        }
+        resealed(&mut frames, at);
+    }
+    frames
+}
+
+/// Format 1.2, for good: `PAGEWIRE_WRITE_GOLDEN=1` wrote the file once.
+#[test]
+fn the_golden_file_of_version_1_2_is_still_read() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.2.pw");
+    let content = twice(20_000);
+    if std::env::var_os("PAGEWIRE_WRITE_GOLDEN").is_some() {
+        let frames = encoded(&content, matching(FRAME, 1 << 20), every_codec);
+        std::fs::write(path, of_version_1_2(frames, 1)).expect("written");
+    }
+    let golden = std::fs::read(path).expect("the golden file");
+    assert_eq!(golden[HEADER_LEN..HEADER_LEN + 3], [1, 2, 1]);
+    assert!(matched(&golden) >= 4);
+    let (back, error) = decoded(&golden);
+    assert!(error.is_none(), "{error:?}");
+    assert!(back == content, "a wrong byte came out");
+}
+
+#[test]
+fn a_reference_to_what_need_not_be_kept_is_refused() {
+    let content = twice(20_000);
+    let frames = encoded(&content, matching(FRAME, 1 << 20), |_| Codec::None);
+    let (back, error) = decoded(&of_version_1_2(frames.clone(), 1));
+    assert!(error.is_none() && back == content, "{error:?}");
+    let (back, error) = decoded(&of_version_1_2(frames, 0));
+    let error = error.expect("nobody has what it leads to");
+    let FlowError::Frame {
+        source: FrameError::References(ReferenceError::Target { .. }),
+        ..
+    } = error
+    else {
+        panic!("{error}")
+    };
+    assert!(content.starts_with(&back), "a wrong byte came out");
 }
 
 #[test]

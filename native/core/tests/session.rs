@@ -1,9 +1,10 @@
 //! Two wires, a flow at each end, real sockets between them, and links that break.
 
 use pagewire_core::codec::Codec;
-use pagewire_core::flow::{EncodeOptions, Event, Flow};
+use pagewire_core::flow::{EncodeOptions, Event, Flow, MatchOptions};
 use pagewire_core::frame::{FrameType, Header as FrameHeader, MAX_RAW, Start};
 use pagewire_core::libvirt::{Allow, Header, Key, Kind, Status, keepalive, procedure, program};
+use pagewire_core::matching::{Effort, Keeps};
 use pagewire_core::net::Link;
 use pagewire_core::session::{Bandwidth, Event as WireEvent, Options, Side, Wire, WireError};
 use std::io::{Read, Write};
@@ -50,10 +51,19 @@ fn link(socket: UnixStream) -> Arc<Link> {
     Arc::new(Link::plain(other, socket.into()).expect("a link"))
 }
 
-/// A flow whose listener packs or unpacks on the thread that tells of a frame.
+/// What a listener does to a frame.
+#[derive(Clone, Copy)]
+enum Work {
+    Pack(Codec),
+    /// The others are stored, and not looked through.
+    PackEverySecond(Codec),
+    Unpack,
+}
+
+/// A flow whose listener works on the thread that tells of a frame.
 fn flow(
     start: impl FnOnce(Box<dyn Fn(Event) + Send + Sync>) -> Flow,
-    codec: Option<Codec>,
+    work: Work,
 ) -> (Arc<Flow>, Receiver<Event>) {
     // Weak: the flow holds its listener.
     let place: Arc<OnceLock<Weak<Flow>>> = Arc::default();
@@ -65,9 +75,11 @@ fn flow(
         };
         match event {
             Event::Data { slot, .. } => {
-                let slot = match codec {
-                    Some(codec) => flow.pack(slot, codec, 1),
-                    None => flow.unpack(slot),
+                let frames = flow.totals().frames;
+                let slot = match work {
+                    Work::PackEverySecond(_) if frames % 2 == 0 => flow.store(slot),
+                    Work::Pack(codec) | Work::PackEverySecond(codec) => flow.pack(slot, codec, 1),
+                    Work::Unpack => flow.unpack(slot),
                 };
                 flow.write(slot.expect("a good frame")).expect("in order");
             }
@@ -125,6 +137,22 @@ fn session(replay_bytes: usize, frame_size: usize) -> Session {
 
 /// One between two libvirt daemons, of which the second one gets no more than `allow`.
 fn session_of(replay_bytes: usize, frame_size: usize, allow: Option<Allow>) -> Session {
+    session_with(
+        replay_bytes,
+        frame_size,
+        allow,
+        None,
+        Work::Pack(Codec::Lz4),
+    )
+}
+
+fn session_with(
+    replay_bytes: usize,
+    frame_size: usize,
+    allow: Option<Allow>,
+    matching: Option<MatchOptions>,
+    work: Work,
+) -> Session {
     let libvirt = allow.is_some();
     let (bandwidth, unlimited) = (Arc::default(), Arc::default());
     let (source, source_events) = wire(Side::Source, replay_bytes, SILENCE, &bandwidth, libvirt);
@@ -145,7 +173,7 @@ fn session_of(replay_bytes: usize, frame_size: usize, allow: Option<Allow>) -> S
         frames: true,
         delta: None,
         libvirt,
-        matching: None,
+        matching,
         index: None,
     };
     let to = Arc::clone(&source);
@@ -153,14 +181,16 @@ fn session_of(replay_bytes: usize, frame_size: usize, allow: Option<Allow>) -> S
         |listener| {
             Flow::encode_to_wire(of_source.into(), to, options, 4, 2, listener).expect("a flow")
         },
-        Some(Codec::Lz4),
+        work,
     );
     let from = Arc::clone(&destination);
     let (decoder, decoder_events) = flow(
         |listener| {
-            Flow::decode_from_wire(from, allow, MAX_RAW as u32, 4, 2, 0, listener).expect("a flow")
+            let window_limit = matching.map_or(0, |matching| 2 * matching.window + (64 << 20));
+            Flow::decode_from_wire(from, allow, MAX_RAW as u32, 4, 2, window_limit, listener)
+                .expect("a flow")
         },
-        None,
+        Work::Unpack,
     );
     let session = Session {
         bandwidth,
@@ -276,6 +306,37 @@ fn both_directions_arrive_and_are_confirmed() {
     );
     session.ends();
     assert_eq!(session.source.status().unacked_bytes, 0);
+}
+
+/// References lead only to frames that were looked through, packed or not; the destination has to keep no others.
+#[test]
+fn references_lead_around_frames_that_go_as_they_are() {
+    const ONCE: usize = 2_000_000;
+    // Bytes that do not pack: of the frames that are looked through, the first ones are stored too.
+    let mut state = 88_172_645_463_325_252_u64;
+    let once: Vec<u8> = std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 32) as u8
+    })
+    .take(ONCE)
+    .collect();
+    let matching = MatchOptions {
+        window: 8 << 20,
+        effort: Effort::Fast,
+    };
+    for (work, least, most) in [
+        (Work::Pack(Codec::Zstd), ONCE * 9 / 10, ONCE),
+        (Work::Pack(Codec::None), ONCE * 9 / 10, ONCE),
+        (Work::PackEverySecond(Codec::Zstd), ONCE / 10, ONCE * 6 / 10),
+    ] {
+        let session = session_with(64 << 20, 64 << 10, None, Some(matching), work);
+        exchange(&session, &once.repeat(2), &[], || {});
+        session.ends();
+        let matched = session.encoder.totals().matched_bytes as usize;
+        assert!((least..=most).contains(&matched), "{matched}");
+    }
 }
 
 #[test]
@@ -416,7 +477,7 @@ fn silence_is_a_lost_link_and_heartbeats_are_none() {
         |listener| {
             Flow::decode_from_wire(from, None, MAX_RAW as u32, 4, 2, 0, listener).expect("a flow")
         },
-        None,
+        Work::Unpack,
     );
     let (a, b) = UnixStream::pair().expect("sockets");
     source.attach(link(a), 0).expect("new");
@@ -468,6 +529,7 @@ fn return_bytes_that_came_before_a_break_are_delivered() {
     let start = pagewire_core::frame::Start {
         frame_size: 65536,
         window: 0,
+        keeps: Keeps::All,
     }
     .to_bytes();
     for (kind, sequence, payload) in [
@@ -562,13 +624,14 @@ fn wrong_before_qemu_has_a_socket(frame_limit: u32, what: &str) {
         |listener| {
             Flow::decode_from_wire(from, None, frame_limit, 4, 2, 0, listener).expect("a flow")
         },
-        None,
+        Work::Unpack,
     );
     let (mut theirs, mine) = UnixStream::pair().expect("sockets");
     destination.attach(link(mine), 0).expect("new");
     let start = Start {
         frame_size: 65536,
         window: 0,
+        keeps: Keeps::All,
     }
     .to_bytes();
     for (kind, sequence, payload) in [

@@ -319,6 +319,7 @@ macro_rules! on_tier {
 on_tier!(scalar, Tier::Scalar);
 on_tier!(avx2, Tier::Avx2);
 on_tier!(avx512bw, Tier::Avx512Bw);
+on_tier!(avx512vbmi2, Tier::Avx512Vbmi2);
 on_tier!(neon, Tier::Neon);
 
 /// Says so past libtest's capture, for the test runner to report.

@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use pagewire_core::matching::references::{self, Source};
-use pagewire_core::matching::{Effort, Matcher, Scratch, Window};
+use pagewire_core::matching::{Effort, Keeps, Matcher, Scratch, Window};
 use std::sync::Arc;
 
 const WINDOW: u64 = 3000;
@@ -30,8 +30,8 @@ fn decode(window: &Arc<Window>, offset: u64, body: &[u8], raw_len: u32) -> Optio
 }
 
 fn round_trip(stream: &[u8], effort: Effort) {
-    let matcher = Matcher::new(WINDOW, effort, FRAME as u64).expect("memory");
-    let window = Window::new(WINDOW, FRAME as u64).expect("memory");
+    let matcher = Matcher::new(WINDOW, effort, FRAME as u64, Keeps::All).expect("memory");
+    let window = Window::new(WINDOW, FRAME as u64, Keeps::All).expect("memory");
     let mut scratch = Scratch::default();
     let mut offset = 0;
     for raw in stream.chunks(FRAME) {
@@ -74,7 +74,7 @@ fuzz_target!(|input: &[u8]| {
             round_trip(&stream, effort);
         }
         _ => {
-            let window = Window::new(WINDOW, 4 * FRAME as u64).expect("memory");
+            let window = Window::new(WINDOW, 4 * FRAME as u64, Keeps::All).expect("memory");
             let first: Vec<u8> = (0..FRAME).map(|i| (i * 7) as u8).collect();
             window.open(0, FRAME as u32).expect("room").put(0, &first);
             let mut offset = FRAME as u64;

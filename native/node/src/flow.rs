@@ -10,7 +10,7 @@ use pagewire_core::archive::{Bases, CHAIN_BYTES};
 use pagewire_core::codec::Codec;
 use pagewire_core::delta;
 use pagewire_core::flow::{
-    CacheSize, DeltaOptions, EncodeOptions, Event, Flow, FlowError, MatchOptions, StreamEnd,
+    CacheSize, DeltaOptions, Direct, EncodeOptions, Event, Flow, FlowError, MatchOptions, StreamEnd,
 };
 use pagewire_core::frame::Ending;
 use pagewire_core::libvirt::Allow;
@@ -468,7 +468,14 @@ impl NativeFlow {
     #[napi]
     pub fn set_direct(&self, codec: u8, level: i32) -> Result<(), String> {
         let codec = Codec::from_byte(codec).unwrap_or(Codec::None);
-        self.flow()?.set_direct(codec, level);
+        self.flow()?.set_direct(Direct::Packed(codec, level));
+        Ok(())
+    }
+
+    /// The same, where they go as they are.
+    #[napi]
+    pub fn set_direct_stored(&self) -> Result<(), String> {
+        self.flow()?.set_direct(Direct::AsItIs);
         Ok(())
     }
 
@@ -710,6 +717,12 @@ pub fn pack(handle: u32, slot: u32, codec: u8, level: i32) -> NativeOutcome {
     // A number that is no codec's cannot come from our own JavaScript; stored is right for any frame.
     let codec = Codec::from_byte(codec).unwrap_or(Codec::None);
     outcome(handle, |flow| flow.pack(slot, codec, level))
+}
+
+/// Makes a slot's frame one that is stored, and that no reference will lead to.
+#[napi]
+pub fn store(handle: u32, slot: u32) -> NativeOutcome {
+    outcome(handle, |flow| flow.store(slot))
 }
 
 /// Checks and unpacks a slot's frame on the calling thread.

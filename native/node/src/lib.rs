@@ -19,7 +19,7 @@ use napi_derive::napi;
 /// What the core chose for this machine.
 #[napi(object)]
 pub struct Simd {
-    /// The tier of the XBZRLE kernels: `scalar`, `avx2`, `avx512bw` or `neon`.
+    /// The tier of the XBZRLE kernels: `scalar`, `avx2`, `avx512bw`, `avx512vbmi2` or `neon`.
     pub tier: String,
     /// Why `PAGEWIRE_SIMD` was not followed, where it was not.
     pub note: Option<String>,

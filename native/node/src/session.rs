@@ -292,13 +292,6 @@ pub fn refuse_calls(fd: i32, reason: String) -> Result<bool, String> {
     Ok(pagewire_core::session::refuse_calls(&fd, &reason))
 }
 
-/// Tells the reader of a socket that no more comes. The descriptor stays the caller's.
-#[napi]
-pub fn half_close(fd: i32) -> Result<(), String> {
-    pagewire_core::flow::half_close(crate::flow::owned(fd)?.as_fd());
-    Ok(())
-}
-
 /// Copies one direction between two sockets until its end, and hands the end on as a half-close.
 #[napi]
 pub struct NativeCopy {

@@ -3,7 +3,8 @@
 use super::build::MIN_RUN;
 use super::error::ArchiveError;
 use super::file::Archive;
-use super::index::{Content, PageHash};
+use super::index::Content;
+use super::page_hash::PageHash;
 use crate::frame::{End, FrameError, Start};
 use crate::matching::{Reference, Source};
 use crate::qemu::GuestRam;

@@ -9,8 +9,8 @@
 use super::base::{BaseName, BasePages};
 use super::index::{
     Content, Directory, FrameAt, INDEX, MAX_PARTS, PART_ENTRIES, PageRecord, Part, PartAt,
-    hash_page,
 };
+use super::page_hash::{hash_page, hash_pages};
 use crate::checksum::xxh3_64;
 use crate::frame::{End, FrameType, HEADER_LEN, Header, MAX_RAW};
 use crate::lock::lock;
@@ -66,26 +66,28 @@ impl Builder {
             return references;
         };
         let page_size = records_page_size(&self.facts);
-        for record in &mut records {
-            let Content::At { offset: at, hash } = &mut record.content else {
-                continue;
+        let pages = records.iter_mut().filter_map(|record| {
+            let Content::At { offset: at, .. } = record.content else {
+                return None;
             };
-            let Some(page) = at
-                .checked_sub(offset)
-                .and_then(|from| raw.get(from as usize..from as usize + page_size))
-            else {
-                continue;
+            let from = at.checked_sub(offset)? as usize;
+            Some((record, at, raw.get(from..from + page_size)?))
+        });
+        let pages: Vec<(&mut PageRecord, u64, &[u8])> = pages.collect();
+        let contents: Vec<&[u8]> = pages.iter().map(|(_, _, page)| *page).collect();
+        for ((record, at, page), own) in pages.into_iter().zip(hash_pages(&contents)) {
+            let from = (at - offset) as u32;
+            record.content = Content::At {
+                offset: at,
+                hash: Some(own),
             };
-            let from = (*at - offset) as u32;
-            let own = hash_page(page);
-            *hash = Some(own);
             let Some(base) = &self.base else { continue };
             // Two records of one page in a frame would not be in order; the stream's order is that of their offsets.
             let place = base.same_place(record.number);
             match place {
                 Some((there, hash)) if hash == own => {
                     references.push(whole(from, page_size, there));
-                    record.content = Content::AsInBase { offset: *at };
+                    record.content = Content::AsInBase { offset: at };
                 }
                 _ => match base.anywhere(&own) {
                     Some(there) => references.push(whole(from, page_size, there)),

@@ -4,6 +4,7 @@
 //! kind u8 │ codec u8 │ 0 u16 │ body length u32 │ body, packed by the codec
 //! ```
 
+use super::page_hash::PageHash;
 use crate::codec::{Codec, Packer, Unpacker};
 use crate::frame::MAX_RAW;
 use crate::leb128::{self, unzigzag, zigzag};
@@ -28,16 +29,6 @@ const LEVEL: i32 = 1;
 pub(super) enum Kind {
     Part = 1,
     Directory = 2,
-}
-
-/// The first 16 bytes of a page's BLAKE3.
-pub type PageHash = [u8; 16];
-
-/// The hash of a page.
-pub(super) fn hash_page(content: &[u8]) -> PageHash {
-    let mut hash = PageHash::default();
-    hash.copy_from_slice(&blake3::hash(content).as_bytes()[..16]);
-    hash
 }
 
 /// Where a frame with a piece of the original stream stands.

@@ -20,6 +20,7 @@ mod build;
 mod error;
 mod file;
 mod index;
+mod page_hash;
 mod salvage;
 mod verify;
 
@@ -27,6 +28,7 @@ pub use base::{BaseName, BasePages, Bases};
 pub use build::{Builder, Scribe, Watcher};
 pub use error::ArchiveError;
 pub use file::{Archive, CHAIN_BYTES, Info};
-pub use index::{Content, Directory, FrameAt, PageHash, PageRecord, Part, PartAt};
+pub use index::{Content, Directory, FrameAt, PageRecord, Part, PartAt};
+pub use page_hash::PageHash;
 pub use salvage::{Piece, Salvaged, salvage};
 pub use verify::{Verified, verify};

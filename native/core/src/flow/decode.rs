@@ -1,6 +1,7 @@
 //! The source of a decoder: reads frames, checks their headers and their order, and fills slots with their payloads.
 
 use super::arena::{Origin, Slot};
+use super::order::{Order, name};
 use super::{FlowError, Shared, StreamEnd};
 use crate::archive::{Archive, BaseName};
 use crate::descriptor::Input;
@@ -46,17 +47,6 @@ struct Source<'a> {
     frames: u64,
 }
 
-/// What the frames of one stream have to continue.
-struct Order {
-    sequence: u32,
-    offset: u64,
-    frames: u64,
-    frame_size: u32,
-    window: Option<Arc<Window>>,
-    /// What references into a base lead into.
-    base: Option<Arc<dyn Base>>,
-}
-
 impl Source<'_> {
     /// One stream, from START to END. `false` where there is none: the input has ended.
     fn stream(&mut self, first: bool) -> Result<bool, FlowError> {
@@ -88,64 +78,47 @@ impl Source<'_> {
         let base = self.base(slot.payload())?;
         let of_base = base.as_ref().map_or(0, |base| base.cache_bytes());
         let window = self.shared.window_of(&start, of_base, self.origin)?;
-        let mut order = Order {
-            sequence: 0,
-            offset: 0,
-            frames: 0,
-            frame_size: start.frame_size,
-            window,
-            base: base.map(|base| base as Arc<dyn Base>),
-        };
-        self.in_order(&mut order, &header)?;
+        let base = base.map(|base| base as Arc<dyn Base>);
+        let mut order = Order::default();
+        self.in_order(&order, &header)?;
+        order.begin(&start, window);
+        order.advance(&header);
         self.shared.pass(slot)?;
         loop {
             let header = self.header(Expect::Next)?;
             let Some(header) = header else {
                 return Err(self.cut_off("where a frame was expected", HEADER_LEN as u64));
             };
+            if let FrameType::Session(_) = header.kind {
+                let expected = "a frame of a stream, not of a session".into();
+                let found = name(header.kind);
+                return Err(self.wrong(FrameError::Order { expected, found }));
+            }
+            self.in_order(&order, &header)?;
+            let window = order.window.as_ref().filter(|_| header.kind.is_content());
+            let mut slot = self.slot(header, window)?;
             match header.kind {
                 FrameType::Data | FrameType::Matched => {
-                    self.in_order(&mut order, &header)?;
-                    let mut slot = self.slot(header, order.window.as_ref())?;
-                    slot.base = order.base.clone();
+                    slot.base = base.clone();
                     self.shared.pass(slot)?;
                 }
                 FrameType::End => {
-                    let frames = order.frames;
-                    self.in_order(&mut order, &header)?;
-                    let slot = self.slot(header, None)?;
                     let end = self.checked(End::from_bytes(slot.payload()))?;
-                    self.total("number of frames", end.frames, frames)?;
+                    self.total("number of frames", end.frames, order.frames)?;
                     self.total("bytes of the stream", end.raw_bytes, order.offset)?;
                     self.shared.pass(slot)?;
                     return Ok(true);
                 }
                 FrameType::Abort => {
-                    self.in_order(&mut order, &header)?;
-                    let slot = self.slot(header, None)?;
                     let reason = String::from_utf8_lossy(slot.payload())
                         .escape_debug()
                         .to_string();
                     return Err(self.wrong(FrameError::Aborted { reason }));
                 }
-                FrameType::Session(_) => {
-                    let expected = "a frame of a stream, not of a session".into();
-                    let found = name(header.kind);
-                    return Err(self.wrong(FrameError::Order { expected, found }));
-                }
-                // The header's reader lets pass only what may be skipped.
-                FrameType::Other(_) => {
-                    self.in_order(&mut order, &header)?;
-                    self.slot(header, None)?; // read and checked, then dropped
-                }
-                FrameType::Start => {
-                    let expected = "a frame of the stream that has begun".into();
-                    return Err(self.wrong(FrameError::Order {
-                        expected,
-                        found: "another START".into(),
-                    }));
-                }
+                // What may be skipped: it was read and checked. No other kind is in order here.
+                _ => {}
             }
+            order.advance(&header);
         }
     }
 
@@ -181,47 +154,15 @@ impl Source<'_> {
         self.checked(Header::from_bytes(&bytes)).map(Some)
     }
 
-    /// Sequence and offset go on without a gap, and the frame is no larger than START said.
-    fn in_order(&self, order: &mut Order, header: &Header) -> Result<(), FlowError> {
-        let wrong = |expected: String, found: String| {
-            Err(self.wrong(FrameError::Order { expected, found }))
-        };
+    /// The frame is the stream's next one, and of no session's further connection.
+    fn in_order(&self, order: &Order, header: &Header) -> Result<(), FlowError> {
         if header.channel != 0 {
-            return wrong(
-                "a frame of channel 0".into(),
-                format!("one of channel {}", header.channel),
-            );
+            return Err(self.wrong(FrameError::Order {
+                expected: "a frame of channel 0".into(),
+                found: format!("one of channel {}", header.channel),
+            }));
         }
-        if header.sequence != order.sequence {
-            return wrong(
-                format!("frame {} of the stream", order.sequence),
-                format!("frame {}", header.sequence),
-            );
-        }
-        if header.offset != order.offset {
-            return wrong(
-                format!("byte {} of the stream", order.offset),
-                format!("byte {}", header.offset),
-            );
-        }
-        if header.kind == FrameType::Matched && order.window.is_none() {
-            let expected = "DATA, since the stream's START announces no references".into();
-            return wrong(expected, name(header.kind));
-        }
-        if header.kind.is_content() {
-            if header.raw_len > order.frame_size {
-                let (value, limit) = (u64::from(header.raw_len), u64::from(order.frame_size));
-                return Err(self.wrong(FrameError::Field {
-                    field: "raw length",
-                    value,
-                    limit,
-                }));
-            }
-            order.offset += u64::from(header.raw_len);
-        }
-        order.sequence = order.sequence.wrapping_add(1);
-        order.frames += 1;
-        Ok(())
+        self.checked(order.check(header))
     }
 
     /// A slot with the frame's payload in it, and its place in the window. Control frames are small, and are checked here and now.
@@ -270,19 +211,6 @@ enum Expect {
     First,
     Next,
     Another,
-}
-
-fn name(kind: FrameType) -> String {
-    match kind {
-        FrameType::Start => "START".into(),
-        FrameType::Data => "DATA".into(),
-        FrameType::Matched => "a frame with references".into(),
-        FrameType::End => "END".into(),
-        FrameType::Abort => "ABORT".into(),
-        FrameType::Session(_) | FrameType::Other(_) => {
-            format!("a frame of type {:#04x}", kind.to_byte())
-        }
-    }
 }
 
 /// The input, buffered, interruptible.

@@ -156,6 +156,7 @@ pub(super) fn run(
         let start = Start {
             frame_size: options.frame_size as u32,
             window: options.matching.map_or(0, |matching| matching.window),
+            keeps: shared.keeps,
         };
         let mut payload = start.to_bytes().to_vec();
         if let Some(base) = shared.index.as_ref().and_then(|index| index.base_name()) {
@@ -261,7 +262,13 @@ impl Source<'_> {
                     },
                 }));
             }
-            self.apply_settings(&mut filter);
+            let changed = self.filler.shared.changed_settings();
+            if let Some(on) = changed.delta {
+                filter.set_enabled(on);
+            }
+            if let Some(bytes) = changed.cache_bytes {
+                filter.set_cache_bytes(bytes);
+            }
             filter.set_takes_in(self.takes_in());
             let end = held + n;
             let used = filter.push(&buffer[..end], &mut self.filler);
@@ -296,19 +303,6 @@ impl Source<'_> {
                     ending: Ending::Complete,
                     within: None,
                 });
-            }
-        }
-    }
-
-    fn apply_settings(&mut self, filter: &mut Filter) {
-        let shared = self.filler.shared;
-        if shared.settings_changed.swap(false, Ordering::AcqRel) {
-            let mut settings = lock(&shared.settings);
-            if let Some(on) = settings.delta.take() {
-                filter.set_enabled(on);
-            }
-            if let Some(bytes) = settings.cache_bytes.take() {
-                filter.set_cache_bytes(bytes);
             }
         }
     }

@@ -16,9 +16,9 @@
 mod arena;
 mod copy;
 mod decode;
-
 mod encode;
 mod gate;
+mod order;
 mod pack;
 mod pressure;
 mod receive;
@@ -35,7 +35,7 @@ use crate::fault::caught;
 use crate::frame::{Ending, FrameError, FrameType, Start};
 use crate::libvirt::{self, Allow, Gate};
 use crate::lock::lock;
-use crate::matching::{self, Matcher, Window};
+use crate::matching::{self, Keeps, Matcher, Window};
 use crate::qemu::Doubt;
 use crate::session::{Wire, WireError};
 use arena::{Arena, Slot};
@@ -301,6 +301,8 @@ struct Shared {
     sink: sink::Queue,
     /// What finds references, when encoding with match.
     matcher: Option<Matcher>,
+    /// Whether it may be left out of frames: in a session.
+    keeps: Keeps,
     /// Makes the index, when encoding to a file.
     index: Option<Arc<Builder>>,
     /// Where a decoder looks for what a stream refers to.
@@ -314,7 +316,7 @@ struct Shared {
     in_flight: AtomicUsize,
     /// Those of them that the listener has.
     in_lane: AtomicUsize,
-    /// What the source packs with where the listener need not be asked.
+    /// What the source packs with where the listener need not be asked: [`Direct`] in a word.
     direct: AtomicU32,
     pressure: Pressure,
     /// Where a session's content goes, until the sink takes it.
@@ -357,6 +359,15 @@ impl Shared {
         self.sink_wake.signal();
     }
 
+    /// What was changed since the last time that somebody asked.
+    fn changed_settings(&self) -> Settings {
+        if self.settings_changed.swap(false, Ordering::AcqRel) {
+            std::mem::take(&mut lock(&self.settings))
+        } else {
+            Settings::default()
+        }
+    }
+
     /// Sends a filled slot on its way; `work` as in [`Event::Data`].
     fn send(&self, slot: Slot, work: u32) {
         self.counters.frames.fetch_add(1, Ordering::Relaxed);
@@ -380,9 +391,10 @@ impl Shared {
     }
 
     fn pack_straight(&self, slot: Slot) -> Result<Slot, FlowError> {
-        let packed = self.direct.load(Ordering::Relaxed);
-        let codec = Codec::from_byte((packed >> 8) as u8).unwrap_or(Codec::None);
-        pack::pack(self, slot, codec, i32::from(packed as u8 as i8))
+        match Direct::from_word(self.direct.load(Ordering::Relaxed)) {
+            Direct::Packed(codec, level) => pack::pack(self, slot, codec, level),
+            Direct::AsItIs => Ok(pack::store(self, slot)),
+        }
     }
 
     fn send_straight(&self, slot: Slot) {
@@ -445,10 +457,11 @@ impl Shared {
                 limit,
             }));
         }
-        let made = Window::new(window, in_flight).map_err(|source| FlowError::Memory {
-            bytes: needed,
-            source,
-        });
+        let made =
+            Window::new(window, in_flight, start.keeps).map_err(|source| FlowError::Memory {
+                bytes: needed,
+                source,
+            });
         made.map(Some)
     }
 
@@ -492,6 +505,37 @@ impl Shared {
 
 /// Up to this size a frame is packed or unpacked by the thread that has it: that takes no longer than to wake another.
 const STRAIGHT_BYTES: u32 = 16 << 10;
+
+/// What becomes of a frame that goes to the sink without the listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direct {
+    /// See [`Flow::store`].
+    AsItIs,
+    /// See [`Flow::pack`].
+    Packed(Codec, i32),
+}
+
+impl Direct {
+    const PACKED: u32 = 1 << 16;
+
+    fn to_word(self) -> u32 {
+        match self {
+            Direct::AsItIs => 0,
+            Direct::Packed(codec, level) => {
+                Self::PACKED | u32::from(codec.to_byte()) << 8 | u32::from(level as i8 as u8)
+            }
+        }
+    }
+
+    fn from_word(word: u32) -> Self {
+        match Codec::from_byte((word >> 8) as u8) {
+            Some(codec) if word & Self::PACKED != 0 => {
+                Direct::Packed(codec, i32::from(word as u8 as i8))
+            }
+            _ => Direct::AsItIs,
+        }
+    }
+}
 
 /// How the source ended: told once, taken once.
 #[derive(Default)]
@@ -635,6 +679,10 @@ impl Flow {
         sizes: Sizes,
         listener: Box<dyn Fn(Event) + Send + Sync>,
     ) -> Result<Flow, FlowError> {
+        let keeps = match target {
+            Target::ToWire(_) => Keeps::Some,
+            _ => Keeps::All,
+        };
         let matcher = match &origin {
             Origin::Encode(
                 _,
@@ -647,7 +695,7 @@ impl Flow {
             ) => {
                 let in_flight = u64::from(sizes.in_flight) * sizes.frame as u64;
                 let bytes = matching::encoder_bytes(m.window, m.effort, in_flight);
-                let made = Matcher::new(m.window, m.effort, in_flight);
+                let made = Matcher::new(m.window, m.effort, in_flight, keeps);
                 Some(made.map_err(|source| FlowError::Memory { bytes, source })?)
             }
             _ => None,
@@ -665,6 +713,7 @@ impl Flow {
             arena: Arena::new(sizes.frame, sizes.in_flight, sizes.workers)?,
             sink: sink::Queue::default(),
             matcher,
+            keeps,
             index,
             bases,
             window_limit: sizes.window_limit,
@@ -745,10 +794,24 @@ impl Flow {
         Ok(())
     }
 
-    /// What small frames are packed with, that go to the sink without the listener.
-    pub fn set_direct(&self, codec: Codec, level: i32) {
-        let packed = u32::from(codec.to_byte()) << 8 | u32::from(level as i8 as u8);
-        self.shared.direct.store(packed, Ordering::Relaxed);
+    /// What becomes of small frames, that go to the sink without the listener; at first they go as they are.
+    pub fn set_direct(&self, direct: Direct) {
+        self.shared
+            .direct
+            .store(direct.to_word(), Ordering::Relaxed);
+    }
+
+    /// Makes a slot's frame one that is stored, and that no reference will lead to: nothing is done to its bytes but the
+    /// checksum. Returns the slot.
+    ///
+    /// # Errors
+    /// Only if the slot is not one that waits to be packed.
+    pub fn store(&self, slot: u32) -> Result<u32, FlowError> {
+        guarded(|| {
+            let slot = self.shared.arena.claim(slot, "stored")?;
+            let slot = pack::store(&self.shared, slot);
+            Ok(self.shared.arena.park(slot))
+        })
     }
 
     /// Packs a slot's frame, or stores it where that is no larger, on the calling thread. Returns the slot that now

@@ -7,7 +7,7 @@ use crate::codec::{Codec, Packer, Unpacker};
 use crate::descriptor::thread_cpu_ns;
 use crate::frame::{FrameError, FrameType};
 use crate::matching::{
-    Base, Matcher, Place, Reference, ReferenceError, Scratch, Source, references,
+    Base, Keeps, Matcher, Place, Reference, ReferenceError, Scratch, Source, references,
 };
 use std::cell::RefCell;
 use std::sync::atomic::Ordering;
@@ -34,7 +34,9 @@ pub(super) fn pack(
         Some(index) => index.look(slot.header.offset, slot.payload()),
         None => Vec::new(),
     };
-    let body = match (&shared.matcher, slot.place.take()) {
+    let place = slot.place.take();
+    let is_looked_through = shared.matcher.is_some() && place.is_some();
+    let body = match (&shared.matcher, place) {
         (Some(matcher), Some(place)) => matched(shared, matcher, place, &slot, &of_base)?,
         _ => None,
     };
@@ -42,6 +44,9 @@ pub(super) fn pack(
         Some((body, len)) => pack_matched(slot, body, len, codec, level),
         None => pack_plain(shared, slot, codec, level)?,
     };
+    if is_looked_through && shared.keeps == Keeps::Some {
+        slot.header.keep();
+    }
     slot.header.payload_hash = xxh3_64(slot.payload());
     shared
         .counters
@@ -49,6 +54,19 @@ pub(super) fn pack(
         .fetch_add(u64::from(slot.header.packed_len), Ordering::Relaxed);
     spent(shared, started);
     Ok(slot)
+}
+
+/// Leaves a slot's frame as it is, out of the window: later frames cannot refer to it.
+pub(super) fn store(shared: &Shared, mut slot: Slot) -> Slot {
+    let started = thread_cpu_ns();
+    slot.place = None;
+    slot.header.payload_hash = xxh3_64(slot.payload());
+    shared
+        .counters
+        .packed_bytes
+        .fetch_add(u64::from(slot.header.packed_len), Ordering::Relaxed);
+    spent(shared, started);
+    slot
 }
 
 fn pack_plain(
@@ -141,13 +159,17 @@ pub(super) fn unpack(shared: &Shared, mut slot: Slot) -> Result<Slot, FlowError>
     if slot.header.kind == FrameType::Matched {
         slot = unpack_matched(shared, slot)?;
     } else {
+        let is_kept = slot.header.is_kept();
         if slot.header.codec != Codec::None {
             slot = unpack_plain(shared, slot)?;
         }
         // Later frames may refer to it.
-        if let Some(mut place) = slot.place.take() {
-            place.put(0, slot.payload());
-            slot.place = Some(place);
+        match slot.place.take() {
+            Some(mut place) if is_kept || place.keeps() == Keeps::All => {
+                place.put(0, slot.payload());
+                slot.place = Some(place);
+            }
+            _ => {}
         }
     }
     spent(shared, started);

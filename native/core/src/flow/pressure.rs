@@ -4,6 +4,7 @@
 //! the guest's blackout unseen. So the source takes no more than what the sink gets rid of in [`QUEUE`].
 
 use super::lock;
+use crate::average;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -71,12 +72,7 @@ impl Pressure {
             return;
         }
         *seen = (0, 0.0);
-        let (now, before) = (bytes as f64 / seconds, self.rate());
-        let rate = if before == 0.0 {
-            now
-        } else {
-            before + WEIGHT * (now - before)
-        };
+        let rate = average::moved(self.rate(), bytes as f64 / seconds, WEIGHT);
         self.rate.store(rate.to_bits(), Ordering::Relaxed);
     }
 

@@ -1,21 +1,17 @@
 //! The source of a decoder whose frames come over a session: what [`super::decode`] is for a file or a pipe.
 
 use super::arena::{Origin, Slot};
+use super::order::Order;
 use super::{FlowError, Shared, StreamEnd};
 use crate::frame::{End, Ending, FrameError, FrameType, Header, Start};
-use crate::matching::Window;
 use crate::session::{Broken, Receiver, Wire, WireError};
-use std::sync::Arc;
 
 pub(super) fn run(shared: &Shared, wire: &Wire, frame_limit: u32) {
     let mut source = Source {
         shared,
         receiver: wire.receiver(),
-        frames: 0,
-        offset: 0,
+        order: Order::default(),
         frame_limit,
-        frame_size: 0,
-        window: None,
     };
     let result = loop {
         match source.frame() {
@@ -43,12 +39,9 @@ pub(super) fn run(shared: &Shared, wire: &Wire, frame_limit: u32) {
 struct Source<'a> {
     shared: &'a Shared,
     receiver: Receiver<'a>,
-    frames: u64,
-    offset: u64,
+    order: Order,
     /// What START may ask for at the most.
     frame_limit: u32,
-    frame_size: u32,
-    window: Option<Arc<Window>>,
 }
 
 impl Source<'_> {
@@ -61,7 +54,7 @@ impl Source<'_> {
                 Err(Broken::Link) => continue,
                 Err(Broken::Ended(error)) => return Err(error.into()),
             };
-            self.in_order(&header)?;
+            self.order.check(&header).map_err(|e| self.wrong(e))?;
             let Some(mut slot) = self.shared.arena.acquire() else {
                 // What comes behind the frame is still wanted.
                 let _ = self.receiver.skip_payload(&header);
@@ -75,55 +68,17 @@ impl Source<'_> {
             }
             slot.header = header;
             slot.origin = Origin {
-                number: self.frames,
+                number: self.order.frames,
                 offset: header.offset,
             };
             slot.checked = true;
             if header.kind.is_content() {
-                let window = self.window.as_ref();
+                let window = self.order.window.as_ref();
                 slot.place = window.and_then(|window| window.open(header.offset, header.raw_len));
             }
             self.take(&header, slot)?;
             return Ok(header.kind);
         }
-    }
-
-    fn in_order(&self, header: &Header) -> Result<(), FlowError> {
-        let wrong = |expected: String, found: String| {
-            Err(self.wrong(FrameError::Order { expected, found }))
-        };
-        if header.sequence != self.frames as u32 {
-            return wrong(
-                format!("frame {} of the stream", self.frames as u32),
-                format!("frame {}", header.sequence),
-            );
-        }
-        if header.offset != self.offset {
-            return wrong(
-                format!("byte {} of the stream", self.offset),
-                format!("byte {}", header.offset),
-            );
-        }
-        if (header.kind == FrameType::Start) != (self.frames == 0) {
-            return wrong(
-                "START as the first frame, and nowhere else".into(),
-                format!("a frame of type {:#04x}", header.kind.to_byte()),
-            );
-        }
-        if header.kind == FrameType::Matched && self.window.is_none() {
-            return wrong(
-                "DATA, since the stream's START announces no references".into(),
-                "a frame with references".into(),
-            );
-        }
-        if header.kind.is_content() && header.raw_len > self.frame_size {
-            return Err(self.wrong(FrameError::Field {
-                field: "raw length",
-                value: header.raw_len.into(),
-                limit: self.frame_size.into(),
-            }));
-        }
-        Ok(())
     }
 
     fn take(&mut self, header: &Header, slot: Slot) -> Result<(), FlowError> {
@@ -137,23 +92,23 @@ impl Source<'_> {
                         limit: self.frame_limit.into(),
                     }));
                 }
-                self.frame_size = start.frame_size;
-                self.window = self.shared.window_of(&start, 0, slot.origin)?;
+                let window = self.shared.window_of(&start, 0, slot.origin)?;
+                self.order.begin(&start, window);
             }
-            FrameType::Data | FrameType::Matched => self.offset += u64::from(header.raw_len),
             FrameType::End => {
                 let end = End::from_bytes(slot.payload()).map_err(|e| self.wrong(e))?;
-                if (end.frames, end.raw_bytes) != (self.frames, self.offset) {
+                let Order { frames, offset, .. } = self.order;
+                if (end.frames, end.raw_bytes) != (frames, offset) {
                     return Err(self.wrong(FrameError::Total {
                         what: "frames and bytes of the stream",
                         expected: format!("{} and {}", end.frames, end.raw_bytes),
-                        actual: format!("{} and {}", self.frames, self.offset),
+                        actual: format!("{frames} and {offset}"),
                     }));
                 }
             }
             _ => {}
         }
-        self.frames += 1;
+        self.order.advance(header);
         self.shared.pass(slot)
     }
 
@@ -169,8 +124,8 @@ impl Source<'_> {
 
     fn wrong(&self, source: FrameError) -> FlowError {
         Origin {
-            number: self.frames,
-            offset: self.offset,
+            number: self.order.frames,
+            offset: self.order.offset,
         }
         .error(source)
     }

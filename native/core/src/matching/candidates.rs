@@ -3,7 +3,7 @@
 //! Many threads look and write at once without a lock: a word is one candidate whole, and one that is lost, or wrong, costs
 //! a reference and nothing else.
 
-use super::mapping::Mapping;
+use super::mapping::{Mapping, Pages};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -33,7 +33,7 @@ impl Candidates {
 
     pub(super) fn new(window: u64, spacing: u32) -> io::Result<Self> {
         Ok(Candidates {
-            memory: Mapping::new(Self::bytes(window, spacing))?,
+            memory: Mapping::new(Self::bytes(window, spacing), Pages::Huge)?,
             buckets: Self::buckets(window, spacing),
         })
     }

@@ -5,6 +5,15 @@ use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
 
+/// What memory is taken in, as it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pages {
+    /// It is read at random: huge pages save most of what the translation of addresses takes.
+    Huge,
+    /// Much of it may never be written: only what is takes memory, and the kernel's time to clear it.
+    Small,
+}
+
 pub(super) struct Mapping {
     base: NonNull<u8>,
     len: usize,
@@ -16,7 +25,8 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    pub(super) fn new(len: u64) -> io::Result<Self> {
+    /// `pages`: what the memory is taken in.
+    pub(super) fn new(len: u64, pages: Pages) -> io::Result<Self> {
         let len = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
         // SAFETY: a new anonymous mapping at an address of the kernel's choice aliases nothing.
         let mapped = unsafe {
@@ -27,9 +37,12 @@ impl Mapping {
                 MapFlags::PRIVATE | MapFlags::NORESERVE,
             )
         }?;
-        // It is read at random: huge pages save most of what the translation of addresses takes.
+        let advice = match pages {
+            Pages::Huge => Advice::LinuxHugepage,
+            Pages::Small => Advice::LinuxNoHugepage,
+        };
         // SAFETY: the mapping is ours; advice changes no content. A kernel without huge pages refuses, which is fine.
-        let _ = unsafe { madvise(mapped, len, Advice::LinuxHugepage) };
+        let _ = unsafe { madvise(mapped, len, advice) };
         let base = NonNull::new(mapped.cast::<u8>()).ok_or(io::ErrorKind::OutOfMemory)?;
         Ok(Mapping { base, len })
     }

@@ -3,7 +3,7 @@
 use super::anchors::{self, GRAM};
 use super::candidates::Candidates;
 use super::references::{Reference, Source};
-use super::window::{Place, Window};
+use super::window::{Keeps, Place, Window};
 use std::io;
 use std::sync::Arc;
 
@@ -74,9 +74,9 @@ impl Matcher {
     ///
     /// # Errors
     /// If the system does not give the memory.
-    pub fn new(window: u64, effort: Effort, in_flight: u64) -> io::Result<Self> {
+    pub fn new(window: u64, effort: Effort, in_flight: u64, keeps: Keeps) -> io::Result<Self> {
         Ok(Matcher {
-            window: Window::new(window, in_flight)?,
+            window: Window::new(window, in_flight, keeps)?,
             candidates: Candidates::new(window, effort.spacing())?,
             effort,
         })

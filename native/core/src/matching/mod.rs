@@ -27,7 +27,7 @@ mod tests;
 
 pub use matcher::{Effort, Matcher, Scratch};
 pub use references::{Base, Reference, ReferenceError, Source};
-pub use window::{Place, Window};
+pub use window::{Keeps, Place, Window};
 
 /// The smallest window that an encoder makes, in bytes: one frame's worth.
 pub const MIN_WINDOW: u64 = 1 << 20;

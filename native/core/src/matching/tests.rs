@@ -19,7 +19,7 @@ fn encode(frames: &[Vec<u8>], window: u64, effort: Effort, at_once: usize) -> Ve
         .max()
         .unwrap_or(0)
         * at_once as u64;
-    let matcher = Matcher::new(window, effort, in_flight).expect("memory");
+    let matcher = Matcher::new(window, effort, in_flight, Keeps::All).expect("memory");
     let mut scratch = Scratch::default();
     let (mut offset, mut made) = (0, Vec::new());
     for group in frames.chunks(at_once) {
@@ -88,7 +88,7 @@ fn decode_frame(
 }
 
 fn decode(frames: &[Frame], window: u64) -> Vec<u8> {
-    let window = Window::new(window, 1 << 20).expect("memory");
+    let window = Window::new(window, 1 << 20, Keeps::All).expect("memory");
     let mut out = Vec::new();
     for frame in frames {
         let raw = decode_frame(&window, out.len() as u64, frame).expect("our own");
@@ -162,7 +162,7 @@ fn many_threads_match_at_once_and_the_result_is_right() {
         .flat_map(|i: usize| pages[i * i % 50].clone())
         .collect();
     let frames = cut(&stream, 50_000);
-    let matcher = Matcher::new(2_000_000, Effort::Fast, 8 * 50_000).expect("memory");
+    let matcher = Matcher::new(2_000_000, Effort::Fast, 8 * 50_000, Keeps::All).expect("memory");
     let queue = std::sync::Mutex::new((0..frames.len(), 0u64));
     let done = std::sync::Mutex::new(std::collections::BTreeMap::new());
     std::thread::scope(|scope| {
@@ -207,7 +207,7 @@ fn many_threads_match_at_once_and_the_result_is_right() {
 
 #[test]
 fn a_gap_in_the_places_is_never_referred_over() {
-    let window = Window::new(10_000, 4096).expect("memory");
+    let window = Window::new(10_000, 4096, Keeps::All).expect("memory");
     window.open(0, 4096).expect("room").put(0, &random(4096, 1));
     // Nobody put what stands between.
     let place = window.open(8192, 4096).expect("room");
@@ -242,7 +242,7 @@ fn body(list: &[(u64, u64, u64)], literals: &[u8]) -> Vec<u8> {
 
 #[test]
 fn hostile_references_are_refused() {
-    let window = Window::new(8192, 1 << 16).expect("memory");
+    let window = Window::new(8192, 1 << 16, Keeps::All).expect("memory");
     let first = random(4096, 1);
     decode_frame(&window, 0, &Frame::Plain(first.clone())).expect("plain");
     // 100 literals, 200 bytes of the first frame, 100 literals.
@@ -312,7 +312,7 @@ fn hostile_references_are_refused() {
 
 #[test]
 fn a_reference_to_a_reference_or_beyond_the_window_is_refused() {
-    let window = Window::new(8192, 1 << 16).expect("memory");
+    let window = Window::new(8192, 1 << 16, Keeps::All).expect("memory");
     decode_frame(&window, 0, &Frame::Plain(random(4096, 1))).expect("plain");
     let good = body(&[(128, 512 - 32, 2000 << 2 | 1)], &[7; 256]);
     decode_frame(&window, 4096, &Frame::Matched(good, 768)).expect("good");
@@ -442,7 +442,7 @@ proptest! {
         bodies in proptest::collection::vec(
             (proptest::collection::vec(prop_oneof![Just(0u8), Just(1), Just(5), any::<u8>()], 0..300), 1u32..4000, 0u8..30), 1..8),
     ) {
-        let window = Window::new(3000, 1 << 16).expect("memory");
+        let window = Window::new(3000, 1 << 16, Keeps::All).expect("memory");
         let mut offset = 0;
         for (mut body, raw_len, list) in bodies {
             // Mostly lists that lie within the body, or nothing else would be tried.

@@ -7,7 +7,7 @@
 //! - A granule is read only when its mark says that its bytes are there, and is never written after that.
 
 use super::GRANULE;
-use super::mapping::Mapping;
+use super::mapping::{Mapping, Pages};
 use crate::lock::lock;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,7 +24,17 @@ pub struct Window {
     capacity: u64,
     /// How far back a reference may lead, in bytes.
     reach: u64,
+    keeps: Keeps,
     live: Mutex<Live>,
+}
+
+/// Whose literals a window holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeps {
+    /// All frames'.
+    All,
+    /// Those of frames that the encoder has looked through: in a session it leaves that be while the link takes all at once.
+    Some,
 }
 
 #[derive(Default)]
@@ -58,12 +68,17 @@ impl Window {
     ///
     /// # Errors
     /// If the system does not give the addresses.
-    pub fn new(reach: u64, in_flight: u64) -> io::Result<Arc<Self>> {
+    pub fn new(reach: u64, in_flight: u64, keeps: Keeps) -> io::Result<Arc<Self>> {
         let capacity = Self::capacity(reach, in_flight);
+        let pages = match keeps {
+            Keeps::All => Pages::Huge,
+            Keeps::Some => Pages::Small,
+        };
         Ok(Arc::new(Window {
-            memory: Mapping::new(Self::bytes(reach, in_flight))?,
+            memory: Mapping::new(Self::bytes(reach, in_flight), pages)?,
             capacity,
             reach,
+            keeps,
             live: Mutex::default(),
         }))
     }
@@ -125,9 +140,8 @@ impl Window {
         );
     }
 
-    /// Marks the granules that lie within these bytes whole.
+    /// Marks these granules.
     fn set_marks(&self, from: u64, to: u64) {
-        let (from, to) = (from.div_ceil(GRANULE) * GRANULE, to / GRANULE * GRANULE);
         self.words_of(from, to, |word, bits| {
             word.fetch_or(bits, Ordering::Release);
         });
@@ -215,6 +229,11 @@ impl Place {
         self.window.reach
     }
 
+    /// Whose literals the window holds.
+    pub fn keeps(&self) -> Keeps {
+        self.window.keeps
+    }
+
     /// The first byte that the frame may refer to.
     pub fn floor(&self) -> u64 {
         self.floor
@@ -232,7 +251,14 @@ impl Place {
         );
         self.filled = end as u32;
         let window = &*self.window;
-        let (from, to) = (self.offset + u64::from(at), self.offset + end);
+        // Only whole granules can be referred to. Memory that would hold pieces of them alone is not even touched: of pages
+        // that stand in the window already, but for a few words, that is most of it.
+        let (run, end) = (self.offset + u64::from(at), self.offset + end);
+        let (from, to) = (run.div_ceil(GRANULE) * GRANULE, end / GRANULE * GRANULE);
+        if from >= to {
+            return;
+        }
+        let bytes = &bytes[(from - run) as usize..(to - run) as usize];
         let start = from % window.capacity;
         let first = bytes.len().min((window.capacity - start) as usize);
         let base = window.memory.base().as_ptr();

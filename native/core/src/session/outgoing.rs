@@ -171,6 +171,9 @@ impl Outgoing {
                     .wait(replay)
                     .unwrap_or_else(PoisonError::into_inner);
             }
+            if replay.frames.is_empty() {
+                shared.peer.had_nothing_until(shared.now_ns());
+            }
             let mut bytes = replay.spare.pop().unwrap_or_default();
             bytes.extend_from_slice(frame);
             replay.frames.push_back(Arc::new(Frame { bytes, upto }));

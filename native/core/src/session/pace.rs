@@ -1,6 +1,7 @@
 //! How fast a link takes bytes, and how fast it may.
 
 use super::lock;
+use crate::average;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -43,11 +44,7 @@ impl Rate {
             }
             if time.saturating_sub(self.waited) <= MOST_TIME {
                 let rate = self.bytes as f64 / time.as_secs_f64();
-                self.bytes_per_second = if self.bytes_per_second == 0.0 {
-                    rate
-                } else {
-                    self.bytes_per_second + WEIGHT * (rate - self.bytes_per_second)
-                };
+                self.bytes_per_second = average::moved(self.bytes_per_second, rate, WEIGHT);
             }
         }
         self.count_from(now, true);
@@ -189,6 +186,16 @@ impl Waiting {
         looks.last = Some((now, waited));
     }
 
+    /// Nothing was under way to this end until `now`: where that may have been for longer than a look, what it has waited
+    /// was not for the link, and says nothing of what comes. (libvirt's tunnel is quiet for 0.3 s before a guest comes.)
+    pub(super) fn had_nothing_until(&self, now: u64) {
+        let mut looks = lock(&self.looks);
+        let is_old = |(at, _)| Duration::from_nanos(now.saturating_sub(at)) > LOOK;
+        if looks.last.is_some_and(is_old) {
+            *looks = Looks::default();
+        }
+    }
+
     /// The share of the time, 0 to 1 but for clocks that differ; `None` where nothing is known of it, or nothing new.
     pub(super) fn share(&self, now: u64) -> Option<f64> {
         let looks = lock(&self.looks);
@@ -242,6 +249,21 @@ mod tests {
         end.has_come_to(Duration::from_millis(145), ms(220));
         assert_eq!(end.share(ms(220)), Some(0.25));
         assert_eq!(end.share(ms(500)), None, "nobody has said so for long");
+    }
+
+    #[test]
+    fn what_an_end_waits_while_nothing_is_under_way_is_not_for_the_link() {
+        let end = Waiting::default();
+        let ms = |ms: u64| ms * 1_000_000;
+        end.has_come_to(Duration::from_millis(10), ms(10));
+        end.has_come_to(Duration::from_millis(20), ms(30));
+        end.had_nothing_until(ms(40));
+        assert_eq!(end.share(ms(40)), Some(0.5), "a pause is a part of a look");
+        end.had_nothing_until(ms(400));
+        end.has_come_to(Duration::from_millis(390), ms(410));
+        assert_eq!(end.share(ms(410)), None, "nothing is known of the link");
+        end.has_come_to(Duration::from_millis(415), ms(460));
+        assert_eq!(end.share(ms(460)), Some(0.5), "but from then on");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::{Shared, WireError};
 use crate::checksum::ContentHash;
 use crate::descriptor::{Input, Output};
 use crate::frame::{End, Ending, FrameType, HEADER_LEN, Header, Start};
+use crate::matching::Keeps;
 use rustix::net::{Shutdown, shutdown};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -36,6 +37,7 @@ fn copy_from_qemu(shared: &Shared, fd: OwnedFd) -> Result<(), WireError> {
     let start = Start {
         frame_size: FRAME_BYTES as u32,
         window: 0,
+        keeps: Keeps::All,
     };
     stream.send(FrameType::Start, &start.to_bytes())?;
     let mut replies = shared.options.libvirt.then(Replies::default);

@@ -1,153 +1,157 @@
 //! The encoder over masks, written once for all instruction sets.
 //!
-//! 1. One mask of differing bytes for each 64 bytes of the page, without a branch.
+//! 1. One mask of differing bytes for each 64 bytes of the page, without a branch. A page in which more bytes differ
+//!    than there is room for is given up here.
 //! 2. The *edges* where runs begin and end, in turns, by shifts of the masks. Gaps of one and two equal bytes belong to
 //!    a run. Blocks without an edge are sorted out.
 //! 3. The edges' positions are taken out in groups, whatever their number: a loop that runs as often as there are edges
 //!    would be mispredicted for nearly every block.
-//! 4. One loop over the pairs of positions writes the runs.
+//! 4. The pairs of positions are runs. Those of short ones are made into records eight at a time.
 
 use super::PAGE_GRAIN;
-use super::vector::{BLOCK, BLOCKS, Differ};
+use super::vector::{BLOCK, BLOCKS, Differ, EIGHT, Masks, PART, POSITIONS_OF_BLOCK, RUNS};
 use super::writer::Writer;
 
 const _: () = assert!(PAGE_GRAIN == BLOCK);
 
 /// Positions that are taken out before their runs are written. Enough that the loops are seldom changed, few enough
 /// that the page is given up soon after the limit, and that zeroing them costs little.
-const POSITIONS: usize = 96;
-/// The most that one block can add: two edges for four bytes (gaps are of three and more), rounded up.
-const POSITIONS_OF_BLOCK: usize = 40;
-/// The positions that are taken out at a time. Measured (AVX2, EPYC of family 25): 4 is 15 % faster than 8 on counters
-/// that lie 64 bytes apart, and as fast on pages full of changes.
-const GROUP: usize = 4;
+const POSITIONS: usize = 128;
 
-/// Encodes with the instruction set `D`.
+/// Encodes pages that are a multiple of [`PART`] long with the instruction set `D`.
 ///
 /// # Safety
 /// The processor has it.
 #[inline(always)]
 pub(super) unsafe fn encode<D: Differ>(old: &[u8], new: &[u8], out: &mut [u8]) -> Option<usize> {
+    let length = new.len();
+    debug_assert!(length % PART == 0);
+    let limit = out.len().min(length);
     let mut writer = Writer::new(old, new, out);
     // A run that has begun and not ended yet.
     let mut open = None;
     // Before the masks of a part stands the last one of the part before.
     let mut last = 0;
-    for part in (0..new.len()).step_by(BLOCKS * BLOCK) {
-        let end = new.len().min(part + BLOCKS * BLOCK);
-        let mut masks = [0u64; 1 + BLOCKS];
-        masks[0] = last;
-        let mut any = last;
-        for (mask, (old, new)) in masks[1..]
-            .iter_mut()
-            .zip(blocks(&old[part..end]).zip(blocks(&new[part..end])))
+    let mut differing = 0;
+    for start in (0..length).step_by(PART) {
+        let (Some(old), Some(new)) = (
+            old[start..].first_chunk::<PART>(),
+            new[start..].first_chunk::<PART>(),
+        ) else {
+            unreachable!("whole parts")
+        };
+        let before = differing;
+        let mut masks: Masks = [0; BLOCKS];
+        for ((masks, old), new) in masks
+            .chunks_exact_mut(EIGHT)
+            .zip(old.chunks_exact(EIGHT * BLOCK))
+            .zip(new.chunks_exact(EIGHT * BLOCK))
         {
-            // SAFETY: the caller vouches for the instruction set.
-            *mask = unsafe { D::differ(old, new) };
-            any |= *mask;
+            for ((mask, old), new) in masks.iter_mut().zip(blocks(old)).zip(blocks(new)) {
+                // SAFETY: the caller vouches for the instruction set.
+                *mask = unsafe { D::differ(old, new) };
+                differing += mask.count_ones() as usize;
+            }
         }
-        if any == 0 {
+        if differing == before && last == 0 {
             continue;
         }
-        last = masks[BLOCKS];
-
-        // In place: mask `i` becomes the edges of block `i`, which begins at mask `i + 1`.
-        for i in 0..BLOCKS {
-            masks[i] = edges_of(masks[i], masks[i + 1]);
+        // A record takes two bytes at least besides those that it changes.
+        if differing + 2 > limit {
+            return None;
         }
-        let Some(edges) = masks.first_chunk::<BLOCKS>() else {
-            unreachable!("{BLOCKS} and one more")
-        };
+
+        let mut edges: Masks = [0; BLOCKS];
         // SAFETY: as above.
-        let mut work = unsafe { D::nonzero(edges) };
-
-        let mut positions = Positions::new(open);
-        while work != 0 {
-            while work != 0 && positions.found < POSITIONS {
-                let block = work.trailing_zeros() as usize % BLOCKS;
-                work &= work - 1;
-                positions.take_out(edges[block], part + block * BLOCK);
-            }
-            open = positions.write(&mut writer)?;
-        }
-    }
-    // Ends are late, so the last one may stand behind the page's end.
-    let edges = edges_of(last, 0);
-    if edges != 0 {
-        let mut positions = Positions::new(open);
-        positions.take_out(edges, new.len());
-        positions.write(&mut writer)?;
+        let some = unsafe { D::edges(last, &masks, &mut edges) };
+        last = masks[BLOCKS - 1];
+        // Ends are late, so the last one may stand behind the page's end.
+        let behind = (start + PART == length).then(|| edges_of(last, 0));
+        // SAFETY: as above.
+        open = unsafe { write_runs::<D>(&mut writer, open, start, &edges, some, behind)? };
     }
     Some(writer.written())
 }
 
-/// Where runs begin and end, in turns.
-struct Positions {
-    of: [u32; POSITIONS + POSITIONS_OF_BLOCK],
-    found: usize,
-}
-
-impl Positions {
-    #[inline(always)]
-    fn new(open: Option<u32>) -> Self {
-        let mut of = [0; POSITIONS + POSITIONS_OF_BLOCK];
-        of[0] = open.unwrap_or(0);
-        Positions {
-            of,
-            found: usize::from(open.is_some()),
-        }
-    }
-
-    /// Takes out the positions of a block's edges.
-    #[inline(always)]
-    fn take_out(&mut self, mut edges: u64, block: usize) {
-        let base = block as u32;
-        let mut at = self.found;
-        self.found += edges.count_ones() as usize;
-        loop {
-            let Some(group) = self.of[at..].first_chunk_mut::<GROUP>() else {
+/// Writes the runs of the part that begins at `start`: of its `edges`, of which those of the blocks in `some` are not 0,
+/// and of those of the block `behind` it. Returns where a run begins whose end is not known yet, as `open` was.
+///
+/// # Safety
+/// The processor has the instruction set.
+#[inline(always)]
+unsafe fn write_runs<D: Differ>(
+    writer: &mut Writer<'_>,
+    mut open: Option<u16>,
+    start: usize,
+    edges: &Masks,
+    mut some: u64,
+    behind: Option<u64>,
+) -> Option<Option<u16>> {
+    // Where runs begin and end, in turns, after two of the run before. A page ends at 64 KiB at the most: that wraps
+    // around to 0.
+    let mut positions = [0u16; 2 + POSITIONS + 2 * POSITIONS_OF_BLOCK];
+    loop {
+        positions[1] = (writer.end() as u16).wrapping_add(LATE);
+        positions[2] = open.unwrap_or(0);
+        let mut found = 2 + usize::from(open.is_some());
+        while some != 0 && found < 2 + POSITIONS {
+            let block = some.trailing_zeros() as usize % BLOCKS;
+            some &= some - 1;
+            let edges = edges[block];
+            let Some(free) = positions[found..].first_chunk_mut() else {
                 unreachable!("enough for a block")
             };
-            for position in group {
-                *position = base.wrapping_add(edges.trailing_zeros());
-                edges &= edges.wrapping_sub(1);
-            }
-            at += GROUP;
-            if at >= self.found {
-                break;
-            }
+            // SAFETY: the caller vouches for the instruction set.
+            unsafe { D::positions(edges, (start + block * BLOCK) as u16, free) };
+            found += edges.count_ones() as usize;
         }
-    }
+        if let (Some(edges), 0) = (behind, some) {
+            // Without a branch: so it is with every second page full of changes.
+            positions[found] = ((start + PART) as u16).wrapping_add(edges.trailing_zeros() as u16);
+            found += usize::from(edges != 0);
+        }
 
-    /// Writes the runs whose ends are known, and returns the beginning of one whose end is not.
-    #[inline(always)]
-    fn write(&mut self, writer: &mut Writer<'_>) -> Option<Option<u32>> {
-        let runs = self.of[..self.found].chunks_exact(2);
-        let open = runs.remainder().first().copied();
-        for run in runs {
-            writer.run(run[0] as usize, run[1] as usize - LATE)?;
+        let end = |at: usize| usize::from(positions[at].wrapping_sub(LATE + 1)) + 1;
+        let mut at = 2;
+        while at + 2 * RUNS <= found {
+            let Some(runs) = positions[at - 2..].first_chunk() else {
+                unreachable!("of the same array")
+            };
+            // SAFETY: as above.
+            let heads = unsafe { D::heads(runs) };
+            if !writer.short_runs(runs, &heads) {
+                for run in (at..at + 2 * RUNS).step_by(2) {
+                    writer.run(usize::from(positions[run]), end(run + 1))?;
+                }
+            }
+            at += 2 * RUNS;
         }
-        self.of[0] = open.unwrap_or(0);
-        self.found = usize::from(open.is_some());
-        Some(open)
+        while at + 2 <= found {
+            writer.run(usize::from(positions[at]), end(at + 1))?;
+            at += 2;
+        }
+        open = (at < found).then(|| positions[at]);
+        if some == 0 {
+            return Some(open);
+        }
     }
 }
 
 /// How many bits the end of a run is late in [`edges_of`].
-const LATE: usize = 2;
+pub(super) const LATE: u16 = 2;
 
 /// Where runs begin and end in `mask`, after `before`: a bit for each edge.
 ///
 /// A run begins at a byte that differs after three that do not, and it is known to have ended at the third equal byte
 /// after it. So gaps of one and two bytes need not be filled, nor the masks behind looked at; but ends are [`LATE`].
 #[inline(always)]
-fn edges_of(before: u64, mask: u64) -> u64 {
+pub(super) fn edges_of(before: u64, mask: u64) -> u64 {
     let behind = |bytes: u32| mask << bytes | before >> (64 - bytes);
     (mask ^ behind(3)) & !(behind(1) | behind(2))
 }
 
 #[inline(always)]
-fn blocks(page: &[u8]) -> impl Iterator<Item = &[u8; BLOCK]> {
-    page.chunks_exact(BLOCK)
+fn blocks(of: &[u8]) -> impl Iterator<Item = &[u8; BLOCK]> {
+    of.chunks_exact(BLOCK)
         .filter_map(|block| block.first_chunk())
 }

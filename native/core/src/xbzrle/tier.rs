@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::sync::OnceLock;
 
 use super::scalar;
+use super::vector::PART;
 
 /// Overrides the choice of the tier: one of the tiers' names. For tests and for hunting a fault.
 pub const ENVIRONMENT_VARIABLE: &str = "PAGEWIRE_SIMD";
@@ -18,15 +19,23 @@ pub enum Tier {
     Scalar,
     /// x86-64 with AVX2, BMI1, BMI2, LZCNT and POPCNT (Haswell and Zen, and newer).
     Avx2,
-    /// x86-64 with AVX-512BW besides. Only in builds by Rust 1.89 and newer.
+    /// x86-64 with AVX-512BW besides (Skylake's servers, and newer). Only in builds by Rust 1.89 and newer.
     Avx512Bw,
+    /// x86-64 with AVX-512VBMI2 besides (Ice Lake and Zen 4, and newer).
+    Avx512Vbmi2,
     /// Every aarch64.
     Neon,
 }
 
 impl Tier {
     /// All tiers, of any machine, the best last.
-    pub const ALL: [Tier; 4] = [Tier::Scalar, Tier::Neon, Tier::Avx2, Tier::Avx512Bw];
+    pub const ALL: [Tier; 5] = [
+        Tier::Scalar,
+        Tier::Neon,
+        Tier::Avx2,
+        Tier::Avx512Bw,
+        Tier::Avx512Vbmi2,
+    ];
 
     /// The name, as in `PAGEWIRE_SIMD`.
     pub const fn name(self) -> &'static str {
@@ -34,6 +43,7 @@ impl Tier {
             Tier::Scalar => "scalar",
             Tier::Avx2 => "avx2",
             Tier::Avx512Bw => "avx512bw",
+            Tier::Avx512Vbmi2 => "avx512vbmi2",
             Tier::Neon => "neon",
         }
     }
@@ -51,8 +61,10 @@ impl Tier {
             Tier::Avx2 => (!has_avx2()).then_some("this processor lacks it"),
             #[cfg(all(target_arch = "x86_64", pagewire_avx512))]
             Tier::Avx512Bw => (!has_avx512bw()).then_some("this processor lacks it"),
+            #[cfg(all(target_arch = "x86_64", pagewire_avx512))]
+            Tier::Avx512Vbmi2 => (!has_avx512vbmi2()).then_some("this processor lacks it"),
             #[cfg(all(target_arch = "x86_64", not(pagewire_avx512)))]
-            Tier::Avx512Bw => Some("it takes a build by Rust 1.89 or newer"),
+            Tier::Avx512Bw | Tier::Avx512Vbmi2 => Some("it takes a build by Rust 1.89 or newer"),
             #[cfg(target_arch = "aarch64")]
             Tier::Neon => (!std::arch::is_aarch64_feature_detected!("neon"))
                 .then_some("this processor lacks it"),
@@ -74,6 +86,9 @@ impl Tier {
     #[inline]
     pub(super) fn encode_checked(self, old: &[u8], new: &[u8], out: &mut [u8]) -> Option<usize> {
         debug_assert!(self.is_available());
+        if self != Tier::Scalar && new.len() % PART != 0 {
+            return self.encode_padded(old, new, out);
+        }
         match self {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `tier` and `encode_with` let only available tiers come here.
@@ -81,11 +96,27 @@ impl Tier {
             #[cfg(all(target_arch = "x86_64", pagewire_avx512))]
             // SAFETY: as above.
             Tier::Avx512Bw => unsafe { encode_avx512bw(old, new, out) },
+            #[cfg(all(target_arch = "x86_64", pagewire_avx512))]
+            // SAFETY: as above.
+            Tier::Avx512Vbmi2 => unsafe { encode_avx512vbmi2(old, new, out) },
             #[cfg(target_arch = "aarch64")]
             // SAFETY: as above.
             Tier::Neon => unsafe { encode_neon(old, new, out) },
             _ => scalar::encode(old, new, out),
         }
+    }
+
+    /// Encodes pages that are no multiple of 4 KiB, as no guest of today's has them: with equal bytes behind them, which
+    /// are not written.
+    #[cold]
+    fn encode_padded(self, old: &[u8], new: &[u8], out: &mut [u8]) -> Option<usize> {
+        let padded = |page: &[u8]| {
+            let mut padded = page.to_vec();
+            padded.resize(page.len().next_multiple_of(PART), 0);
+            padded
+        };
+        let limit = out.len().min(new.len());
+        self.encode_checked(&padded(old), &padded(new), &mut out[..limit])
     }
 }
 
@@ -158,7 +189,7 @@ pub(super) fn select(asked: Option<String>) -> Selection {
             }
             Some(lack) => lack,
         },
-        Err(()) => "no such instruction set (scalar, avx2, avx512bw, neon)",
+        Err(()) => "no such instruction set (scalar, avx2, avx512bw, avx512vbmi2, neon)",
     };
     Selection {
         tier: best,
@@ -182,6 +213,11 @@ fn has_avx512bw() -> bool {
     has_avx2() && is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw")
 }
 
+#[cfg(all(target_arch = "x86_64", pagewire_avx512))]
+fn has_avx512vbmi2() -> bool {
+    has_avx512bw() && is_x86_feature_detected!("avx512vbmi2")
+}
+
 /// # Safety
 /// The processor has the tier, see [`has_avx2`].
 #[cfg(target_arch = "x86_64")]
@@ -198,6 +234,15 @@ unsafe fn encode_avx2(old: &[u8], new: &[u8], out: &mut [u8]) -> Option<usize> {
 unsafe fn encode_avx512bw(old: &[u8], new: &[u8], out: &mut [u8]) -> Option<usize> {
     // SAFETY: the caller's promise, passed on.
     unsafe { super::masks::encode::<super::vector::x86_64::Avx512Bw>(old, new, out) }
+}
+
+/// # Safety
+/// The processor has the tier, see [`has_avx512vbmi2`].
+#[cfg(all(target_arch = "x86_64", pagewire_avx512))]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,avx2,bmi1,bmi2,lzcnt,popcnt")]
+unsafe fn encode_avx512vbmi2(old: &[u8], new: &[u8], out: &mut [u8]) -> Option<usize> {
+    // SAFETY: the caller's promise, passed on.
+    unsafe { super::masks::encode::<super::vector::x86_64::Avx512Vbmi2>(old, new, out) }
 }
 
 /// # Safety

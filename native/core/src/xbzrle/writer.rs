@@ -1,14 +1,20 @@
 //! Writes the runs that an encoder has found.
 
 use super::MAX_RUN;
+use super::masks::LATE;
 use super::scalar::{differs, next_different, next_equal};
+use super::vector::{Heads, RUNS, Runs};
 
 /// A changed run up to this length is copied as a block of fixed size, of which the next run overwrites the excess.
 /// 32 bytes are two SSE or one AVX2 register; with scattered changes hardly any run is longer.
 const SHORT_CHANGED: usize = 32;
 
+/// The same for runs that are written eight at a time. Half as many bytes cross the border of a cache line half as
+/// often, and of eight runs with scattered changes hardly one is longer.
+pub(super) const SHORTEST: usize = 16;
+
 /// Lengths below this one are one ULEB byte.
-const TWO_BYTE_LENGTH: usize = 0x80;
+pub(super) const TWO_BYTE_LENGTH: usize = 0x80;
 
 /// The delta being written. Its `out` is the limit: a run that does not fit gives `None`, and the page is given up.
 pub(super) struct Writer<'a> {
@@ -34,6 +40,38 @@ impl<'a> Writer<'a> {
     #[inline(always)]
     pub(super) fn written(&self) -> usize {
         self.written
+    }
+
+    /// Where the last changed run ended in the page.
+    #[inline(always)]
+    pub(super) fn end(&self) -> usize {
+        self.end
+    }
+
+    /// Writes `runs`, if they are short and neither the page's end nor the limit is near; else nothing.
+    #[inline(always)]
+    pub(super) fn short_runs(&mut self, runs: &Runs, heads: &Heads) -> bool {
+        const ROOM: usize = 4 + SHORTEST;
+        if !heads.short
+            || self.written + RUNS * ROOM > self.out.len()
+            || usize::from(runs[2 * RUNS]) + SHORTEST > self.pages.new.len()
+        {
+            return false;
+        }
+        // In 32 bits, so that the compiler sees that no sum overflows.
+        let mut written = self.written as u32;
+        for (run, head) in runs[2..].chunks_exact(2).zip(heads.of) {
+            let (start, at) = (usize::from(run[0]), written as usize);
+            let bytes = &self.pages.new[start..start + SHORTEST];
+            let room = &mut self.out[at..at + ROOM];
+            room[..4].copy_from_slice(&(head as u32).to_le_bytes());
+            let two = (head >> 7 & 1) as usize;
+            room[2 + two..2 + two + SHORTEST].copy_from_slice(bytes);
+            written += (head >> 32) as u32;
+        }
+        self.written = written as usize;
+        self.end = usize::from(runs[2 * RUNS + 1].wrapping_sub(LATE + 1)) + 1;
+        true
     }
 
     /// Writes the changed run `start..end`, in which gaps of one and two equal bytes may be bridged, with the unchanged

@@ -4,8 +4,11 @@ use pagewire_core::frame::SessionFrame;
 use pagewire_core::net::{
     Accepted, Address, Link, ListenOptions, Listener, NetError, PREAMBLE_LEN, Tls, accept, connect,
 };
+use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver as Inbox};
 use std::thread;
 use std::time::Duration;
@@ -39,6 +42,31 @@ pub fn options() -> ListenOptions {
     }
 }
 
+/// A folder for a socket, which goes when it is dropped.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn new(name: &str) -> Folder {
+        let name = format!("pagewire-net-{name}-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.0.join("sock")
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+type Accept = dyn Fn(Accepted) + Send + Sync;
+type Refuse = dyn Fn(String, String) + Send + Sync;
+
 /// A listener, what it gives out, and whom it refused.
 pub struct Door {
     pub listener: Listener,
@@ -48,13 +76,20 @@ pub struct Door {
 
 impl Door {
     pub fn new(address: &Address, options: ListenOptions) -> Door {
+        Door::with(|accept, refuse| Listener::bind(address, options, accept, refuse))
+    }
+
+    /// At a socket that listens already.
+    pub fn inherit(socket: OwnedFd, options: ListenOptions) -> Door {
+        Door::with(|accept, refuse| Listener::inherit(socket, options, accept, refuse))
+    }
+
+    fn with(listen: impl FnOnce(Box<Accept>, Box<Refuse>) -> Result<Listener, NetError>) -> Door {
         let (accept, accepted) = mpsc::channel();
         let (refuse, refused) = mpsc::channel();
-        let listener = Listener::bind(
-            address,
-            options,
-            move |connection| accept.send(connection).unwrap(),
-            move |peer, reason| refuse.send((peer, reason)).unwrap(),
+        let listener = listen(
+            Box::new(move |connection| accept.send(connection).unwrap()),
+            Box::new(move |peer, reason| refuse.send((peer, reason)).unwrap()),
         )
         .unwrap();
         Door {

@@ -1,7 +1,7 @@
 //! What goes over a link arrives, and its end, too; plain and encrypted.
 
 use crate::certificates::{alone, pinning};
-use crate::ends::{Door, LONG, PREAMBLE, SHORT, both, says};
+use crate::ends::{Door, Folder, LONG, PREAMBLE, SHORT, both, says};
 use pagewire_core::frame::SessionFrame;
 use pagewire_core::net::{Address, Link, accept, connect, connect_socket, stream_pair};
 use rustix::pipe::pipe;
@@ -292,21 +292,20 @@ fn who_is_not_there_is_named_with_a_remedy() {
 
 #[test]
 fn a_stopped_program_behind_a_unix_socket_is_late() {
-    let folder = tempfile("late");
-    let path = folder.join("sock");
+    let folder = Folder::new("late");
+    let path = folder.socket();
     let listener = UnixListener::bind(&path).unwrap();
     // Nobody accepts, and the queue is full.
     rustix::net::listen(&listener, 0).unwrap();
     let _first = UnixStream::connect(&path).unwrap();
     let error = connect_socket(&Address::Unix(path), SHORT).err().unwrap();
     says(&error, "TIMED_OUT", &["did not answer in time", "stopped"]);
-    std::fs::remove_dir_all(folder).unwrap();
 }
 
 #[test]
 fn a_qemu_is_reached_by_both_kinds_of_socket() {
-    let folder = tempfile("qemu");
-    let path = folder.join("sock");
+    let folder = Folder::new("qemu");
+    let path = folder.socket();
     let unix = UnixListener::bind(&path).unwrap();
     let mut there = UnixStream::from(connect_socket(&Address::Unix(path), LONG).unwrap());
     there.write_all(b"QEVM").unwrap();
@@ -323,11 +322,4 @@ fn a_qemu_is_reached_by_both_kinds_of_socket() {
     let host = "localhost".to_owned();
     connect_socket(&Address::Tcp { host, port }, LONG).unwrap();
     tcp.accept().unwrap();
-    std::fs::remove_dir_all(folder).unwrap();
-}
-
-fn tempfile(name: &str) -> PathBuf {
-    let folder = std::env::temp_dir().join(format!("pagewire-net-{name}-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
-    folder
 }

@@ -1,6 +1,6 @@
 //! Where connections are taken: names, modes, descriptors.
 
-use crate::ends::{Door, LONG, PREAMBLE, options, says};
+use crate::ends::{Door, Folder, PREAMBLE, options, says};
 use pagewire_core::net::{Address, ListenOptions, Listener, is_listening, peer_of};
 use std::fs;
 use std::io::Write;
@@ -8,29 +8,6 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
-use std::sync::mpsc;
-
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Folder {
-        let path =
-            std::env::temp_dir().join(format!("pagewire-listen-{name}-{}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        Folder(path)
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.0.join("sock")
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
 
 /// The message of a listener that cannot be.
 fn refused(address: &Address) -> String {
@@ -155,24 +132,14 @@ fn ipv6_listens_for_ipv4_too() {
 fn a_socket_that_listens_already_is_taken_over() {
     let listening: OwnedFd = TcpListener::bind("127.0.0.1:0").unwrap().into();
     assert!(is_listening(listening.as_fd()));
-    let (give, given) = mpsc::channel();
     let options = ListenOptions {
         preamble: false,
         ..options()
     };
-    let listener = Listener::inherit(
-        listening,
-        options,
-        move |accepted| give.send(accepted).unwrap(),
-        |_, _| (),
-    )
-    .unwrap();
-    let Address::Tcp { port, .. } = *listener.address() else {
-        panic!("it is TCP");
-    };
-    let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let door = Door::inherit(listening, options);
+    let stream = TcpStream::connect(("127.0.0.1", door.port())).unwrap();
     // Without a preamble it is given out at once.
-    let accepted = given.recv_timeout(LONG).unwrap();
+    let accepted = door.next();
     assert!(accepted.preamble.is_none());
     assert_eq!(
         peer_of(accepted.socket.as_fd(), false),

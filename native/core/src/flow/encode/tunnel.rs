@@ -9,7 +9,6 @@ use crate::libvirt::{Report, Tunnel, TunnelError};
 use rustix::event::PollFlags;
 use std::ops::Range;
 use std::os::fd::AsFd;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// How long a daemon whose connection has failed gets to take in why.
@@ -69,7 +68,13 @@ impl Source<'_> {
                     within: within.map(str::to_owned),
                 });
             }
-            self.apply_to_tunnel(tunnel);
+            let changed = self.filler.shared.changed_settings();
+            if let Some(on) = changed.delta {
+                tunnel.set_enabled(on);
+            }
+            if let Some(bytes) = changed.cache_bytes {
+                tunnel.set_cache_bytes(bytes);
+            }
             tunnel.set_takes_in(self.takes_in());
             self.filler.granted = tunnel.granted();
             *came = n;
@@ -114,19 +119,6 @@ impl Source<'_> {
                 },
                 Ok(_) => {}
                 Err(_) => return,
-            }
-        }
-    }
-
-    fn apply_to_tunnel(&mut self, tunnel: &mut Tunnel) {
-        let shared = self.filler.shared;
-        if shared.settings_changed.swap(false, Ordering::AcqRel) {
-            let mut settings = lock(&shared.settings);
-            if let Some(on) = settings.delta.take() {
-                tunnel.set_enabled(on);
-            }
-            if let Some(bytes) = settings.cache_bytes.take() {
-                tunnel.set_cache_bytes(bytes);
             }
         }
     }
