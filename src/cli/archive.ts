@@ -13,7 +13,7 @@ import {
 import { CODECS } from '../codecs.js';
 import { PagewireError } from '../errors.js';
 import { native } from '../native.js';
-import { type SaveLevel, saveProfile } from '../pipeline/save.js';
+import { saveProfile } from '../pipeline/save.js';
 import { bytes, ratio } from '../telemetry/amounts.js';
 import { encodeLine } from '../telemetry/progress.js';
 import { encodeStats } from '../telemetry/stats.js';
@@ -143,7 +143,6 @@ export async function page(file: string, block: string, address: string, base?: 
 export interface FlattenFlags extends FileFlags {
   output: string;
   base?: string[];
-  level?: SaveLevel;
   force: boolean;
   threads?: number;
   memoryLimit?: number;
@@ -156,7 +155,7 @@ export async function flatten(file: string, flags: FlattenFlags, signal: AbortSi
   const target = await openTarget(flags.output, signal, { ...options, replace: flags.force, like: source });
   return transfer(source, target, flags, () => {
     const { threads, memoryLimit, base } = flags;
-    const profile = saveProfile(flags.level);
+    const profile = saveProfile();
     const settings = { ...profile, threads, memoryLimit, bases: base };
     const { encoder, done } = startFlattening({ ...settings, input: file, output: target.fd, signal });
     return {

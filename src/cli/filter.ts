@@ -8,7 +8,7 @@ import { native } from '../native.js';
 import { Decoder } from '../pipeline/decoder.js';
 import { Encoder } from '../pipeline/encoder.js';
 import { type SaveLevel, saveProfile } from '../pipeline/save.js';
-import { checkEncoder, checkThreads, type EncoderSettings } from '../pipeline/settings.js';
+import { checkEncoder, checkThreads, type EncoderSettings, MOST_THREADS } from '../pipeline/settings.js';
 import { bytes, ratio } from '../telemetry/amounts.js';
 import { decodeLine, encodeLine } from '../telemetry/progress.js';
 import { decodeStats, encodeStats } from '../telemetry/stats.js';
@@ -186,7 +186,7 @@ function encoderSettings(flags: FilterFlags): EncoderSettings {
 }
 
 function threads({ threads }: FilterFlags): number | undefined {
-  return threads === 0 ? availableParallelism() : threads;
+  return threads === 0 ? Math.min(availableParallelism(), MOST_THREADS) : threads;
 }
 
 /** Where a file goes, as `-o` would name it. */

@@ -71,7 +71,7 @@ function install({ as, dryRun, root: other }: InstallFlags, root: string): numbe
 
 function uninstall({ as, dryRun, root: other }: InstallFlags, root: string): number {
   const programs = as ?? installed(root);
-  const paths = leftovers(as ?? programs, root);
+  const paths = leftovers(programs, root);
   if (paths.length === 0) {
     print(as ? `nothing of pagewire stands for ${as.join(', ')}\n` : 'nothing is installed\n');
   } else {

@@ -63,7 +63,9 @@ function takeBack(root: string, isRunning: boolean): void {
   if (isSystemd && there.length > 0) {
     run(['systemctl', 'disable', ...there]);
     // All instances of a template.
-    run(['systemctl', 'stop', ...there.map((name) => name.replace('@.', '@*.'))]);
+    const stop = ['systemctl', 'stop', ...there.map((name) => name.replace('@.', '@*.'))];
+    print(`running: ${stop.join(' ')} (a service whose guest is in doubt waits for what is decided: docs/proxy.md)\n`);
+    run(stop);
   }
   const removed = removeSetup(root);
   for (const [{ path }, fate] of removed) print(`${fate} ${path}${fate === 'kept' ? ' (it was changed)' : ''}\n`);

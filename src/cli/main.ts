@@ -125,7 +125,7 @@ function commands(): Command {
       'threads that pack, and that unpack (default: one for each processor, up to 8)',
       integer,
     )
-    .option('--memory-limit <SIZE>', 'for either of the two', size)
+    .option('--memory-limit <SIZE>', 'for both together (default: half of what is free)', size)
     .option('--direct', 'past the page cache', false)
     .option('--fsync', 'all is well only when OUT is durable', false)
     .option('-f, --force', 'replace OUT', false)
@@ -229,7 +229,7 @@ function commands(): Command {
     .addHelpText('after', `${PROXY_ENDPOINTS}\n${EXIT_CODES}`)
     .action(async (flags: SourceFlags) => {
       const [{ runProxy }, { proxySource }] = await Promise.all([import('./proxy.js'), import('./proxy-source.js')]);
-      await runProxy('proxy source', () => proxySource(flags));
+      await runProxy('proxy source', flags, () => proxySource(flags));
     });
 
   const destination = proxy.command('destination').description('beside the QEMUs that receive guests');
@@ -254,7 +254,7 @@ function commands(): Command {
         import('./proxy.js'),
         import('./proxy-destination.js'),
       ]);
-      await runProxy('proxy destination', () => proxyDestination(flags));
+      await runProxy('proxy destination', flags, () => proxyDestination(flags));
     });
 
   command

@@ -101,7 +101,7 @@ async function serveMany(
   { address, shown, tls }: Listenable,
   log: Log,
 ): Promise<number> {
-  const writeStats = openStats(flags.stats);
+  const writeStats = openStats(flags.stats, log);
   const metrics = flags.metrics === undefined ? undefined : await Metrics.serve(flags.metrics);
   const listener = new Listener({
     ...{ listen: address, shown, settings, log },
@@ -142,7 +142,7 @@ async function serveMany(
 
 /** One connection, and one migration, in this process. */
 async function serveOne(flags: DestinationFlags, settings: HostSettings, listen: Endpoint, log: Log): Promise<number> {
-  const writeStats = openStats(flags.stats);
+  const writeStats = openStats(flags.stats, log);
   const metrics = flags.metrics === undefined ? undefined : await Metrics.serve(flags.metrics);
   const registry = { sessions: { now: 0, most: 1 }, claim: () => Promise.resolve(undefined) };
   const host = new Host(settings, registry, log);

@@ -52,7 +52,7 @@ const TUNNEL = 'libvirt';
 async function carryOne(flags: SourceFlags, name: string): Promise<number> {
   const log = openLog('proxy source', flags).child({ guest: name });
   const settings = proxySettings(flags, name);
-  const writeStats = openStats(flags.stats);
+  const writeStats = openStats(flags.stats, log);
   const metrics = flags.metrics === undefined ? undefined : await Metrics.serve(flags.metrics);
   const proxy = new SourceProxy(settings, log);
   const who = flags.libvirt ? 'libvirt' : 'QEMU';
@@ -237,7 +237,7 @@ interface Serving {
 
 /** Runs until it is told to end, and all sessions have ended. */
 async function serve(flags: SourceFlags, log: Log, { waits, sessions, ifKilled, listen }: Serving): Promise<number> {
-  const writeStats = openStats(flags.stats);
+  const writeStats = openStats(flags.stats, log);
   const metrics = flags.metrics === undefined ? undefined : await Metrics.serve(flags.metrics);
   const processes = new SourceProcesses({
     ...{ log, ifKilled, config: settingsOf(flags), lastError: flags.lastError },

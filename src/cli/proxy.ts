@@ -1,6 +1,6 @@
 /** What both proxies have in common on the command line. */
 import { execFileSync } from 'node:child_process';
-import { closeSync, constants, fstatSync, openSync } from 'node:fs';
+import { constants, fstatSync, openSync, writeSync } from 'node:fs';
 import type { Codec } from '../codecs.js';
 import { type Config, readConfig } from '../control/config.js';
 import { faultText, onFault } from '../control/faults.js';
@@ -8,9 +8,10 @@ import { PagewireError } from '../errors.js';
 import type { CacheSize } from '../pipeline/settings.js';
 import { createLog, type Log, type LogFormat } from '../telemetry/log.js';
 import type { InDoubt } from '../session/outcome.js';
+import { REMEDIES } from '../session/remedy.js';
 import { descriptor } from './endpoint.js';
 import { exitCode, signalExit, type Signal } from './exit.js';
-import { plain, replaceStandardStreams, say, tell, writeAll } from './run.js';
+import { plain, replaceStandardStreams, tell } from './run.js';
 
 export interface ProxyFlags {
   listen: string;
@@ -115,8 +116,10 @@ export function parseOwner(text: string): { uid?: number; gid?: number } {
   };
 }
 
+const NEWLINE = 10;
+
 /** Opens the file for `--stats` at once, so that a name that cannot be written is an error before a guest moves. */
-export function openStats(spec: string | undefined): ((line: string) => void) | undefined {
+export function openStats(spec: string | undefined, log: Log): ((line: string) => void) | undefined {
   if (spec === undefined) return undefined;
   let fd: number;
   try {
@@ -129,25 +132,31 @@ export function openStats(spec: string | undefined): ((line: string) => void) | 
     throw new PagewireError('OPEN_FAILED', `cannot open ${spec} for --stats: ${(error as Error).message}`);
   }
   let works = true;
+  let isAtBegin = true;
+  // A listener runs for months: a disk that is full for a while, or a reader that is slow, costs the lines of that time.
   return (line) => {
-    if (!works) return;
+    const bytes = Buffer.from(isAtBegin ? line : `\n${line}`);
+    let at = 0;
     try {
-      writeAll(fd, Buffer.from(line));
+      while (at < bytes.length) at += writeSync(fd, bytes, at);
+      works = true;
     } catch (error) {
+      if (works)
+        log.warn(`--stats: cannot write ${spec}: ${(error as Error).message}; lines are left out until it can`);
       works = false;
-      say('--stats', `cannot write ${spec}: ${(error as Error).message}`);
-      closeSync(fd);
     }
+    if (at > 0) isAtBegin = bytes[at - 1] === NEWLINE;
   };
 }
 
 /**
  * Runs a proxy to its end and leaves its exit code. Signals are the proxy's own: in doubt, one of them must not end it.
  */
-export async function runProxy(name: string, command: () => Promise<number>): Promise<never> {
+export async function runProxy(name: string, flags: ProxyFlags, command: () => Promise<number>): Promise<never> {
   replaceStandardStreams('stdout');
+  const log = openLog(name, flags);
   onFault((error) => {
-    say(name, faultText(error));
+    log.error(faultText(error));
   });
   let code: number;
   try {
@@ -155,7 +164,7 @@ export async function runProxy(name: string, command: () => Promise<number>): Pr
   } catch (error) {
     const failure = PagewireError.from(error);
     code = exitCode(failure.code);
-    say(name, plain(failure.message));
+    log.error({ code: failure.code, remedy: REMEDIES[failure.code] }, plain(failure.message));
   }
   process.exit(code);
 }

@@ -50,10 +50,10 @@ const PACKED_FRAME_SIZE = 1 << 20;
 const STORED_FRAME_SIZE = 256 << 10;
 
 /** The format's bounds for a frame (docs/format.md), in bytes. */
-const FRAME_SIZES = { least: 4 << 10, most: 4 << 20 };
+export const FRAME_SIZES = { least: 4 << 10, most: 4 << 20 };
 
 /** Windows of match, in bytes: a frame, and what the format allows (docs/format.md). */
-const MATCH_SIZES = { least: 2 ** 20, most: 2 ** 36 };
+export const MATCH_SIZES = { least: 2 ** 20, most: 2 ** 36 };
 
 /** From this level on somebody wants it small, whatever the codec. */
 const DEEP_MATCH_LEVEL = 9;
@@ -63,7 +63,7 @@ export const DEFAULT_LEVEL = 1;
 
 const DEFAULT_CODEC: Codec = 'zstd';
 
-/** Over this, a strong compressor makes less of the page itself than of its difference (measured: ARCHITECTURE.md). */
+/** Over this, a strong compressor makes less of the page itself than of its difference (measured on captured streams). */
 const MAX_DELTA_BEFORE_CODEC = 1024;
 
 /** With no codec behind it, any encoding pays that is smaller than the page. */
@@ -231,8 +231,13 @@ export function checkFrameSize(frameSize: number | undefined, codec: Codec = DEF
   return size;
 }
 
+/** Threads that one pipeline may have. */
+export const MOST_THREADS = 256;
+
 export function checkThreads(threads = defaultThreads()): number {
-  if (!Number.isInteger(threads) || threads < 1 || threads > 256) throw badOption(`${threads} threads: from 1 to 256`);
+  if (!Number.isInteger(threads) || threads < 1 || threads > MOST_THREADS) {
+    throw badOption(`${threads} threads: from 1 to ${MOST_THREADS}`);
+  }
   return threads;
 }
 

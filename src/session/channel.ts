@@ -55,6 +55,11 @@ export const LAST_WORD_MS = 500;
 /** Frames on their way in a channel beside QEMU's main one, which carries little or is one of many. */
 export const FURTHER_IN_FLIGHT = 4;
 
+/** Frames that are packed or unpacked in such a channel at once, beside those. */
+export function furtherPackers(threads: number): number {
+  return Math.min(threads + 1, FURTHER_IN_FLIGHT);
+}
+
 type WireOptions = Omit<NativeWireOptions, 'source'>;
 
 interface Counters {
@@ -165,8 +170,9 @@ export class Channel {
     tell: ChannelEvents,
     { match, frameSize }: { match: number; frameSize: number },
   ): Channel {
-    const inFlight = options.channel === 0 ? framesInFlight(threads) : FURTHER_IN_FLIGHT;
-    const unpackers = Math.min(threads + 1, inFlight);
+    const isMain = options.channel === 0;
+    const inFlight = isMain ? framesInFlight(threads) : FURTHER_IN_FLIGHT;
+    const unpackers = isMain ? threads + 1 : furtherPackers(threads);
     const limit = match > 0 ? windowBytes(match, inFlight * frameSize) : 0;
     const channel: Channel = new Channel(
       { ...options, source: false, libvirt: allow !== undefined },
@@ -190,8 +196,9 @@ export class Channel {
       return;
     }
     this.#qemu = fd;
-    this.flow.setOutput(fd);
+    // The wire first: from the moment the sink has its output it may hold the daemon's socket, and wait for its reader.
     this.#wire.startReturn(fd);
+    this.flow.setOutput(fd);
   }
 
   /** Frames of the peer's direction that are here whole. */

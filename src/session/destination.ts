@@ -14,7 +14,7 @@ import { type Endpoint, endpointText } from '../transport/endpoint.js';
 import { Channel } from './channel.js';
 import type { JoinHello, Refuse } from './hello.js';
 import type { Agreement } from './negotiate.js';
-import { afterLoss, afterStop, type InDoubt, isCarried, isInDoubt, judge } from './outcome.js';
+import { afterLoss, afterStop, DOUBT_NOTE_MS, type InDoubt, isCarried, isInDoubt, judge } from './outcome.js';
 import { identity, isSameToken } from './peers.js';
 import { carried, type SessionSnapshot, streamBytes } from './snapshot.js';
 import type { SessionEnd } from './source.js';
@@ -52,9 +52,6 @@ const LAST_WORDS_MS = 10_000;
 
 /** How long the source may take to come for the last words of a session that is carried, in milliseconds. */
 const LINGER_MS = 30_000;
-
-/** How often a session that is held in doubt says so, in milliseconds. */
-const DOUBT_NOTE_MS = 10_000;
 
 /** How far a channel may come before one that stands before it. */
 const AHEAD = 64;

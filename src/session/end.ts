@@ -3,11 +3,9 @@ import { readFileSync } from 'node:fs';
 import { CODECS } from '../codecs.js';
 import { duration } from '../control/quantities.js';
 import { PagewireError } from '../errors.js';
+import { FRAME_SIZES } from '../pipeline/settings.js';
 import { type Capabilities, SILENCE } from './hello.js';
 import type { End } from './negotiate.js';
-
-/** The format's largest frame, which this end takes. */
-export const FRAME_SIZE = 4 << 20;
 
 export interface EndOptions {
   /** Whether pages may go as differences; default: true. */
@@ -28,7 +26,7 @@ export function version(): string {
 
 export function endOf(
   { delta = true, silenceMs, libvirt = false, match = 0, require = [] }: EndOptions,
-  frameSize = FRAME_SIZE,
+  frameSize = FRAME_SIZES.most,
 ): End {
   if (!Number.isInteger(silenceMs) || silenceMs < SILENCE.least || silenceMs > SILENCE.most) {
     const [given, least] = [duration(silenceMs), duration(SILENCE.least)];

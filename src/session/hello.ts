@@ -7,6 +7,7 @@
  */
 import { z } from 'zod';
 import { PagewireError } from '../errors.js';
+import { FRAME_SIZES, MATCH_SIZES } from '../pipeline/settings.js';
 import { isGuestName } from '../transport/endpoint.js';
 
 /** The frames' types on the wire (docs/format.md). */
@@ -54,9 +55,9 @@ export const SILENCE = { least: 100, most: 86_400_000 };
 const parameters = z.object({
   silenceMs: count(SILENCE.most).min(SILENCE.least),
   /** The most bytes of the stream in a frame. */
-  frameSize: count(4 << 20).min(4 << 10),
+  frameSize: count(FRAME_SIZES.most).min(FRAME_SIZES.least),
   /** How far back references may lead, in bytes: the source wants that much, the destination has room for that much. */
-  match: count(2 ** 36).optional(),
+  match: count(MATCH_SIZES.most).optional(),
 });
 export type Parameters = z.infer<typeof parameters>;
 

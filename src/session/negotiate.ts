@@ -1,5 +1,6 @@
 /** What two ends agree on. Pure: both make the same of the same HELLO and WELCOME. */
 import { type Codec, CODECS } from '../codecs.js';
+import { MATCH_SIZES } from '../pipeline/settings.js';
 import { bytes } from '../telemetry/amounts.js';
 import type { Capabilities, OpenHello, OpenWelcome, Parameters, Refuse } from './hello.js';
 
@@ -22,9 +23,6 @@ export interface Agreement {
   readonly match: number;
 }
 
-/** A smaller window is none, in bytes. */
-export const LEAST_MATCH = 1 << 20;
-
 /** Heartbeats for each time of silence: one or two may be late on a full link. */
 const HEARTBEATS = 5;
 
@@ -42,7 +40,7 @@ export function agree(
     silenceMs,
     heartbeatMs: Math.max(Math.floor(silenceMs / HEARTBEATS), 20),
     frameSize: Math.min(a.parameters.frameSize, b.parameters.frameSize),
-    match: match < LEAST_MATCH ? 0 : match,
+    match: match < MATCH_SIZES.least ? 0 : match,
   };
 }
 

@@ -1,12 +1,11 @@
 /** What fits into the memory that a session may take at the destination. */
 import { PagewireError } from '../errors.js';
-import { framesInFlight, windowBytes } from '../pipeline/settings.js';
+import { FRAME_SIZES, framesInFlight, MATCH_SIZES, windowBytes } from '../pipeline/settings.js';
 import { BASE_BYTES, defaultMemoryLimit, WORKER_BYTES } from '../policy/memory.js';
 import { bytes } from '../telemetry/amounts.js';
-import { FURTHER_IN_FLIGHT } from './channel.js';
-import { FRAME_SIZE } from './end.js';
+import { FURTHER_IN_FLIGHT, furtherPackers } from './channel.js';
 import { MOST_CHANNELS } from './hello.js';
-import { type Agreement, LEAST_MATCH } from './negotiate.js';
+import type { Agreement } from './negotiate.js';
 
 /** What comes back from a guest is a few bytes a page; only a recovered postcopy says more at once. */
 export const RETURN_REPLAY = 8 << 20;
@@ -21,7 +20,7 @@ const MOST_MEMORY = 1 << 30;
 const fixedBytes = (threads: number): number => BASE_BYTES + RETURN_REPLAY + threads * WORKER_BYTES;
 
 /** Frames of a further connection that there may be at once. */
-const furtherFrames = (threads: number): number => FURTHER_IN_FLIGHT + Math.min(threads + 1, FURTHER_IN_FLIGHT);
+const furtherFrames = (threads: number): number => FURTHER_IN_FLIGHT + furtherPackers(threads);
 
 /** Frames of the main connection and of one further connection: that for postcopy's urgent pages. */
 const frames = (threads: number): number => framesInFlight(threads) + threads + 1 + furtherFrames(threads);
@@ -29,7 +28,7 @@ const frames = (threads: number): number => framesInFlight(threads) + threads + 
 /** The largest frames that a session within the memory limit can take; the source makes none that are larger. */
 export function frameSizeFor(threads: number, memoryLimit = Infinity): number {
   const size = (memoryLimit - fixedBytes(threads)) / frames(threads);
-  if (size >= LEAST_FRAME_SIZE) return Math.min(Math.floor(size), FRAME_SIZE);
+  if (size >= LEAST_FRAME_SIZE) return Math.min(Math.floor(size), FRAME_SIZES.most);
   const needed = fixedBytes(threads) + LEAST_FRAME_SIZE * frames(threads);
   throw new PagewireError(
     'OUT_OF_MEMORY',
@@ -45,7 +44,7 @@ export function matchRoom(
   memoryLimit = Math.min(defaultMemoryLimit(), MOST_MEMORY),
 ): number {
   const room = memoryLimit - fixedBytes(threads) - frames(threads) * frameSize;
-  const overhead = windowBytes(LEAST_MATCH, framesInFlight(threads) * frameSize);
+  const overhead = windowBytes(MATCH_SIZES.least, framesInFlight(threads) * frameSize);
   // A window takes some hundredths more than it reaches back.
   return Math.max(Math.floor((room - overhead) * 0.9), 0);
 }

@@ -20,7 +20,7 @@ import type { Log } from '../telemetry/log.js';
 import { endpointText } from '../transport/endpoint.js';
 import { backoff } from './backoff.js';
 import { broken } from './broken.js';
-import { Channel, FURTHER_IN_FLIGHT, LAST_WORD_MS } from './channel.js';
+import { Channel, FURTHER_IN_FLIGHT, furtherPackers, LAST_WORD_MS } from './channel.js';
 import { Packer } from './packer.js';
 import { type Dialled, type Dialler, Refusal } from './dial.js';
 import { type JoinHello, MOST_CHANNELS, type OpenHello, PROTOCOL, readJoinWelcome, readOpenWelcome } from './hello.js';
@@ -328,7 +328,7 @@ export class SourceSession {
       return;
     }
     const replayBytes = number === 0 ? this.#options.replayBytes : FURTHER_REPLAY;
-    const packers = Math.min(threads + 1, FURTHER_IN_FLIGHT);
+    const packers = furtherPackers(threads);
     const further = { frameSize, frames, packers, inFlight: FURTHER_IN_FLIGHT };
     let channel: Channel;
     try {

@@ -16,7 +16,7 @@ const QUEUE: f64 = 0.060;
 /// A frame is no larger than what the sink gets rid of in this time, down to [`LEAST_FRAME`].
 const FRAME: f64 = 0.010;
 
-/// Blocks of 64 KiB compress some 5 % worse than those of 1 MiB, smaller ones much worse (DESIGN.md).
+/// Blocks of 64 KiB compress some 5 % worse than those of 1 MiB, smaller ones much worse.
 const LEAST_FRAME: usize = 128 << 10;
 
 /// A frame, and a quarter of the queue, until it is known how fast the sink is.
