@@ -47,19 +47,18 @@ pub(super) fn pack(
     if is_looked_through && shared.keeps == Keeps::Some {
         slot.header.keep();
     }
-    slot.header.payload_hash = xxh3_64(slot.payload());
-    shared
-        .counters
-        .packed_bytes
-        .fetch_add(u64::from(slot.header.packed_len), Ordering::Relaxed);
-    spent(shared, started);
-    Ok(slot)
+    Ok(finished(shared, slot, started))
 }
 
 /// Leaves a slot's frame as it is, out of the window: later frames cannot refer to it.
 pub(super) fn store(shared: &Shared, mut slot: Slot) -> Slot {
     let started = thread_cpu_ns();
     slot.place = None;
+    finished(shared, slot, started)
+}
+
+/// The frame is as it goes out: its checksum, and what it took.
+fn finished(shared: &Shared, mut slot: Slot, started: u64) -> Slot {
     slot.header.payload_hash = xxh3_64(slot.payload());
     shared
         .counters
