@@ -17,6 +17,7 @@ mod outgoing;
 mod pace;
 mod receiver;
 mod returning;
+mod wait;
 mod watch;
 
 pub use daemon::refuse_calls;

@@ -1,6 +1,7 @@
 //! Our direction: the frames that the peer has not acknowledged, and the one who writes to the link.
 
 use super::pace::{Bandwidth, Rate, Waiting};
+use super::wait::Wait;
 use super::{Shared, Status, WireError, lock};
 use crate::descriptor::{Ready, Wake};
 use crate::net::Link;
@@ -84,7 +85,7 @@ impl Replay {
 /// Who holds it writes to the link, a frame at a time.
 struct Writer {
     rate: Rate,
-    /// All the time that writing had to wait.
+    /// All the time that writing had to wait for links, and for the limit.
     waited: Duration,
     /// What the link was last told that it may hold unsent, and which link that was.
     unsent: (u64, u32),
@@ -340,27 +341,23 @@ impl Outgoing {
         Ok(())
     }
 
+    /// Waits until the link has room; tells for how long.
     fn wait_for_room(
         &self,
         shared: &Shared,
         writer: &mut Writer,
         link: &Link,
     ) -> io::Result<Duration> {
-        let waited = self.wait_writable(shared, link)?;
-        writer.rate.had_no_room(Instant::now(), waited);
-        Ok(waited)
-    }
-
-    /// Waits for room; tells for how long.
-    fn wait_writable(&self, shared: &Shared, link: &Link) -> io::Result<Duration> {
-        let since = Instant::now();
+        let wait = Wait::begin();
         loop {
             let ready = link.wait_writable(&self.wake, None)?;
             self.still_there(shared, link)?;
             if ready == Ready::Yes {
-                return Ok(since.elapsed());
+                break;
             }
         }
+        writer.rate.had_no_room(Instant::now(), wait.elapsed());
+        Ok(wait.for_the_link())
     }
 
     /// Waits for the limit's sake; tells for how long.

@@ -1,5 +1,6 @@
 //! The peer's direction: frames read from the link of the moment, whichever that is.
 
+use super::wait::Wait;
 use super::{Shared, WireError, lock};
 use crate::descriptor::Ready;
 use crate::frame::{FrameError, FrameType, HEADER_LEN, Header, MAX_CONTROL, SessionFrame};
@@ -7,7 +8,7 @@ use crate::net::Link;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// What is read at once. Small frames come several to a read; of a large one, the rest goes straight into its slot.
 const BUFFER: usize = 64 << 10;
@@ -275,9 +276,9 @@ fn read(shared: &Shared, link: &Link, generation: u64, buffer: &mut [u8]) -> Res
                 (silence, over)
             }
         };
-        let since = Instant::now();
+        let wait = Wait::begin();
         let ready = link.wait_readable(&shared.reader_wake, Some(patience));
-        let waited = since.elapsed().as_nanos() as u64;
+        let waited = wait.for_the_link().as_nanos() as u64;
         shared.link_waits.fetch_add(waited, Ordering::Relaxed);
         match ready.map_err(|error| describe(&error))? {
             Ready::Yes => {}
