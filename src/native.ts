@@ -157,10 +157,10 @@ export interface NativeFlow {
   setDelta(on: boolean): void;
   setCacheBytes(bytes: number): void;
   /**
-   * Whether the wire is about to run dry (no packed frame is left, and the link took those before at once), and whether
-   * the link is full (it made us wait lately).
+   * Whether the wire is about to run dry (no packed frame is left, and the link took those before at once), and what holds the
+   * stream up: the link, or the other end with its QEMU.
    */
-  wire(): { isDry: boolean; isFull: boolean };
+  wire(): { isDry: boolean; isFull: boolean; isPeerBusy: boolean };
   totals(): NativeTotals;
   delta(): NativeDelta;
   guest(): Guest | null;

@@ -14,13 +14,15 @@ export interface Load {
   readonly wireDry: boolean;
   /** The link is what holds the stream up: both its ends wait for it most of the time. */
   readonly linkFull: boolean;
+  /** The other end is, or the QEMU behind it. */
+  readonly peerBusy: boolean;
 }
 
 /** Where a stream stands between what it was told to pack with and what costs nothing. */
 export interface Stand {
   /** How far down the {@link ladder}; 0: as it was told. */
   readonly step: number;
-  /** Frames in a row for which the workers held the wire up; below 0: frames that do not count yet. */
+  /** Frames in a row for which our workers or those of the other end held the stream up; below 0: frames that do not count yet. */
   readonly late: number;
   /** Frames in a row for which the link did. */
   readonly easy: number;
@@ -66,12 +68,13 @@ export function ladder(asked: Packing, matches = false): readonly Packing[] {
 }
 
 /**
- * Does no harm: while the workers hold the wire up, each next step is lighter; while the link does, it goes back up.
+ * Does no harm: while workers hold the stream up, ours or those of the other end, each next step is lighter; while the link
+ * does, it goes back up.
  * A pure function of what was and what is; `steps` is the length of the ladder.
  */
-export function next(stand: Stand, { workersBusy, wireDry, linkFull }: Load, steps: number): Stand {
+export function next(stand: Stand, { workersBusy, wireDry, linkFull, peerBusy }: Load, steps: number): Stand {
   const sinceUp = stand.sinceUp + 1;
-  if (workersBusy && wireDry) {
+  if ((workersBusy && wireDry) || peerBusy) {
     const late = stand.late + 1;
     const tooMuch = sinceUp <= TRIAL;
     if (late < (tooMuch ? LATE.trial : LATE.settled) || stand.step === steps - 1) {

@@ -45,8 +45,8 @@ export class Packer {
   }
 
   pack(flow: NativeFlow, slot: number, bytes: number): number | Promise<number> {
-    const { isDry: wireDry, isFull: linkFull } = flow.wire();
-    const load = { workersBusy: this.#atWork >= this.#threads, wireDry, linkFull };
+    const { isDry: wireDry, isFull: linkFull, isPeerBusy: peerBusy } = flow.wire();
+    const load = { workersBusy: this.#atWork >= this.#threads, wireDry, linkFull, peerBusy };
     const before = this.#stand.step;
     this.#stand = next(this.#stand, load, this.#steps.length);
     const { codec, level } = this.packing;

@@ -2,9 +2,10 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { ladder, type Load, next, type Stand, start } from '#src/policy/codec.js';
 
-const late: Load = { workersBusy: true, wireDry: true, linkFull: false };
-const full: Load = { workersBusy: true, wireDry: false, linkFull: true };
-const idle: Load = { workersBusy: false, wireDry: true, linkFull: false };
+const late: Load = { workersBusy: true, wireDry: true, linkFull: false, peerBusy: false };
+const full: Load = { workersBusy: true, wireDry: false, linkFull: true, peerBusy: false };
+const idle: Load = { workersBusy: false, wireDry: true, linkFull: false, peerBusy: false };
+const behind: Load = { workersBusy: false, wireDry: true, linkFull: false, peerBusy: true };
 const STEPS = 3;
 
 function after(stand: Stand, load: Load, frames: number): Stand {
@@ -40,6 +41,12 @@ void test('workers that hold the wire up get lighter work, step by step, and no 
   assert.equal(after(asked, late, 10 + 15).step, 1, 'frames on their way say nothing of the step');
   assert.equal(after(asked, late, 10 + 16).step, 2);
   assert.equal(after(asked, late, 100).step, 2);
+});
+
+void test('so does another end that does not keep up', () => {
+  assert.equal(after(asked, behind, 9).step, 0);
+  assert.equal(after(asked, behind, 10).step, 1);
+  assert.equal(after(asked, behind, 100).step, 2);
 });
 
 void test('a slow guest changes nothing', () => {

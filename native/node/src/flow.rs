@@ -156,6 +156,7 @@ pub struct NativeTotals {
 pub struct NativeWireLoad {
     pub is_dry: bool,
     pub is_full: bool,
+    pub is_peer_busy: bool,
 }
 
 /// What a libvirt daemon at the destination lets through; see `pagewire_core::libvirt::Allow`.
@@ -569,6 +570,7 @@ impl NativeFlow {
         NativeWireLoad {
             is_dry: flow.is_some_and(|flow| flow.is_dry()),
             is_full: flow.is_some_and(|flow| flow.is_full()),
+            is_peer_busy: flow.is_some_and(|flow| flow.is_peer_busy()),
         }
     }
 

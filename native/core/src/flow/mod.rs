@@ -892,6 +892,11 @@ impl Flow {
         self.wire.as_ref().is_some_and(|wire| wire.is_full())
     }
 
+    /// Whether the other end of the link is, or its QEMU.
+    pub fn is_peer_busy(&self) -> bool {
+        self.wire.as_ref().is_some_and(|wire| wire.is_peer_busy())
+    }
+
     /// What has moved so far.
     pub fn totals(&self) -> Totals {
         let c = &self.shared.counters;

@@ -123,8 +123,8 @@ pub(super) fn run(shared: &Shared) {
         let delivered = shared.delivered.load(Ordering::SeqCst);
         if due.ack.is_some() && delivered != acked {
             acked = delivered;
-            let waits = shared.link_waits.load(Ordering::Relaxed);
-            let payload = [delivered.to_le_bytes(), waits.to_le_bytes()].concat();
+            let waited = shared.waits.total().as_nanos() as u64;
+            let payload = [delivered.to_le_bytes(), waited.to_le_bytes()].concat();
             shared.send_session(SessionFrame::Ack, &payload);
         }
         if let Some(token) = due.pong {

@@ -22,7 +22,6 @@ mod watch;
 
 pub use daemon::refuse_calls;
 pub use pace::Bandwidth;
-use pace::Waiting;
 pub(crate) use receiver::{Broken, Receiver};
 
 use crate::descriptor::Wake;
@@ -40,6 +39,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use thiserror::Error;
+use wait::{Holdup, Waits};
 use watch::Watch;
 
 /// Which end of a migration this is.
@@ -209,8 +209,8 @@ struct Shared {
     /// There is a new link, or none will come.
     linked: Condvar,
     outgoing: Outgoing,
-    /// What the peer tells of its waiting for links.
-    peer: Waiting,
+    /// Of what we send.
+    holdup: Holdup,
     flags: Mutex<Flags>,
     /// The source follows both directions to know whether the destination's guest may run.
     doubt: Mutex<Watch>,
@@ -223,8 +223,8 @@ struct Shared {
     /// Frames of the peer's direction that have come whole, and that are written to QEMU.
     received: AtomicU64,
     delivered: AtomicU64,
-    /// Nanoseconds that we waited for the bytes of links.
-    link_waits: AtomicU64,
+    /// Ours for the bytes of links.
+    waits: Waits,
     return_bytes: AtomicU64,
     wire_bytes_in: AtomicU64,
     /// Nanoseconds from `started` to when something came last.
@@ -396,11 +396,6 @@ impl Shared {
     }
 }
 
-/// An end that waits for a link for so much of the time has nothing else that holds it up, and one that waits for less
-/// than so much, nothing to wait for.
-const FULL: f64 = 0.5;
-const HUNGRY: f64 = 0.1;
-
 /// One end of one connection of a migration. Stops and joins its threads when dropped.
 pub struct Wire {
     shared: Arc<Shared>,
@@ -424,7 +419,7 @@ impl Wire {
             linked: Condvar::new(),
             outgoing: Outgoing::new(options.replay_bytes, bandwidth)
                 .map_err(WireError::system("make an eventfd"))?,
-            peer: Waiting::default(),
+            holdup: Holdup::default(),
             flags: Mutex::default(),
             doubt: Mutex::new(Watch::new(options.libvirt)),
             daemon: Daemon::default(),
@@ -433,7 +428,7 @@ impl Wire {
             keeper: keeper::Duties::default(),
             received: AtomicU64::new(0),
             delivered: AtomicU64::new(0),
-            link_waits: AtomicU64::new(0),
+            waits: Waits::default(),
             return_bytes: AtomicU64::new(0),
             wire_bytes_in: AtomicU64::new(0),
             heard_at: AtomicU64::new(0),
@@ -691,22 +686,17 @@ impl Wire {
 
     /// Whether the link is what holds the stream up.
     pub(crate) fn is_full(&self) -> bool {
-        let now = self.shared.now_ns();
-        self.shared.outgoing.waiting(now) >= FULL && self.is_awaited(now)
+        self.shared.holdup.is_link(self.shared.now_ns())
     }
 
     /// Whether the link takes at once what it gets, or what holds the stream up is behind it.
     pub(crate) fn is_hungry(&self) -> bool {
-        let now = self.shared.now_ns();
-        self.shared.outgoing.waiting(now) < HUNGRY || !self.is_awaited(now)
+        self.shared.holdup.is_not_link(self.shared.now_ns())
     }
 
-    /// The peer mostly waits for the link.
-    fn is_awaited(&self, now: u64) -> bool {
-        self.shared
-            .peer
-            .share(now)
-            .is_some_and(|share| share >= FULL)
+    /// Whether the peer is what holds the stream up, or its QEMU.
+    pub(crate) fn is_peer_busy(&self) -> bool {
+        self.shared.holdup.is_peer(self.shared.now_ns())
     }
 
     /// Where a QEMU stream was cut off that has been followed so far, for people; `None` where it has its end, or that

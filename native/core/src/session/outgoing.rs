@@ -1,7 +1,7 @@
 //! Our direction: the frames that the peer has not acknowledged, and the one who writes to the link.
 
-use super::pace::{Bandwidth, Rate, Waiting};
-use super::wait::Wait;
+use super::pace::{Bandwidth, Rate};
+use super::wait::Waits;
 use super::{Shared, Status, WireError, lock};
 use crate::descriptor::{Ready, Wake};
 use crate::net::Link;
@@ -35,8 +35,8 @@ pub(super) struct Outgoing {
     writer: Mutex<Writer>,
     /// Wakes whoever holds `writer`.
     wake: Wake,
-    /// Our waiting for the link's room, and for what a limit on the bandwidth allows.
-    waiting: Waiting,
+    /// Ours for the link's room, and for what a limit on the bandwidth allows.
+    waits: Waits,
     /// Nothing of the stream is given to a link any more.
     stopped: AtomicBool,
     written_bytes: AtomicU64,
@@ -85,8 +85,6 @@ impl Replay {
 /// Who holds it writes to the link, a frame at a time.
 struct Writer {
     rate: Rate,
-    /// All the time that writing had to wait for links, and for the limit.
-    waited: Duration,
     /// What the link was last told that it may hold unsent, and which link that was.
     unsent: (u64, u32),
 }
@@ -99,11 +97,10 @@ impl Outgoing {
             changed: Condvar::new(),
             writer: Mutex::new(Writer {
                 rate: Rate::default(),
-                waited: Duration::ZERO,
                 unsent: (0, 0),
             }),
             wake: Wake::new()?,
-            waiting: Waiting::default(),
+            waits: Waits::default(),
             stopped: AtomicBool::new(false),
             written_bytes: AtomicU64::new(0),
             wrote_at: AtomicU64::new(0),
@@ -120,9 +117,9 @@ impl Outgoing {
         self.wake.signal();
     }
 
-    /// For how much of the time writing means waiting, 0 to 1.
-    pub(super) fn waiting(&self, now: u64) -> f64 {
-        self.waiting.share(now).unwrap_or(0.0)
+    /// How long writing has waited for links, and for the limit.
+    pub(super) fn waited(&self) -> Duration {
+        self.waits.total()
     }
 
     /// What may be written in a second: what the link takes, and no more than the limit; 0.0 where there is neither.
@@ -171,9 +168,6 @@ impl Outgoing {
                     .changed
                     .wait(replay)
                     .unwrap_or_else(PoisonError::into_inner);
-            }
-            if replay.frames.is_empty() {
-                shared.peer.had_nothing_until(shared.now_ns());
             }
             let mut bytes = replay.spare.pop().unwrap_or_default();
             bytes.extend_from_slice(frame);
@@ -289,15 +283,14 @@ impl Outgoing {
             writer.rate = Rate::default();
             writer.unsent = (generation, UNSENT_FIRST);
         }
-        let mut waited = Duration::ZERO;
+        let mut waited = false;
         let mut bytes = frame;
         while !bytes.is_empty() {
             let allowed = match self.bandwidth.allowance() {
                 Ok(allowed) => allowed,
                 Err(wait) => {
-                    let pause = self.pause(shared, link, wait)?;
-                    writer.rate.had_no_room(Instant::now(), pause);
-                    waited += pause;
+                    self.pause(shared, writer, link, wait)?;
+                    waited = true;
                     continue;
                 }
             };
@@ -308,7 +301,8 @@ impl Outgoing {
                     bytes = &bytes[n..];
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    waited += self.wait_for_room(shared, writer, link)?;
+                    self.wait_for_room(shared, writer, link)?;
+                    waited = true;
                 }
                 Err(error) => return Err(error),
             }
@@ -317,7 +311,8 @@ impl Outgoing {
             match link.try_flush() {
                 Ok(()) => break,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    waited += self.wait_for_room(shared, writer, link)?;
+                    self.wait_for_room(shared, writer, link)?;
+                    waited = true;
                 }
                 Err(error) => return Err(error),
             }
@@ -328,9 +323,7 @@ impl Outgoing {
         writer.rate.has_room(Instant::now());
         let rate = writer.rate.bytes_per_second();
         self.rate_bits.store(rate.to_bits(), Ordering::Relaxed);
-        writer.waited += waited;
-        self.waiting.has_come_to(writer.waited, shared.now_ns());
-        if waited > Duration::ZERO && rate > 0.0 {
+        if waited && rate > 0.0 {
             let unsent = ((rate * UNSENT_SECONDS) as u32).clamp(UNSENT_LEAST, UNSENT_MOST);
             let (_, told) = writer.unsent;
             if unsent.abs_diff(told) > told / 4 {
@@ -341,31 +334,34 @@ impl Outgoing {
         Ok(())
     }
 
-    /// Waits until the link has room; tells for how long.
-    fn wait_for_room(
+    fn wait_for_room(&self, shared: &Shared, writer: &mut Writer, link: &Link) -> io::Result<()> {
+        let (outcome, time) = self.waits.during(|| -> io::Result<()> {
+            loop {
+                let ready = link.wait_writable(&self.wake, None)?;
+                self.still_there(shared, link)?;
+                if ready == Ready::Yes {
+                    return Ok(());
+                }
+            }
+        });
+        outcome?;
+        writer.rate.had_no_room(Instant::now(), time);
+        Ok(())
+    }
+
+    /// Waits for the limit's sake.
+    fn pause(
         &self,
         shared: &Shared,
         writer: &mut Writer,
         link: &Link,
-    ) -> io::Result<Duration> {
-        let wait = Wait::begin();
-        loop {
-            let ready = link.wait_writable(&self.wake, None)?;
-            self.still_there(shared, link)?;
-            if ready == Ready::Yes {
-                break;
-            }
-        }
-        writer.rate.had_no_room(Instant::now(), wait.elapsed());
-        Ok(wait.for_the_link())
-    }
-
-    /// Waits for the limit's sake; tells for how long.
-    fn pause(&self, shared: &Shared, link: &Link, time: Duration) -> io::Result<Duration> {
-        let since = Instant::now();
-        self.wake.sleep(time)?;
+        time: Duration,
+    ) -> io::Result<()> {
+        let (outcome, time) = self.waits.during(|| self.wake.sleep(time));
+        outcome?;
         self.still_there(shared, link)?;
-        Ok(since.elapsed())
+        writer.rate.had_no_room(Instant::now(), time);
+        Ok(())
     }
 
     /// Whether the link is still the one to write to.

@@ -151,60 +151,6 @@ impl Bandwidth {
 /// Whoever waits for a low limit looks after this long whether it still is one, in seconds.
 const LONGEST_SLEEP: f64 = 0.1;
 
-/// For how much of the time one end of a link waits for it. A link holds a stream up only where both mostly do: a sender that it
-/// makes wait now and then has a queue that is full now and then, and a receiver that does not wait for it has enough to do,
-/// or its QEMU has. Then a smaller stream is no faster.
-#[derive(Default)]
-pub(super) struct Waiting {
-    looks: Mutex<Looks>,
-}
-
-/// What the waits had come to when they were looked at last, and when that was, in nanoseconds.
-#[derive(Default)]
-struct Looks {
-    last: Option<(u64, Duration)>,
-    /// Of the time between two looks; `None` until there were two.
-    share: Option<f64>,
-}
-
-/// Over how long waits are looked at, and how long that holds.
-const LOOK: Duration = Duration::from_millis(20);
-const HOLDS: Duration = Duration::from_millis(250);
-
-impl Waiting {
-    /// All waits have come to `waited`, `now` nanoseconds from the start.
-    pub(super) fn has_come_to(&self, waited: Duration, now: u64) {
-        let mut looks = lock(&self.looks);
-        if let Some((at, before)) = looks.last {
-            let time = Duration::from_nanos(now.saturating_sub(at));
-            if time < LOOK {
-                return;
-            }
-            let waited = waited.saturating_sub(before);
-            looks.share = Some(waited.as_secs_f64() / time.as_secs_f64());
-        }
-        looks.last = Some((now, waited));
-    }
-
-    /// Nothing was under way to this end until `now`: where that may have been for longer than a look, what it has waited
-    /// was not for the link, and says nothing of what comes. (libvirt's tunnel is quiet for 0.3 s before a guest comes.)
-    pub(super) fn had_nothing_until(&self, now: u64) {
-        let mut looks = lock(&self.looks);
-        let is_old = |(at, _)| Duration::from_nanos(now.saturating_sub(at)) > LOOK;
-        if looks.last.is_some_and(is_old) {
-            *looks = Looks::default();
-        }
-    }
-
-    /// The share of the time, 0 to 1 but for clocks that differ; `None` where nothing is known of it, or nothing new.
-    pub(super) fn share(&self, now: u64) -> Option<f64> {
-        let looks = lock(&self.looks);
-        let (at, _) = looks.last?;
-        let is_new = Duration::from_nanos(now.saturating_sub(at)) < HOLDS;
-        looks.share.filter(|_| is_new)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -232,38 +178,6 @@ mod tests {
         );
         bandwidth.set(0);
         assert_eq!(bandwidth.allowance(), Ok(usize::MAX));
-    }
-
-    #[test]
-    fn the_share_of_time_that_an_end_waits() {
-        let end = Waiting::default();
-        let ms = |ms: u64| ms * 1_000_000;
-        assert_eq!(end.share(ms(0)), None, "nothing is known of it");
-        end.has_come_to(Duration::from_millis(90), ms(100));
-        assert_eq!(end.share(ms(100)), None, "nor from one look");
-        end.has_come_to(Duration::from_millis(140), ms(200));
-        assert_eq!(end.share(ms(200)), Some(0.5));
-        // Too soon after the last look to say anything new.
-        end.has_come_to(Duration::from_millis(141), ms(210));
-        assert_eq!(end.share(ms(210)), Some(0.5));
-        end.has_come_to(Duration::from_millis(145), ms(220));
-        assert_eq!(end.share(ms(220)), Some(0.25));
-        assert_eq!(end.share(ms(500)), None, "nobody has said so for long");
-    }
-
-    #[test]
-    fn what_an_end_waits_while_nothing_is_under_way_is_not_for_the_link() {
-        let end = Waiting::default();
-        let ms = |ms: u64| ms * 1_000_000;
-        end.has_come_to(Duration::from_millis(10), ms(10));
-        end.has_come_to(Duration::from_millis(20), ms(30));
-        end.had_nothing_until(ms(40));
-        assert_eq!(end.share(ms(40)), Some(0.5), "a pause is a part of a look");
-        end.had_nothing_until(ms(400));
-        end.has_come_to(Duration::from_millis(390), ms(410));
-        assert_eq!(end.share(ms(410)), None, "nothing is known of the link");
-        end.has_come_to(Duration::from_millis(415), ms(460));
-        assert_eq!(end.share(ms(460)), Some(0.5), "but from then on");
     }
 
     #[test]

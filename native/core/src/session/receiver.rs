@@ -1,6 +1,5 @@
 //! The peer's direction: frames read from the link of the moment, whichever that is.
 
-use super::wait::Wait;
 use super::{Shared, WireError, lock};
 use crate::descriptor::Ready;
 use crate::frame::{FrameError, FrameType, HEADER_LEN, Header, MAX_CONTROL, SessionFrame};
@@ -145,7 +144,8 @@ impl<'a> Receiver<'a> {
             SessionFrame::Ack => {
                 if let Some(waits) = payload.get(8..16).and_then(<[u8]>::first_chunk) {
                     let waits = Duration::from_nanos(u64::from_le_bytes(*waits));
-                    shared.peer.has_come_to(waits, shared.now_ns());
+                    let ours = shared.outgoing.waited();
+                    shared.holdup.look(shared.now_ns(), ours, waits);
                 }
                 if shared.outgoing.acknowledged(u64::from_le_bytes(word()?))? {
                     shared.flag(|flags| flags.confirmed = true);
@@ -276,10 +276,9 @@ fn read(shared: &Shared, link: &Link, generation: u64, buffer: &mut [u8]) -> Res
                 (silence, over)
             }
         };
-        let wait = Wait::begin();
-        let ready = link.wait_readable(&shared.reader_wake, Some(patience));
-        let waited = wait.for_the_link().as_nanos() as u64;
-        shared.link_waits.fetch_add(waited, Ordering::Relaxed);
+        let (ready, _) = shared
+            .waits
+            .during(|| link.wait_readable(&shared.reader_wake, Some(patience)));
         match ready.map_err(|error| describe(&error))? {
             Ready::Yes => {}
             Ready::TimedOut => return Err(over),

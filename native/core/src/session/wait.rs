@@ -1,38 +1,43 @@
-//! How long a thread waits for a link, and nothing but the link.
+//! For how much of the time each end of a link waits for it, which tells what holds the stream up.
 
+use super::lock;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// A wait of this thread that goes on.
-pub(super) struct Wait {
-    since: Instant,
-    unscheduled: Duration,
+/// All the time for which one end has waited for its links.
+#[derive(Default)]
+pub(super) struct Waits {
+    /// What has been, and since when a wait goes on.
+    sum: Mutex<(Duration, Option<Instant>)>,
 }
 
-impl Wait {
-    pub(super) fn begin() -> Wait {
-        Wait {
-            since: Instant::now(),
-            unscheduled: unscheduled(),
-        }
+impl Waits {
+    /// Waits, and returns for how long besides.
+    ///
+    /// The time for which the thread could have gone on but had no processor does not count in the sum: on a busy host that
+    /// is most of it, and then an unlimited link would seem to be what both its ends wait for.
+    pub(super) fn during<T>(&self, wait: impl FnOnce() -> T) -> (T, Duration) {
+        let (began, before) = (Instant::now(), unscheduled());
+        lock(&self.sum).1 = Some(began);
+        let outcome = wait();
+        let time = began.elapsed();
+        let unscheduled = unscheduled().saturating_sub(before);
+        let mut sum = lock(&self.sum);
+        *sum = (sum.0 + time.saturating_sub(unscheduled), None);
+        (outcome, time)
     }
 
-    /// How long it has been.
-    pub(super) fn elapsed(&self) -> Duration {
-        self.since.elapsed()
-    }
-
-    /// The same without the time for which the thread could have gone on but had no processor: on a busy host that is most of
-    /// it, and then an unlimited link would seem to be what both its ends wait for.
-    pub(super) fn for_the_link(&self) -> Duration {
-        let unscheduled = unscheduled().saturating_sub(self.unscheduled);
-        self.elapsed().saturating_sub(unscheduled)
+    /// The sum up to now, with the wait that goes on. It may have become less, by what that wait had no processor.
+    pub(super) fn total(&self) -> Duration {
+        let (sum, since) = *lock(&self.sum);
+        sum + since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 }
 
-/// How long this thread has been ready to run and did not; always 0 where the kernel does not tell (it is built so in
-/// distributions: `CONFIG_SCHEDSTATS`).
+/// How long this thread has been ready to run and did not; always 0 where the kernel does not tell (distributions build it with
+/// `CONFIG_SCHEDSTATS`).
 fn unscheduled() -> Duration {
     thread_local! {
         static SCHEDULING: Option<File> = File::open("/proc/thread-self/schedstat").ok();
@@ -49,6 +54,85 @@ fn waiting_of(schedstat: &[u8]) -> Option<u64> {
     text.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
+/// An end that waits for a link for so much of the time has nothing else that holds it up, and one that waits for less
+/// than so much, nothing to wait for.
+const MOSTLY: f64 = 0.5;
+const HARDLY: f64 = 0.1;
+
+/// Over how long waits are looked at, and how long that holds.
+const LOOK: Duration = Duration::from_millis(20);
+const HOLDS: Duration = Duration::from_millis(250);
+
+/// What holds a stream up, as its sender sees it.
+#[derive(Default)]
+pub(super) struct Holdup {
+    looks: Mutex<Looks>,
+}
+
+#[derive(Default)]
+struct Looks {
+    /// When both ends' waits were looked at last, in nanoseconds, and what they had come to.
+    last: Option<(u64, Duration, Duration)>,
+    /// For how much of the time between two looks we waited, and the peer.
+    shares: Option<Shares>,
+}
+
+#[derive(Clone, Copy)]
+struct Shares {
+    ours: f64,
+    peers: f64,
+}
+
+impl Holdup {
+    /// The peer tells what its waits have come to, `now` nanoseconds from the start, when ours had come to `ours`. Both are
+    /// held against the same time: of different ones, each end may have waited for most, on a link that takes all at once.
+    pub(super) fn look(&self, now: u64, ours: Duration, peers: Duration) {
+        let mut looks = lock(&self.looks);
+        if let Some((at, ours_before, peers_before)) = looks.last {
+            let time = Duration::from_nanos(now.saturating_sub(at));
+            if time < LOOK {
+                return;
+            }
+            let share = |waits: Duration, before| {
+                waits.saturating_sub(before).as_secs_f64() / time.as_secs_f64()
+            };
+            looks.shares = Some(Shares {
+                ours: share(ours, ours_before),
+                peers: share(peers, peers_before),
+            });
+        }
+        looks.last = Some((now, ours, peers));
+    }
+
+    /// Whether it is the link: both its ends mostly wait for it. A sender that it makes wait now and then has a queue that is
+    /// full now and then, and a receiver that does not wait for it has enough to do, or its QEMU has. Then a smaller stream
+    /// is no faster.
+    pub(super) fn is_link(&self, now: u64) -> bool {
+        self.shares(now)
+            .is_some_and(|Shares { ours, peers }| ours >= MOSTLY && peers >= MOSTLY)
+    }
+
+    /// Whether it is what is behind the link.
+    pub(super) fn is_peer(&self, now: u64) -> bool {
+        self.shares(now)
+            .is_some_and(|Shares { ours, peers }| ours >= MOSTLY && peers < HARDLY)
+    }
+
+    /// Whether the link takes at once what it gets, or what holds the stream up is behind it; also where nothing is known.
+    pub(super) fn is_not_link(&self, now: u64) -> bool {
+        self.shares(now)
+            .is_none_or(|Shares { ours, peers }| ours < HARDLY || peers < MOSTLY)
+    }
+
+    /// `None` where nothing is known, or nothing new.
+    fn shares(&self, now: u64) -> Option<Shares> {
+        let looks = lock(&self.looks);
+        let (at, ..) = looks.last?;
+        let is_new = Duration::from_nanos(now.saturating_sub(at)) < HOLDS;
+        looks.shares.filter(|_| is_new)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -63,13 +147,69 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_without_a_processor_is_not_for_the_link() {
-        let wait = Wait::begin();
-        std::thread::sleep(Duration::from_millis(20));
-        let (link, all) = (wait.for_the_link(), wait.elapsed());
-        assert!(
-            link <= all && all >= Duration::from_millis(20),
-            "{link:?} of {all:?}"
-        );
+    fn waits_are_summed_up_and_the_one_that_goes_on_counts() {
+        const PAUSE: Duration = Duration::from_millis(20);
+        let waits = Waits::default();
+        assert_eq!(waits.total(), Duration::ZERO);
+        let (within, time) = waits.during(|| {
+            std::thread::sleep(PAUSE);
+            waits.total()
+        });
+        assert!(within >= PAUSE && time >= within, "{within:?} of {time:?}");
+        let total = waits.total();
+        assert!(total <= time && total > Duration::ZERO, "{total:?}");
+        assert_eq!(waits.total(), total, "it has ended");
+    }
+
+    const fn ms(ms: u64) -> u64 {
+        ms * 1_000_000
+    }
+
+    /// The other looks: at so many ms, when the waits had come to so many.
+    fn after(looks: &[(u64, u64, u64)]) -> Holdup {
+        let holdup = Holdup::default();
+        for &(at, ours, peers) in looks {
+            let [ours, peers] = [ours, peers].map(Duration::from_millis);
+            holdup.look(ms(at), ours, peers);
+        }
+        holdup
+    }
+
+    #[test]
+    fn a_link_for_which_both_ends_wait_holds_the_stream_up() {
+        let nothing = after(&[(100, 90, 90)]);
+        assert!(!nothing.is_link(ms(100)), "one look says nothing");
+        assert!(nothing.is_not_link(ms(100)) && !nothing.is_peer(ms(100)));
+
+        let link = after(&[(100, 90, 90), (200, 140, 150)]);
+        assert!(link.is_link(ms(200)) && !link.is_peer(ms(200)) && !link.is_not_link(ms(200)));
+        assert!(!link.is_link(ms(500)), "nobody has said so for long");
+        assert!(link.is_not_link(ms(500)));
+
+        let queue = after(&[(100, 90, 90), (200, 130, 150)]);
+        assert!(!queue.is_link(ms(200)) && !queue.is_not_link(ms(200)));
+    }
+
+    #[test]
+    fn a_peer_that_has_enough_to_do_is_not_the_link() {
+        let peer = after(&[(100, 0, 0), (200, 90, 5)]);
+        assert!(peer.is_peer(ms(200)) && !peer.is_link(ms(200)) && peer.is_not_link(ms(200)));
+        let free = after(&[(100, 0, 0), (200, 5, 90)]);
+        assert!(!free.is_peer(ms(200)) && !free.is_link(ms(200)) && free.is_not_link(ms(200)));
+    }
+
+    #[test]
+    fn looks_that_follow_too_soon_say_nothing_new() {
+        let link = after(&[(100, 0, 0), (200, 90, 90), (210, 91, 91), (220, 92, 92)]);
+        assert!(!link.is_link(ms(220)), "2 of 20 ms");
+        let link = after(&[(100, 0, 0), (200, 90, 90), (210, 91, 91)]);
+        assert!(link.is_link(ms(210)));
+    }
+
+    #[test]
+    fn a_pause_is_nobodys_wait_for_the_link() {
+        // The peer waited while nothing came; then the queue was full for once.
+        let pause = after(&[(100, 0, 0), (400, 20, 290)]);
+        assert!(!pause.is_link(ms(400)));
     }
 }
