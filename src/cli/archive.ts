@@ -17,9 +17,10 @@ import { saveProfile } from '../pipeline/save.js';
 import { bytes, ratio } from '../telemetry/amounts.js';
 import { encodeLine } from '../telemetry/progress.js';
 import { encodeStats } from '../telemetry/stats.js';
-import { openSource, openTarget } from './endpoint.js';
-import { EXIT, exitCode } from './exit.js';
-import { plain, print, say, writeAll } from './run.js';
+import { openSource, openTarget } from './places.js';
+import { EXIT, exitCode } from '../control/exit.js';
+import { plain, print, writeAll } from '../control/standard-streams.js';
+import { say } from './run.js';
 import { type FileFlags, fileOptions, transfer } from './transfer.js';
 
 /** `pagewire -l FILE…`: each file by itself; the exit code is that of the first that failed. */

@@ -4,8 +4,8 @@ import { join } from 'node:path';
 import { csv } from '../bench/report/csv.js';
 import type { BenchReport } from '../bench/report/schema.js';
 import { PagewireError } from '../errors.js';
-import { isSameFile, openTarget, type Target } from './endpoint.js';
-import { writeAll } from './run.js';
+import { isSameFile, openTarget, type Target } from './places.js';
+import { writeAll } from '../control/standard-streams.js';
 
 export interface OutputFlags {
   json?: string;

@@ -8,8 +8,9 @@ import { DEFAULTS, QUICK, runBench } from '../bench/run.js';
 import { PagewireError } from '../errors.js';
 import { name as visible } from '../inspect/table.js';
 import { type OutputFlags, Outputs } from './bench-outputs.js';
-import { EXIT } from './exit.js';
-import { say, tell } from './run.js';
+import { EXIT } from '../control/exit.js';
+import { print, tell } from '../control/standard-streams.js';
+import { say } from './run.js';
 
 export interface BenchFlags extends OutputFlags {
   compare?: string;
@@ -69,12 +70,6 @@ export async function bench(streams: string[], flags: BenchFlags, signal: AbortS
   const failed = report.variants.filter(({ status }) => status === 'failed');
   for (const { name, reason = '' } of failed) say('bench', `${name} failed: ${visible(reason, Infinity)}`);
   return failed.length + unwritten.length > 0 ? EXIT.failed : EXIT.ok;
-}
-
-function print(text: string): void {
-  // A reader such as `head` may have gone.
-  process.stdout.on('error', () => undefined);
-  process.stdout.write(text);
 }
 
 /** What is being done: one line that changes on a terminal, else a line now and then. */

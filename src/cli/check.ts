@@ -4,7 +4,7 @@ import { endOf, version } from '../session/end.js';
 import { connectable, tlsFor } from '../session/endpoints.js';
 import { parsePeer } from '../session/peers.js';
 import { bytes } from '../telemetry/amounts.js';
-import { EXIT } from './exit.js';
+import { EXIT } from '../control/exit.js';
 
 export interface CheckFlags {
   peer?: string[];

@@ -5,7 +5,7 @@ import { Decoder } from '../pipeline/decoder.js';
 import { checkThreads } from '../pipeline/settings.js';
 import { decodeLine } from '../telemetry/progress.js';
 import { decodeStats } from '../telemetry/stats.js';
-import { descriptor, openSource, openTarget } from './endpoint.js';
+import { descriptor, openSource, openTarget } from './places.js';
 import { type FileFlags, fileOptions, transfer, type TransferFlags } from './transfer.js';
 
 export interface DecodeFlags extends TransferFlags, FileFlags {

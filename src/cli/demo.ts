@@ -1,8 +1,8 @@
 import { PagewireError } from '../errors.js';
 import { simulatedDemo } from '../demo/simulated.js';
 import { type DemoReport, render } from '../demo/report.js';
-import { EXIT } from './exit.js';
-import { tell } from './run.js';
+import { EXIT } from '../control/exit.js';
+import { tell } from '../control/standard-streams.js';
 
 export interface DemoFlags {
   qemu: boolean;

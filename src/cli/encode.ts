@@ -7,7 +7,7 @@ import { type CacheSize, checkEncoder } from '../pipeline/settings.js';
 import { bytes } from '../telemetry/amounts.js';
 import { encodeLine } from '../telemetry/progress.js';
 import { encodeStats } from '../telemetry/stats.js';
-import { descriptor, openSource, openTarget } from './endpoint.js';
+import { descriptor, openSource, openTarget } from './places.js';
 import { say } from './run.js';
 import { type FileFlags, fileOptions, transfer, type TransferFlags } from './transfer.js';
 

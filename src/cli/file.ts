@@ -19,9 +19,9 @@ import {
 } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { promisify } from 'node:util';
-import { PagewireError } from '../errors.js';
+import { hasCode, PagewireError } from '../errors.js';
 import { native } from '../native.js';
-import type { FileOptions, Place, Target, TargetOptions } from './endpoint.js';
+import type { FileOptions, Place, Target, TargetOptions } from './places.js';
 
 /** Makes what was written to a descriptor durable. */
 export const sync = promisify(fsync);
@@ -77,7 +77,7 @@ export function openFile(
     // What few may read is not shown to more meanwhile.
     fd = openSync(partial, 'wx', model ? 0o600 : 0o666);
   } catch (error) {
-    if (existing && (hasCode(error, 'EACCES') || hasCode(error, 'EPERM'))) return openInPlace(path, final, options);
+    if (existing && hasCode(error, 'EACCES', 'EPERM')) return openInPlace(path, final, options);
     throw error;
   }
   const carrier = new Carrier(fd, path, options);
@@ -218,8 +218,4 @@ function linked(path: string): string {
     path = resolve(realpathSync(dirname(path)), readlinkSync(path));
   }
   return path;
-}
-
-function hasCode(error: unknown, code: string): boolean {
-  return error instanceof Error && 'code' in error && error.code === code;
 }

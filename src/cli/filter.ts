@@ -13,9 +13,10 @@ import { bytes, ratio } from '../telemetry/amounts.js';
 import { decodeLine, encodeLine } from '../telemetry/progress.js';
 import { decodeStats, encodeStats } from '../telemetry/stats.js';
 import { checkNotBase, list, salvage } from './archive.js';
-import { openSource, openTarget, type Place } from './endpoint.js';
-import { EXIT, exitCode } from './exit.js';
-import { plain, say } from './run.js';
+import { openSource, openTarget, type Place } from './places.js';
+import { EXIT, exitCode } from '../control/exit.js';
+import { plain } from '../control/standard-streams.js';
+import { say } from './run.js';
 import { type FileFlags, fileOptions, type Operation, transfer } from './transfer.js';
 
 /** What saved files are named by. */

@@ -6,9 +6,10 @@ import type { InputOptions } from '../measuring/input.js';
 import { look } from '../inspect/inspect.js';
 import { report } from '../inspect/report.js';
 import type { Inspection } from '../inspect/schema.js';
-import { isSameFile, openTarget, type Target } from './endpoint.js';
-import { EXIT, exitCode } from './exit.js';
-import { plain, print, say, writeAll } from './run.js';
+import { isSameFile, openTarget, type Target } from './places.js';
+import { EXIT, exitCode } from '../control/exit.js';
+import { plain, print, writeAll } from '../control/standard-streams.js';
+import { say } from './run.js';
 
 export interface InspectFlags {
   json?: string;

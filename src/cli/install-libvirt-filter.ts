@@ -19,7 +19,8 @@ import {
   withoutFolder,
 } from '../libvirt/install.js';
 import type { Program } from '../libvirt/programs.js';
-import { EXIT } from './exit.js';
+import { EXIT } from '../control/exit.js';
+import { print } from '../control/standard-streams.js';
 import { say } from './run.js';
 
 export interface InstallFlags {
@@ -212,8 +213,4 @@ function contentOf(path: string): string {
   } catch {
     return '';
   }
-}
-
-function print(text: string): void {
-  process.stdout.write(text);
 }

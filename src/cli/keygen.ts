@@ -1,10 +1,10 @@
 import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, writeSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
-import { PagewireError } from '../errors.js';
+import { hasCode, PagewireError } from '../errors.js';
 import { native } from '../native.js';
 import { KEY_FILE, keyFolder } from '../transport/identity.js';
-import { EXIT } from './exit.js';
+import { EXIT } from '../control/exit.js';
 import { say } from './run.js';
 
 export interface KeygenFlags {
@@ -44,7 +44,7 @@ function readExisting(path: string): string | undefined {
   try {
     return readFileSync(path, 'utf8');
   } catch (error) {
-    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return undefined;
+    if (hasCode(error, 'ENOENT')) return undefined;
     throw cannot('read', path, error);
   }
 }

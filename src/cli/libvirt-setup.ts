@@ -3,7 +3,8 @@ import { existsSync, statSync } from 'node:fs';
 import { PagewireError } from '../errors.js';
 import { makeSetup, otherwise, qemuUser, removeSetup, type SetupFile, setupFiles, UNITS } from '../libvirt/setup.js';
 import type { Way } from '../libvirt/ways.js';
-import { EXIT } from './exit.js';
+import { EXIT } from '../control/exit.js';
+import { print } from '../control/standard-streams.js';
 
 export interface SetupFlags {
   way: Way;
@@ -122,8 +123,4 @@ What is left to do, as root:
 3. For guests that come: ${comes}
 4. For guests that go: ${goes}
 ${last}`;
-}
-
-function print(text: string): void {
-  process.stdout.write(text);
 }

@@ -13,11 +13,12 @@ import type { EncodeFlags } from './encode.js';
 import type { InstallFlags } from './install-libvirt-filter.js';
 import type { InspectFlags } from './inspect.js';
 import type { KeygenFlags } from './keygen.js';
-import { EXIT } from './exit.js';
+import { EXIT } from '../control/exit.js';
 import { filterOptions } from './filter-options.js';
 import type { SetupFlags } from './libvirt-setup.js';
 import type { DestinationFlags, SourceFlags } from './proxy.js';
-import { replaceStandardStreams, run, tell } from './run.js';
+import { replaceStandardStreams, tell } from '../control/standard-streams.js';
+import { run } from './run.js';
 import { cache, each, integer, list, mode, rate, seconds, size, time } from './values.js';
 
 const EXIT_CODES = `

@@ -27,7 +27,7 @@ import {
 } from '../telemetry/session.js';
 import { openLink } from '../transport/connect.js';
 import { checkPlain, type Endpoint, endpointText, parseEndpoint } from '../transport/endpoint.js';
-import { EXIT, type Signal } from './exit.js';
+import { EXIT, type Signal } from '../control/exit.js';
 import { type DestinationFlags, exitOf, openLog, openStats, parseOwner, reload, settingsOf } from './proxy.js';
 
 const EVERY_MS = 1000;

@@ -26,7 +26,7 @@ import {
   sessionSummary,
   statsLine,
 } from '../telemetry/session.js';
-import { EXIT, type Signal } from './exit.js';
+import { EXIT, type Signal } from '../control/exit.js';
 import { exitOf, openLog, openStats, parseOwner, reload, settingsOf, type SourceFlags } from './proxy.js';
 
 /** How often `--stats` and `--metrics` get how it stands, in milliseconds. */

@@ -9,9 +9,9 @@ import type { CacheSize } from '../pipeline/settings.js';
 import { createLog, type Log, type LogFormat } from '../telemetry/log.js';
 import type { InDoubt } from '../session/outcome.js';
 import { REMEDIES } from '../session/remedy.js';
-import { descriptor } from './endpoint.js';
-import { exitCode, signalExit, type Signal } from './exit.js';
-import { plain, replaceStandardStreams, tell } from './run.js';
+import { descriptor } from './places.js';
+import { exitCode, signalExit, type Signal } from '../control/exit.js';
+import { plain, replaceStandardStreams, tell } from '../control/standard-streams.js';
 
 export interface ProxyFlags {
   listen: string;

@@ -3,9 +3,10 @@ import { PagewireError } from '../errors.js';
 import type { StreamEnd } from '../pipeline/lane.js';
 import { Progress } from '../telemetry/progress.js';
 import { failed, type Outcome, outcomeOf } from '../telemetry/stats.js';
-import { descriptor, type Place, type Source, type Target, type TargetOptions } from './endpoint.js';
-import { EXIT } from './exit.js';
-import { plain, replaceStandardStreams, say, writeAll } from './run.js';
+import { descriptor, type Place, type Source, type Target, type TargetOptions } from './places.js';
+import { EXIT } from '../control/exit.js';
+import { plain, replaceStandardStreams, writeAll } from '../control/standard-streams.js';
+import { say } from './run.js';
 
 /** An operation between two descriptors, its progress, its report and its end. */
 export interface Operation {

@@ -1,4 +1,4 @@
-import type { Signal } from '../cli/exit.js';
+import type { Signal } from './exit.js';
 
 /** Calls `stop` at each signal that asks for an end. */
 export function onStop(stop: (signal: Signal) => void): void {

@@ -5,7 +5,7 @@
  * It loads the pipeline and nothing else, since the guest stands still while it starts. What libvirt expects of a
  * filter that fails is the shell's to do, also where this cannot start.
  */
-import { plain, replaceStandardStreams, tell } from '../cli/run.js';
+import { plain, replaceStandardStreams, tell } from '../control/standard-streams.js';
 
 /** What it exits with; the shell knows the last one, where some of a stream that cannot be restored is out. */
 const EXIT = { ok: 0, failed: 1, someIsOut: 32 };

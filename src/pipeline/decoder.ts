@@ -2,7 +2,7 @@ import { resolve } from 'node:path';
 import { native, type NativeTotals } from '../native.js';
 import type { Input, Output } from './descriptors.js';
 import type { StreamEnd } from './lane.js';
-import { slotOf } from './outcome.js';
+import { slotOf } from './slot.js';
 import { checkThreads, framesInFlight, INLINE_BYTES, windowLimit } from './settings.js';
 import { Transfer } from './transfer.js';
 import type { Workers } from './workers.js';

@@ -2,7 +2,7 @@ import { type Codec, codecNumber } from '../codecs.js';
 import { events, type Guest, native, type NativeDelta, type NativeTotals } from '../native.js';
 import type { Input, Output } from './descriptors.js';
 import type { StreamEnd } from './lane.js';
-import { slotOf } from './outcome.js';
+import { slotOf } from './slot.js';
 import { PagewireError } from '../errors.js';
 import { bytes as amount } from '../telemetry/amounts.js';
 import { type CheckedSettings, checkEncoder, checkLevel, type EncoderSettings, INLINE_BYTES } from './settings.js';

@@ -1,6 +1,6 @@
 import { events, type NativeFlow, type NativeResult } from '../native.js';
 import { PagewireError } from '../errors.js';
-import { failureOf } from './outcome.js';
+import { failureOf } from './slot.js';
 
 /** Packs or unpacks a slot: at once, or on a worker. Gives the slot that holds the result. */
 export type Work = (slot: number, bytes: number) => number | Promise<number>;

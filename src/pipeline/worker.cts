@@ -5,7 +5,7 @@
  * `v8::Module::IsGraphAsync`), and a short stream can be over before all of its workers have started.
  */
 import type { Native } from '../native.js' with { 'resolution-mode': 'import' };
-import type { Outcome } from './outcome.js' with { 'resolution-mode': 'import' };
+import type { Outcome } from './slot.js' with { 'resolution-mode': 'import' };
 import type { PackTask, UnpackTask } from './workers.js' with { 'resolution-mode': 'import' };
 
 // eslint-disable-next-line @typescript-eslint/no-require-imports -- as src/native.ts loads it

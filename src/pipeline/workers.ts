@@ -1,7 +1,7 @@
 import { availableParallelism } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import type { Piscina } from 'piscina';
-import { slotOf, type Outcome } from './outcome.js';
+import { slotOf, type Outcome } from './slot.js';
 
 /** What a worker is asked to do; see worker.cts. */
 export interface PackTask {

@@ -23,7 +23,7 @@ import {
   type WireStatus,
 } from '../native.js';
 import { Lane, type StreamEnd, type Work } from '../pipeline/lane.js';
-import { slotOf } from '../pipeline/outcome.js';
+import { slotOf } from '../pipeline/slot.js';
 import { framesInFlight, INLINE_BYTES, windowBytes } from '../pipeline/settings.js';
 import type { Workers } from '../pipeline/workers.js';
 import type { Packer } from './packer.js';
@@ -87,6 +87,7 @@ export class Channel {
   #saidBye = false;
   /** QEMU's socket. */
   #qemu: number | undefined;
+  #packer: Packer | undefined;
   /** The last look at the counters, once it is closed. */
   #last: Counters | undefined;
 
@@ -156,7 +157,8 @@ export class Channel {
       (slot, bytes) => packer.pack(channel.flow, slot, bytes),
     );
     channel.#qemu = fd;
-    packer.setDirect(channel.flow);
+    packer.add(channel.flow);
+    channel.#packer = packer;
     channel.#wire.startReturn(fd);
     return channel;
   }
@@ -261,6 +263,7 @@ export class Channel {
     this.#last = this.counters();
     const hears = reason !== undefined && this.#libvirt && this.#wire.failCalls(`pagewire: ${reason}`);
     this.flow.stop();
+    this.#packer?.delete(this.flow);
     if (reason !== undefined) await this.#abort(reason);
     // libvirt takes in what it was told before it sees the end.
     if (hears) await sleep(LAST_WORD_MS);

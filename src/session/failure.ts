@@ -1,7 +1,7 @@
 /** A session that failed, told to the operator: by a line in the log, and by the file of `--last-error`. */
 import { chmodSync, writeFileSync } from 'node:fs';
-import { exitCode } from '../cli/exit.js';
-import { plain } from '../cli/run.js';
+import { exitCode } from '../control/exit.js';
+import { plain } from '../control/standard-streams.js';
 import { replaceFile } from '../control/replace.js';
 import type { PagewireError } from '../errors.js';
 import type { Log } from '../telemetry/log.js';

@@ -3,7 +3,7 @@
  * byte of a guest, and no byte of a peer that is not known yet, comes through here but the routing preamble.
  */
 import { closeSync } from 'node:fs';
-import { plain } from '../cli/run.js';
+import { plain } from '../control/standard-streams.js';
 import { PagewireError } from '../errors.js';
 import { native, type NativeAddress, type NativeListener, type NativeListenOptions } from '../native.js';
 import type { Log, LogFormat } from '../telemetry/log.js';

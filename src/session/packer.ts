@@ -1,6 +1,6 @@
 import { type Codec, codecNumber, CODECS } from '../codecs.js';
 import { type NativeFlow, native } from '../native.js';
-import { slotOf } from '../pipeline/outcome.js';
+import { slotOf } from '../pipeline/slot.js';
 import { INLINE_BYTES } from '../pipeline/settings.js';
 import type { Workers } from '../pipeline/workers.js';
 import { ladder, next, type Packing, type Stand, start } from '../policy/codec.js';
@@ -13,6 +13,7 @@ export class Packer {
   readonly #steps: readonly Packing[];
   readonly #workers: Workers;
   readonly #threads: number;
+  readonly #flows = new Set<NativeFlow>();
   #stand: Stand;
   /** Frames that are with the workers. */
   #atWork = 0;
@@ -37,8 +38,18 @@ export class Packer {
     return this.#stand.step === this.#steps.length - 1 && this.packing.codec === 'none';
   }
 
-  /** Has small frames, which do not come here, packed as others are at this moment. */
-  setDirect(flow: NativeFlow): void {
+  /** A flow's frames will come here; its small ones, which do not, are packed as others are. */
+  add(flow: NativeFlow): void {
+    this.#flows.add(flow);
+    this.#setDirect(flow);
+  }
+
+  /** None will any more. */
+  delete(flow: NativeFlow): void {
+    this.#flows.delete(flow);
+  }
+
+  #setDirect(flow: NativeFlow): void {
     const { codec, level } = this.packing;
     if (this.#isStored) flow.setDirectStored();
     else flow.setDirect(codecNumber(codec), level);
@@ -50,7 +61,7 @@ export class Packer {
     const before = this.#stand.step;
     this.#stand = next(this.#stand, load, this.#steps.length);
     const { codec, level } = this.packing;
-    if (this.#stand.step !== before) this.setDirect(flow);
+    if (this.#stand.step !== before) for (const each of this.#flows) this.#setDirect(each);
     if (this.#stand.step > 0) this.lightened++;
     if (this.#isStored) return slotOf(native.store(flow.handle, slot));
     const task = { handle: flow.handle, slot, codec: codecNumber(codec), level };

@@ -2,8 +2,8 @@
 import { PagewireError } from '../errors.js';
 import { native, type NativeReceiver } from '../native.js';
 import { createLog, type Log } from '../telemetry/log.js';
-import { EXIT } from '../cli/exit.js';
-import { plain, replaceStandardStreams, tell } from '../cli/run.js';
+import { EXIT } from '../control/exit.js';
+import { plain, replaceStandardStreams, tell } from '../control/standard-streams.js';
 import { faultText, onFault } from '../control/faults.js';
 import { onStop } from '../control/signals.js';
 import { endedSession, failedSession, sessionEnd, type SessionOutcome, sessionSummary } from '../telemetry/session.js';

@@ -3,7 +3,7 @@ import { spawnSync } from 'node:child_process';
 import { linkSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
 import { type OutputFlags, Outputs } from '#src/cli/bench-outputs.js';
-import { EXIT, signalExit } from '#src/cli/exit.js';
+import { EXIT, signalExit } from '#src/control/exit.js';
 import { checkReport, readReport } from '#src/bench/report/schema.js';
 import { smallStream } from '../bench/measured.js';
 import { folder, pagewire, Running } from './command.js';

@@ -1,7 +1,7 @@
 // pagewire check, against destinations of both kinds.
 import assert from 'node:assert/strict';
 import { it } from 'node:test';
-import { EXIT } from '#src/cli/exit.js';
+import { EXIT } from '#src/control/exit.js';
 import { folder, pagewire, Running } from './command.js';
 
 it('pagewire check tells of a destination what a source of the same kind would be told', async (t) => {

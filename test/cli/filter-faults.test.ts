@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { EXIT } from '#src/cli/exit.js';
+import { EXIT } from '#src/control/exit.js';
 import { mixed, noise, text } from '../pipeline/content.js';
 import { Pipe } from '../pipeline/pipe.js';
 import { type Ended, folder, pagewire, Running } from './command.js';

@@ -17,7 +17,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { describe, it, type TestContext } from 'node:test';
-import { EXIT } from '#src/cli/exit.js';
+import { EXIT } from '#src/control/exit.js';
 import { saveProfile, type SaveLevel } from '#src/pipeline/save.js';
 import { checkEncoder } from '#src/pipeline/settings.js';
 import { mixed, noise, simulated, text } from '../pipeline/content.js';

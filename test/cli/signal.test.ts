@@ -4,7 +4,7 @@ import { spawnSync } from 'node:child_process';
 import { constants, readFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { EXIT, signalExit } from '#src/cli/exit.js';
+import { EXIT, signalExit } from '#src/control/exit.js';
 import { noise, simulated, text } from '../pipeline/content.js';
 import { encoded } from '../pipeline/carried.js';
 import { Pipe } from '../pipeline/pipe.js';

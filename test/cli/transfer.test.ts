@@ -17,7 +17,7 @@ import { once } from 'node:events';
 import type { Readable } from 'node:stream';
 import { describe, it, type TestContext } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { EXIT } from '#src/cli/exit.js';
+import { EXIT } from '#src/control/exit.js';
 import { SimulatedDestination } from '#src/simulator/destination.js';
 import { mixed, noise, qemuElements, simulated, text } from '../pipeline/content.js';
 import { FrameKind, readFrames, readStream } from '../pipeline/frames.js';
@@ -320,7 +320,7 @@ describe('an output file', () => {
   it('that does not fit is told, and does not appear', async (t) => {
     const path = folder(t);
     writeFileSync(path('in'), noise(2_000_000));
-    // A limit of 512 KiB on files stands for a full disk: no user needs to be root for it.
+    // A limit of 1 MiB on files stands for a full disk: no user needs to be root for it.
     const command = 'ulimit -f 1024; exec "$@"';
     const args = ['-c', command, '-', process.execPath, PAGEWIRE, 'encode', '-i', path('in'), '-o', path('out')];
     const { code, stderr } = await pagewire(t, args, { program: 'bash' });

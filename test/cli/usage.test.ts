@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { chmodSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import { EXIT, exitCode, SIGNALS } from '#src/cli/exit.js';
+import { EXIT, exitCode, SIGNALS } from '#src/control/exit.js';
 import { ERROR_CODES } from '#src/index.js';
 import { folder, pagewire, PAGEWIRE } from './command.js';
 

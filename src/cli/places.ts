@@ -1,7 +1,7 @@
 import { closeSync, constants, fstatSync, openSync, readlinkSync, realpathSync, type Stats, statSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { PagewireError } from '../errors.js';
+import { hasCode, PagewireError } from '../errors.js';
 import { checkOpen } from '../transport/endpoint.js';
 import { Carrier, openFile, openInPlace, sync } from './file.js';
 
@@ -185,10 +185,6 @@ function folderOf(path: string): string | undefined {
   } catch {
     return undefined;
   }
-}
-
-function hasCode(error: unknown, code: string): boolean {
-  return error instanceof Error && 'code' in error && error.code === code;
 }
 
 const REMEDIES: Record<string, string> = {
