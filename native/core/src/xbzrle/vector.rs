@@ -240,7 +240,7 @@ pub(super) mod x86_64 {
     impl Differ for Avx512Bw {
         /// By loads of 64 bytes, which is what LLVM makes of AVX2's two of 32 as well where it may. Each crosses the border
         /// of a cache line where a page is not aligned; the cache's copies are. So on Zen 5 (Turin): identical pages 15 %
-        /// faster than by loads of 32 bytes, sparse ones 2 to 8 %, cold ones neither. Where both versions lay askew, cold
+        /// faster than by loads of 32 bytes, sparse ones up to 8 %, cold ones neither. Where both versions lay askew, cold
         /// sparse pages took a quarter longer. On Zen 4, measured with both askew only, identical pages took 18 % longer.
         #[inline(always)]
         unsafe fn differ(old: &[u8; BLOCK], new: &[u8; BLOCK]) -> u64 {
