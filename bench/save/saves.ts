@@ -14,8 +14,8 @@ import { atLeast, choose, readOptions, requirePrograms } from '../live/requireme
 import { CHANGED, SOFTWARE, changingStreams, streamOf } from './capture.js';
 import { DEFAULT, OURS, PEERS, incremental } from './programs.js';
 import type { Filter } from './programs.js';
-import { timed } from './timed.js';
-import type { Timed } from './timed.js';
+import { timed } from '../timed.js';
+import type { Timed } from '../timed.js';
 
 const flags = readOptions({
   runs: { type: 'string', default: '3' },

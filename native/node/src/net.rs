@@ -69,7 +69,8 @@ where
                 // An error made by JavaScript keeps its code on its way into the promise.
                 Err(JsError::from(failed).into_unknown(env).into())
             });
-        })?;
+        })
+        .map_err(|error| Error::from_reason(format!("cannot start a thread: {error}")))?;
     Ok(promise)
 }
 

@@ -80,7 +80,10 @@ export class Running {
 }
 
 // Without this Node 20 takes its handles apart at the end, and was seen to spin in that for ever (CleanupHandles), after
-// all tests had passed. An exit by name skips it.
+// all tests had passed. An exit by name skips it, and Node's own word about an exception that nobody caught.
+process.once('uncaughtExceptionMonitor', (error) => {
+  console.error(error);
+});
 process.once('exit', (code) => process.exit(code));
 
 const FOLDER = 'pagewire-e2e-';

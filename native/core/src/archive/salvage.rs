@@ -14,6 +14,8 @@ use super::file::{Archive, order};
 use super::index::{Directory, FrameAt};
 use crate::checksum::ContentHash;
 use crate::frame::{End, FrameType, HEADER_LEN, MAGIC};
+use rustix::fs::{CWD, RenameFlags, rename, renameat_with};
+use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -173,13 +175,13 @@ impl Salvaged {
                 source,
             }
         };
-        let is_free = || match path.symlink_metadata() {
-            Ok(_) => Err(ArchiveError::Exists {
-                path: path.to_owned(),
-            }),
-            Err(_) => Ok(()),
+        let exists = || ArchiveError::Exists {
+            path: path.to_owned(),
         };
-        is_free()?;
+        // Told before the work, not after it. What comes there meanwhile is seen when the file gets its name.
+        if path.symlink_metadata().is_ok() {
+            return Err(exists());
+        }
         let unfinished = unfinished(path).map_err(failed("make a name for it"))?;
         let mut file = File::create_new(&unfinished).map_err(ArchiveError::io(path, "open"))?;
         let written = self
@@ -187,12 +189,24 @@ impl Salvaged {
                 file.write_all(bytes).map_err(failed("write"))
             })
             .and_then(|()| file.sync_all().map_err(failed("write")))
-            .and_then(|()| is_free())
-            .and_then(|()| fs::rename(&unfinished, path).map_err(failed("give it its name")));
+            .and_then(|()| match rename_to_free(&unfinished, path) {
+                Err(Errno::EXIST) => Err(exists()),
+                renamed => renamed.map_err(|error| failed("give it its name")(error.into())),
+            });
         if written.is_err() {
             let _ = fs::remove_file(&unfinished);
         }
         written
+    }
+}
+
+/// Renames a file, unless there is one of the new name.
+fn rename_to_free(from: &Path, to: &Path) -> Result<(), Errno> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // Some file systems cannot, NFS among them: there it takes two steps.
+        Err(Errno::INVAL) if to.symlink_metadata().is_ok() => Err(Errno::EXIST),
+        Err(Errno::INVAL) => rename(from, to),
+        renamed => renamed,
     }
 }
 

@@ -17,6 +17,7 @@ mod arena;
 mod copy;
 mod decode;
 mod encode;
+mod error;
 mod gate;
 mod order;
 mod pack;
@@ -26,8 +27,9 @@ mod sink;
 
 pub use copy::{Copy, half_close};
 pub use encode::{CacheSize, DeltaOptions, EncodeOptions, GuestReport, MatchOptions};
+pub use error::FlowError;
 
-use crate::archive::{ArchiveError, Bases, Builder};
+use crate::archive::{Bases, Builder};
 use crate::codec::Codec;
 use crate::delta;
 use crate::descriptor::{Input, Output, Wake, thread_cpu_ns};
@@ -37,16 +39,14 @@ use crate::libvirt::{self, Allow, Gate};
 use crate::lock::lock;
 use crate::matching::{self, Keeps, Matcher, Window};
 use crate::qemu::Doubt;
-use crate::session::{Wire, WireError};
+use crate::session::Wire;
 use arena::{Arena, Slot};
 use pressure::Pressure;
 use sink::Target;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use thiserror::Error;
 
 /// What follows both directions between two QEMUs, where no session does.
 pub type SharedDoubt = Arc<Mutex<Doubt>>;
@@ -76,166 +76,6 @@ pub enum Event {
     OutputWanted,
     /// The sink has written all that it was given, or failed ([`Flow::sink_result`]).
     SinkEnded,
-}
-
-/// Where a flow failed, and why.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum FlowError {
-    /// The input could not be read.
-    #[error("cannot read the input at byte {offset}: {source}")]
-    Read {
-        /// Bytes read before.
-        offset: u64,
-        /// The system's reason.
-        source: io::Error,
-    },
-    /// The output could not be written.
-    #[error("cannot write the output at byte {offset}: {source}")]
-    Write {
-        /// Bytes written before.
-        offset: u64,
-        /// The system's reason.
-        source: io::Error,
-    },
-    /// The reader of the output has closed it.
-    #[error(
-        "the output was closed by its reader after {offset} bytes (did the program behind it end?)"
-    )]
-    OutputClosed {
-        /// Bytes written before.
-        offset: u64,
-    },
-    /// A frame cannot be decoded.
-    #[error("frame {number} at byte {offset}: {source}")]
-    Frame {
-        /// The number of the frame in the input, from 0.
-        number: u64,
-        /// Where its header begins in the input.
-        offset: u64,
-        /// What is wrong with it.
-        source: FrameError,
-    },
-    /// The cache that was asked for by its size does not fit into the memory limit.
-    #[error(
-        "a cache of {cache} bytes and {fixed} bytes for everything else do not fit into the memory limit of {limit} \
-         bytes (give a smaller --cache-size or a larger --memory-limit)"
-    )]
-    CacheRefused {
-        /// Bytes that the cache would take, with its metadata.
-        cache: u64,
-        /// Bytes that the rest takes.
-        fixed: u64,
-        /// The limit in bytes.
-        limit: u64,
-    },
-    /// Memory for the frames could not be had.
-    #[error("cannot get {bytes} bytes of memory for frames: {source}")]
-    Memory {
-        /// Bytes that were asked for.
-        bytes: u64,
-        /// The system's reason.
-        source: io::Error,
-    },
-    /// Something that the system should always be able to do.
-    #[error("cannot {operation}: {source}")]
-    System {
-        /// What was being done.
-        operation: &'static str,
-        /// The system's reason.
-        source: io::Error,
-    },
-    /// Something that cannot happen unless slots are handed on wrongly.
-    #[error("slot {slot} cannot be {operation} now: it was handed on twice, or out of order")]
-    Slot {
-        /// The slot's number.
-        slot: u32,
-        /// What should have been done with it.
-        operation: &'static str,
-    },
-    /// A thread of the flow panicked: a fault of ours.
-    #[error("a fault in pagewire itself: {message}")]
-    Panicked {
-        /// What the panic said.
-        message: String,
-    },
-    /// A descriptor that was opened for the other direction only.
-    #[error("the {role} is not open for {access}")]
-    Access {
-        /// `input` or `output`.
-        role: &'static str,
-        /// `reading` or `writing`.
-        access: &'static str,
-    },
-    /// What was to be libvirt's conversation is none.
-    #[error("{0}")]
-    Packet(libvirt::PacketError),
-    /// The base that a stream refers to, or that is to be referred to, cannot be had.
-    #[error("{0}")]
-    Archive(Box<ArchiveError>),
-    /// The session that carries the frames cannot go on.
-    #[error("{0}")]
-    Session(WireError),
-    /// [`Flow::stop`] was called.
-    #[error("stopped")]
-    Stopped,
-}
-
-impl From<ArchiveError> for FlowError {
-    fn from(error: ArchiveError) -> Self {
-        FlowError::Archive(Box::new(error))
-    }
-}
-
-impl From<WireError> for FlowError {
-    fn from(error: WireError) -> Self {
-        match error {
-            WireError::Closed => FlowError::Stopped,
-            error => FlowError::Session(error),
-        }
-    }
-}
-
-impl FlowError {
-    /// A stable name for programs.
-    pub fn code(&self) -> &'static str {
-        match self {
-            FlowError::Read { .. } => "READ_FAILED",
-            FlowError::Write { .. } => "WRITE_FAILED",
-            FlowError::OutputClosed { .. } => "OUTPUT_CLOSED",
-            FlowError::Frame {
-                source: FrameError::Truncated { .. } | FrameError::Empty,
-                ..
-            } => "FRAMES_TRUNCATED",
-            FlowError::Frame {
-                source: FrameError::Aborted { .. },
-                ..
-            } => "SENDER_STOPPED",
-            FlowError::Frame {
-                source: FrameError::Codec(_) | FrameError::Type(_) | FrameError::Version { .. },
-                ..
-            } => "FRAMES_UNSUPPORTED",
-            FlowError::Frame {
-                source: FrameError::Window { .. },
-                ..
-            } => "OUT_OF_MEMORY",
-            FlowError::Frame { .. } => "FRAMES_DAMAGED",
-            FlowError::CacheRefused { .. } => "CACHE_TOO_LARGE",
-            FlowError::Memory { .. } => "OUT_OF_MEMORY",
-            FlowError::System { .. } | FlowError::Slot { .. } | FlowError::Panicked { .. } => {
-                "INTERNAL"
-            }
-            FlowError::Access { .. } => "BAD_DESCRIPTOR",
-            FlowError::Packet(_) => "PROTOCOL_ERROR",
-            FlowError::Archive(error) => error.code(),
-            FlowError::Session(error) => error.code(),
-            FlowError::Stopped => "STOPPED",
-        }
-    }
-
-    pub(crate) fn system(operation: &'static str) -> impl FnOnce(io::Error) -> FlowError {
-        move |source| FlowError::System { operation, source }
-    }
 }
 
 /// How the stream ended, where it ended well.
@@ -546,8 +386,8 @@ enum SourceResult {
     Taken,
 }
 
-/// Where a flow's bytes come from, and what is done to them.
-enum Origin {
+/// What a flow's source thread does, and with what.
+enum SourceWork {
     Encode(Input, EncodeOptions, Option<Arc<Wire>>),
     Decode(Input, Bases),
     /// With the raw bytes that a frame holds at the most.
@@ -597,8 +437,8 @@ impl Flow {
             workers: packers,
             window_limit: 0,
         };
-        let origin = Origin::Encode(Input::new(input)?, options, None);
-        Self::start(origin, target, sizes, listener)
+        let work = SourceWork::Encode(Input::new(input)?, options, None);
+        Self::start(work, target, sizes, listener)
     }
 
     /// The same, with the frames going to the peer of a session.
@@ -616,8 +456,8 @@ impl Flow {
             workers: packers,
             window_limit: 0,
         };
-        let origin = Origin::Encode(Input::new(input)?, options, Some(Arc::clone(&wire)));
-        Self::start(origin, Target::ToWire(wire), sizes, listener)
+        let work = SourceWork::Encode(Input::new(input)?, options, Some(Arc::clone(&wire)));
+        Self::start(work, Target::ToWire(wire), sizes, listener)
     }
 
     /// Starts to decode: frames in, the original stream out, held against their checksums and totals. A stream with
@@ -632,10 +472,10 @@ impl Flow {
         bases: Bases,
         listener: Box<dyn Fn(Event) + Send + Sync>,
     ) -> Result<Flow, FlowError> {
-        let origin = Origin::Decode(Input::new(input)?, bases);
+        let work = SourceWork::Decode(Input::new(input)?, bases);
         let target = Target::VerifiedContent(Output::new(output)?);
         Self::start(
-            origin,
+            work,
             target,
             Self::any_frame(in_flight, unpackers, window_limit),
             listener,
@@ -653,10 +493,10 @@ impl Flow {
         window_limit: u64,
         listener: Box<dyn Fn(Event) + Send + Sync>,
     ) -> Result<Flow, FlowError> {
-        let origin = Origin::FromWire(Arc::clone(&wire), frame_size);
+        let work = SourceWork::FromWire(Arc::clone(&wire), frame_size);
         let target = Target::FromWire(wire, allow.map(Gate::new).map(Box::new));
         Self::start(
-            origin,
+            work,
             target,
             Self::any_frame(in_flight, unpackers, window_limit),
             listener,
@@ -674,7 +514,7 @@ impl Flow {
     }
 
     fn start(
-        origin: Origin,
+        work: SourceWork,
         target: Target,
         sizes: Sizes,
         listener: Box<dyn Fn(Event) + Send + Sync>,
@@ -683,8 +523,8 @@ impl Flow {
             Target::ToWire(_) => Keeps::Some,
             _ => Keeps::All,
         };
-        let matcher = match &origin {
-            Origin::Encode(
+        let matcher = match &work {
+            SourceWork::Encode(
                 _,
                 EncodeOptions {
                     matching: Some(m),
@@ -700,12 +540,12 @@ impl Flow {
             }
             _ => None,
         };
-        let index = match &origin {
-            Origin::Encode(_, options, None) if options.frames => options.index.clone(),
+        let index = match &work {
+            SourceWork::Encode(_, options, None) if options.frames => options.index.clone(),
             _ => None,
         };
-        let bases = match &origin {
-            Origin::Decode(_, bases) => bases.clone(),
+        let bases = match &work {
+            SourceWork::Decode(_, bases) => bases.clone(),
             _ => Bases::default(),
         };
         let wake = || Wake::new().map_err(FlowError::system("make an eventfd"));
@@ -743,8 +583,10 @@ impl Flow {
                 .spawn(body)
                 .map_err(FlowError::system("start a thread"))
         };
-        let wire = match (&origin, &target) {
-            (Origin::FromWire(wire, _), _) | (_, Target::ToWire(wire)) => Some(Arc::clone(wire)),
+        let wire = match (&work, &target) {
+            (SourceWork::FromWire(wire, _), _) | (_, Target::ToWire(wire)) => {
+                Some(Arc::clone(wire))
+            }
             _ => None,
         };
         let of_sink = Arc::clone(&shared);
@@ -766,12 +608,12 @@ impl Flow {
         let source = spawn(
             "pagewire-source",
             Box::new(move || {
-                let result = guarded(|| match origin {
-                    Origin::Encode(input, options, wire) => {
+                let result = guarded(|| match work {
+                    SourceWork::Encode(input, options, wire) => {
                         encode::run(&shared, input, options, wire)
                     }
-                    Origin::Decode(input, _) => decode::run(&shared, input),
-                    Origin::FromWire(wire, frame_size) => {
+                    SourceWork::Decode(input, _) => decode::run(&shared, input),
+                    SourceWork::FromWire(wire, frame_size) => {
                         receive::run(&shared, &wire, frame_size);
                         Err(FlowError::Stopped)
                     }

@@ -8,9 +8,10 @@ export interface Timed {
   readonly cpu: number;
 }
 
-/** Runs a shell's command from one file to another, which must not fail. */
+/** Runs a shell's command, or a pipeline of several, from one file to another; none of them may fail. */
 export async function timed(command: string, input: string, output: string): Promise<Timed> {
-  const child = spawn('bash', ['-c', `TIMEFORMAT='%3R %3U %3S'; { time ${command} <"$IN" >"$OUT" 2>&3; } 3>&2 2>&4`], {
+  const script = `TIMEFORMAT='%3R %3U %3S'; { time { ${command}; } <"$IN" >"$OUT" 2>&3; } 3>&2 2>&4`;
+  const child = spawn('bash', ['-o', 'pipefail', '-c', script], {
     stdio: ['ignore', 'ignore', 'inherit', 'ignore', 'pipe'],
     env: { ...process.env, IN: input, OUT: output },
   });
