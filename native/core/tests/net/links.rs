@@ -300,7 +300,9 @@ fn a_stopped_program_behind_a_unix_socket_is_late() {
     // Nobody accepts, and the queue is full.
     rustix::net::listen(&listener, 0).unwrap();
     let _first = UnixStream::connect(&path).unwrap();
-    let error = connect_socket(&Address::Unix(path), false, SHORT).err().unwrap();
+    let error = connect_socket(&Address::Unix(path), false, SHORT)
+        .err()
+        .unwrap();
     says(&error, "TIMED_OUT", &["did not answer in time", "stopped"]);
 }
 
