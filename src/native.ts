@@ -739,8 +739,8 @@ export interface Native {
   pipeLink(readFd: number, writeFd: number, peer: string): NativeLink;
   /** Answers the calls that a libvirt daemon has made over a connection that comes to nothing; whether there were any. */
   refuseCalls(fd: number, reason: string): boolean;
-  /** A connection to a QEMU: its descriptor, the caller's. */
-  connectSocket(address: NativeAddress, timeoutMs: number): Promise<number>;
+  /** A connection to a QEMU, or to a libvirt daemon: its descriptor, the caller's. */
+  connectSocket(address: NativeAddress, libvirt: boolean, timeoutMs: number): Promise<number>;
   NativeListener: {
     /** Where `address` is a descriptor, it is duplicated and stays the caller's. */
     listen(

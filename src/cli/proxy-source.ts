@@ -11,7 +11,13 @@ import { checkInterception, Interception, interceptionPort, MARK } from '../sess
 import type { SessionSnapshot } from '../session/snapshot.js';
 import { type Belongs, type Session, SourceListener } from '../session/source-process.js';
 import { SourceProcesses } from '../session/source-processes.js';
-import { checkSource, SourceMigration, SourceProxy, type SourceProxySettings } from '../session/source-proxy.js';
+import {
+  checkSource,
+  SourceMigration,
+  SourceProxy,
+  type SourceProxySettings,
+  warmWorkers,
+} from '../session/source-proxy.js';
 import type { SessionEnd } from '../session/source.js';
 import { tunnelName, Tunnels } from '../session/tunnels.js';
 import type { Log } from '../telemetry/log.js';
@@ -79,6 +85,7 @@ function carryGiven(flags: SourceFlags): Promise<number> {
   process.title = 'pagewire: a session to be';
   const log = openLog('proxy source', flags);
   if (interceptionPort(flags.listen) !== undefined) native.setMark(MARK);
+  const workers = warmWorkers(proxySettings(flags, TUNNEL));
   let migration: SourceMigration | undefined;
   const leave = (): void => {
     if (!migration) process.exit(EXIT.ok);
@@ -96,9 +103,10 @@ function carryGiven(flags: SourceFlags): Promise<number> {
       const ours = log.child({ guest: name });
       const settings = { ...proxySettings(flags, name, config), connect, port };
       try {
-        migration = new SourceMigration(settings, ours);
+        migration = new SourceMigration(settings, ours, workers);
       } catch (error) {
         closeSync(fd);
+        void workers.close();
         const failed = { role: 'source', name, peer: connect.join(', '), tunnel: null } as const;
         return tellFailed(ours, failed, PagewireError.from(error), flags.lastError);
       }

@@ -437,7 +437,7 @@ export class DestinationSession {
     const until = performance.now() + QEMU_MS;
     for (;;) {
       try {
-        return await openSocket(connect, QEMU_MS);
+        return await openSocket(connect, QEMU_MS, this.#options.allow !== undefined);
       } catch (error) {
         if (performance.now() > until || signal.aborted) {
           const { message } = PagewireError.from(error);

@@ -8,8 +8,6 @@ import { ladder, next, type Packing, type Stand, start } from '../policy/codec.j
 /** Packs the frames of a session's channels, as it was asked to as long as the workers keep up with the wire. */
 export class Packer {
   readonly asked: Packing;
-  /** Frames that were packed more lightly than was asked for. */
-  lightened = 0;
   readonly #steps: readonly Packing[];
   readonly #workers: Workers;
   readonly #threads: number;
@@ -62,7 +60,6 @@ export class Packer {
     this.#stand = next(this.#stand, load, this.#steps.length);
     const { codec, level } = this.packing;
     if (this.#stand.step !== before) for (const each of this.#flows) this.#setDirect(each);
-    if (this.#stand.step > 0) this.lightened++;
     if (this.#isStored) return slotOf(native.store(flow.handle, slot));
     const task = { handle: flow.handle, slot, codec: codecNumber(codec), level };
     if (bytes <= INLINE_BYTES) return slotOf(native.pack(task.handle, slot, task.codec, level));

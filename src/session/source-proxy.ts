@@ -2,6 +2,7 @@
 import { PagewireError } from '../errors.js';
 import { native, type NativeListener, type NativeListenOptions } from '../native.js';
 import { checkAmount, checkEncoder, checkFrameSize, type EncoderSettings } from '../pipeline/settings.js';
+import { Workers } from '../pipeline/workers.js';
 import { defaultMemoryLimit, sessionMatch } from '../policy/memory.js';
 import type { Log } from '../telemetry/log.js';
 import { type Endpoint, endpointText, isGuestName } from '../transport/endpoint.js';
@@ -56,8 +57,9 @@ export class SourceMigration {
   readonly done: Promise<SessionEnd>;
   readonly #session: SourceSession | StockSession;
 
-  constructor(settings: SourceProxySettings, log: Log) {
-    this.#session = sessionOf(settings, log);
+  /** `workers`, which end with it, may have been started before; without them it starts its own. */
+  constructor(settings: SourceProxySettings, log: Log, workers?: Workers) {
+    this.#session = sessionOf(settings, log, workers);
     this.done = this.#session.done;
   }
 
@@ -132,6 +134,17 @@ export class SourceProxy extends SourceMigration {
   }
 }
 
+/**
+ * The workers of a session to be. Their first thread takes as long to start as all else does until the destination answers,
+ * and QEMU there waits for that.
+ */
+export function warmWorkers(settings: EncoderSettings): Workers {
+  const { codec, threads } = checkEncoder(settings);
+  const workers = new Workers(threads);
+  if (codec !== 'none') workers.warm();
+  return workers;
+}
+
 /** Throws where no proxy could be made of these. */
 export function checkSource(settings: SourceProxySettings, log: Log): void {
   const session = sessionOf(settings, log);
@@ -140,7 +153,7 @@ export function checkSource(settings: SourceProxySettings, log: Log): void {
 }
 
 /** A session that is told what it can do. */
-function sessionOf(settings: SourceProxySettings, log: Log): SourceSession | StockSession {
+function sessionOf(settings: SourceProxySettings, log: Log, workers?: Workers): SourceSession | StockSession {
   const { name, listen: near, port, stock = false, insecure = false, libvirt = false, tls = {}, require } = settings;
   const { replayBytes = 64 << 20 } = settings;
   const { silenceMs = 5000, reconnectMs = 300_000, inDoubt = 'hold', maxBandwidth = 0 } = settings;
@@ -173,7 +186,7 @@ function sessionOf(settings: SourceProxySettings, log: Log): SourceSession | Sto
   if (stock) return new StockSession({ name, near, connect, encoder, inDoubt, log });
   const dialler = new Dialler(connect, identity?.tls ?? null);
   const policy = { replayBytes, reconnectMs, inDoubt, maxBandwidth };
-  return new SourceSession({ name, near, port, dialler, encoder, end, libvirt, ...policy, log });
+  return new SourceSession({ name, near, port, dialler, encoder, end, libvirt, ...policy, log, workers });
 }
 
 /** How far back references lead where nobody says, in bytes. */

@@ -59,6 +59,8 @@ export interface SourceOptions {
   readonly maxBandwidth: number;
   /** The connection is a libvirt daemon's, and the only one. */
   readonly libvirt?: boolean | undefined;
+  /** Its own from now on, and maybe started already. */
+  readonly workers?: Workers | undefined;
   readonly log: Log;
 }
 
@@ -138,7 +140,7 @@ export class SourceSession {
     this.#reconnectMs = options.reconnectMs;
     this.#bandwidth.set(options.maxBandwidth);
     this.#settings = checkEncoder(options.encoder, options.replayBytes);
-    this.#workers = new Workers(this.#settings.threads);
+    this.#workers = options.workers ?? new Workers(this.#settings.threads);
     this.#packer = this.#newPacker();
     this.done = new Promise((resolve, reject) => {
       this.#settle = { resolve, reject };

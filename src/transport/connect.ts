@@ -63,8 +63,8 @@ export function openLink(endpoint: Endpoint): NativeLink {
   }
 }
 
-/** Connects to a QEMU; the descriptor is the caller's. */
-export async function openSocket(endpoint: Endpoint, timeoutMs: number): Promise<number> {
+/** Connects to a QEMU, or to a libvirt daemon; the descriptor is the caller's. */
+export async function openSocket(endpoint: Endpoint, timeoutMs: number, libvirt = false): Promise<number> {
   const address = nativeAddress(endpoint);
   if (endpoint.kind === 'fd') return endpoint.fd;
   if (endpoint.kind === 'exec') return startCommand(endpoint.command);
@@ -72,7 +72,7 @@ export async function openSocket(endpoint: Endpoint, timeoutMs: number): Promise
     throw new PagewireError('BAD_OPTION', `${endpointText(endpoint)}: a QEMU is reached by unix:, tcp:, fd: or exec:`);
   }
   try {
-    return await native.connectSocket(address, timeoutMs);
+    return await native.connectSocket(address, libvirt, timeoutMs);
   } catch (error) {
     throw PagewireError.from(error);
   }

@@ -1,7 +1,7 @@
 //! Two wires, a flow at each end, real sockets between them, and links that break.
 
 use pagewire_core::codec::Codec;
-use pagewire_core::flow::{EncodeOptions, Event, Flow, MatchOptions};
+use pagewire_core::flow::{Direct, EncodeOptions, Event, Flow, MatchOptions};
 use pagewire_core::frame::{FrameType, Header as FrameHeader, MAX_RAW, Start};
 use pagewire_core::libvirt::{Allow, Header, Key, Kind, Status, keepalive, procedure, program};
 use pagewire_core::matching::{Effort, Keeps};
@@ -11,6 +11,7 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
@@ -57,17 +58,30 @@ enum Work {
     Pack(Codec),
     /// The others are stored, and not looked through.
     PackEverySecond(Codec),
+    Store,
     Unpack,
 }
 
-/// A flow whose listener works on the thread that tells of a frame.
+impl Work {
+    /// What the flow is to do itself, where it need not ask.
+    fn direct(self) -> Direct {
+        match self {
+            Work::Pack(codec) | Work::PackEverySecond(codec) => Direct::Packed(codec, 1),
+            Work::Store | Work::Unpack => Direct::AsItIs,
+        }
+    }
+}
+
+/// A flow whose listener works on the thread that tells of a frame, and counts those that it hears of.
 fn flow(
     start: impl FnOnce(Box<dyn Fn(Event) + Send + Sync>) -> Flow,
     work: Work,
-) -> (Arc<Flow>, Receiver<Event>) {
+) -> (Arc<Flow>, Receiver<Event>, Arc<AtomicUsize>) {
     // Weak: the flow holds its listener.
     let place: Arc<OnceLock<Weak<Flow>>> = Arc::default();
     let (tell, events) = channel();
+    let heard = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&heard);
     let of_listener = Arc::clone(&place);
     let flow = Arc::new(start(Box::new(move |event| {
         let Some(flow) = of_listener.wait_for().upgrade() else {
@@ -75,9 +89,10 @@ fn flow(
         };
         match event {
             Event::Data { slot, .. } => {
-                let frames = flow.totals().frames;
+                let frames = count.fetch_add(1, Ordering::SeqCst);
                 let slot = match work {
-                    Work::PackEverySecond(_) if frames % 2 == 0 => flow.store(slot),
+                    Work::Store => flow.store(slot),
+                    Work::PackEverySecond(_) if frames % 2 == 1 => flow.store(slot),
                     Work::Pack(codec) | Work::PackEverySecond(codec) => flow.pack(slot, codec, 1),
                     Work::Unpack => flow.unpack(slot),
                 };
@@ -93,8 +108,9 @@ fn flow(
             }
         }
     })));
+    flow.set_direct(work.direct());
     let _ = place.set(Arc::downgrade(&flow));
-    (flow, events)
+    (flow, events, heard)
 }
 
 trait WaitFor<T> {
@@ -129,6 +145,8 @@ struct Session {
     decoder_events: Receiver<Event>,
     /// What tells that the flows have ended.
     encoder_events: Receiver<Event>,
+    /// Frames that the listeners of encoder and decoder have heard of.
+    heard: [Arc<AtomicUsize>; 2],
 }
 
 fn session(replay_bytes: usize, frame_size: usize) -> Session {
@@ -177,14 +195,14 @@ fn session_with(
         index: None,
     };
     let to = Arc::clone(&source);
-    let (encoder, encoder_events) = flow(
+    let (encoder, encoder_events, of_encoder) = flow(
         |listener| {
             Flow::encode_to_wire(of_source.into(), to, options, 4, 2, listener).expect("a flow")
         },
         work,
     );
     let from = Arc::clone(&destination);
-    let (decoder, decoder_events) = flow(
+    let (decoder, decoder_events, of_decoder) = flow(
         |listener| {
             let window_limit = matching.map_or(0, |matching| 2 * matching.window + (64 << 20));
             Flow::decode_from_wire(from, allow, MAX_RAW as u32, 4, 2, window_limit, listener)
@@ -204,6 +222,7 @@ fn session_with(
         decoder,
         decoder_events,
         encoder_events,
+        heard: [of_encoder, of_decoder],
     };
     session.link();
     session.open_onward(of_destination);
@@ -306,6 +325,18 @@ fn both_directions_arrive_and_are_confirmed() {
     );
     session.ends();
     assert_eq!(session.source.status().unacked_bytes, 0);
+}
+
+/// As long as the link has room. What is sent here fits into its buffers, so it has.
+#[test]
+fn nobody_is_asked_about_frames_that_go_as_they_are() {
+    for (work, asked) in [(Work::Store, false), (Work::Pack(Codec::Zstd), true)] {
+        let session = session_with(64 << 20, 64 << 10, None, None, work);
+        exchange(&session, &content(100_000, 5), &[], || {});
+        session.ends();
+        let heard = session.heard.each_ref().map(|of| of.load(Ordering::SeqCst));
+        assert_eq!(heard.map(|frames| frames > 0), [asked; 2], "{heard:?}");
+    }
 }
 
 /// References lead only to frames that were looked through, packed or not; the destination has to keep no others.
@@ -473,7 +504,7 @@ fn silence_is_a_lost_link_and_heartbeats_are_none() {
     let (sender, of_source) = UnixStream::pair().expect("sockets");
     source.start_return(of_source.into()).expect("a thread");
     let from = Arc::clone(&destination);
-    let (_decoder, _) = flow(
+    let (_decoder, _, _) = flow(
         |listener| {
             Flow::decode_from_wire(from, None, MAX_RAW as u32, 4, 2, 0, listener).expect("a flow")
         },
@@ -620,7 +651,7 @@ fn a_stream_that_is_wrong_before_qemu_has_a_socket_is_told() {
 fn wrong_before_qemu_has_a_socket(frame_limit: u32, what: &str) {
     let (destination, _events) = wire(Side::Destination, 1 << 20, SILENCE, &Arc::default(), false);
     let from = Arc::clone(&destination);
-    let (decoder, events) = flow(
+    let (decoder, events, _) = flow(
         |listener| {
             Flow::decode_from_wire(from, None, frame_limit, 4, 2, 0, listener).expect("a flow")
         },

@@ -353,11 +353,12 @@ pub fn pipe_link(read_fd: i32, write_fd: i32, peer: String) -> Result<NativeLink
         .map_err(|error| failure("BAD_DESCRIPTOR", error))
 }
 
-/// Connects to a QEMU.
+/// Connects to a QEMU, or to a libvirt daemon.
 #[napi]
 pub fn connect_socket(
     env: Env,
     address: NativeAddress,
+    libvirt: bool,
     timeout_ms: u32,
 ) -> Result<Object<'static>> {
     let address = Address::try_from(address);
@@ -365,7 +366,7 @@ pub fn connect_socket(
         env,
         move || {
             let address = address.map_err(|error| NetError::Descriptor(error.reason.clone()))?;
-            net::connect_socket(&address, milliseconds(timeout_ms))
+            net::connect_socket(&address, libvirt, milliseconds(timeout_ms))
         },
         IntoRawFd::into_raw_fd,
     )

@@ -3,7 +3,7 @@
 mod tunnel;
 
 use super::arena::Slot;
-use super::{Event, FlowError, Shared, StreamEnd, lock};
+use super::{Direct, Event, FlowError, STRAIGHT_BYTES, Shared, StreamEnd, lock};
 use crate::archive::{Builder, Watcher};
 use crate::checksum::ContentHash;
 use crate::delta::{self, Filter, Host, Stopped};
@@ -25,6 +25,9 @@ pub(super) const DRY: usize = 1;
 /// than any element of a QEMU stream.
 const PARSE_BUFFER: usize = 256 << 10;
 const _: () = assert!(PARSE_BUFFER >= 2 * crate::qemu::MAX_ELEMENT);
+
+/// What a frame holds that nothing packs: it stays in a core's cache on its way from read to write.
+const AS_IT_IS_FRAME: usize = 256 << 10;
 
 /// How a stream is to be encoded.
 #[derive(Clone, Debug)]
@@ -425,7 +428,17 @@ impl Filler<'_> {
         shared.pressure.wait(|| shared.stopped());
         let slot = shared.arena.acquire().ok_or(FlowError::Stopped)?;
         self.limit = shared.pressure.frame_size(shared.arena.frame_size());
+        if self.goes_as_it_is() {
+            self.limit = self.limit.min(AS_IT_IS_FRAME);
+        }
         Ok(slot)
+    }
+
+    /// Whether a frame of any size goes over the link as it is: nothing is packed, and the link gives no reason to ask whether
+    /// something should be.
+    fn goes_as_it_is(&self) -> bool {
+        self.shared.direct() == Direct::AsItIs
+            && self.wire.as_ref().is_some_and(|wire| !wire.is_full())
     }
 
     fn filled(&mut self, n: usize) -> Result<(), FlowError> {
@@ -504,7 +517,9 @@ impl Filler<'_> {
     fn send(&mut self, slot: Slot, urgency: Urgency) -> Result<(), FlowError> {
         self.frames += 1;
         self.publish();
-        if urgency == Urgency::Now && self.shared.may_go_straight(&slot) {
+        let is_small = slot.header.raw_len <= STRAIGHT_BYTES;
+        let is_done_soon = urgency == Urgency::Now && is_small || self.goes_as_it_is();
+        if is_done_soon && self.shared.may_go_straight() {
             let slot = match slot.header.kind {
                 // Without frames there is nothing to pack or to checksum.
                 FrameType::Data if self.content.is_some() => self.shared.pack_straight(slot)?,

@@ -223,15 +223,18 @@ impl Shared {
         });
     }
 
-    /// Whether a frame may go to the sink without the listener: it is small, so that packing it takes no longer than the
-    /// way through another thread, and no frame before it is still with the listener. A page that a guest waits for is
-    /// such a frame.
-    fn may_go_straight(&self, slot: &Slot) -> bool {
-        slot.header.raw_len <= STRAIGHT_BYTES && self.in_lane.load(Ordering::SeqCst) == 0
+    /// Whether a frame may go to the sink without the listener: no frame before it is still there.
+    fn may_go_straight(&self) -> bool {
+        self.in_lane.load(Ordering::SeqCst) == 0
+    }
+
+    /// What becomes of a frame that goes to the sink without the listener.
+    fn direct(&self) -> Direct {
+        Direct::from_word(self.direct.load(Ordering::Relaxed))
     }
 
     fn pack_straight(&self, slot: Slot) -> Result<Slot, FlowError> {
-        match Direct::from_word(self.direct.load(Ordering::Relaxed)) {
+        match self.direct() {
             Direct::Packed(codec, level) => pack::pack(self, slot, codec, level),
             Direct::AsItIs => Ok(pack::store(self, slot)),
         }
@@ -257,18 +260,19 @@ impl Shared {
         counters
             .source_cpu_ns
             .store(thread_cpu_ns(), Ordering::Relaxed);
-        if self.may_go_straight(&slot) {
+        let work = if header.codec == Codec::None && header.kind == FrameType::Data {
+            0
+        } else {
+            header.raw_len
+        };
+        let is_done_soon = header.raw_len <= STRAIGHT_BYTES || work == 0 && slot.checked;
+        if is_done_soon && self.may_go_straight() {
             let slot = match header.kind {
                 kind if kind.is_content() => pack::unpack(self, slot)?,
                 _ => slot,
             };
             self.send_straight(slot);
         } else {
-            let work = if header.codec == Codec::None && header.kind == FrameType::Data {
-                0
-            } else {
-                header.raw_len
-            };
             self.send(slot, work);
         }
         Ok(())
@@ -343,7 +347,8 @@ impl Shared {
     }
 }
 
-/// Up to this size a frame is packed or unpacked by the thread that has it: that takes no longer than to wake another.
+/// Up to this size a frame is packed or unpacked by the thread that has it: that takes no longer than to wake another. A page
+/// that a guest waits for is such a frame.
 const STRAIGHT_BYTES: u32 = 16 << 10;
 
 /// What becomes of a frame that goes to the sink without the listener.

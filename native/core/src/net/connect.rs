@@ -91,10 +91,17 @@ fn link(transport: Transport, tunnel: Option<Tunnel>, address: String) -> Result
     Link::new(transport, tunnel, peer).map_err(NetError::system("set up the connection"))
 }
 
-/// Connects to a QEMU.
-pub fn connect_socket(address: &Address, timeout: Duration) -> Result<OwnedFd, NetError> {
+/// Connects to a QEMU, or to a libvirt daemon.
+pub fn connect_socket(
+    address: &Address,
+    libvirt: bool,
+    timeout: Duration,
+) -> Result<OwnedFd, NetError> {
     let endpoint = address.endpoint(false);
-    let remedy = "is QEMU waiting there, started with -incoming?";
+    let remedy = match libvirt {
+        true => "is libvirt's daemon running, and is that its socket?",
+        false => "is QEMU waiting there, started with -incoming?",
+    };
     let socket = reach(address, &endpoint, remedy, Instant::now() + timeout)?;
     let _ = rustix::net::sockopt::set_tcp_nodelay(&socket, true);
     Ok(socket)

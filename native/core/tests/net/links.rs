@@ -271,12 +271,14 @@ fn who_is_not_there_is_named_with_a_remedy() {
         try_link(&missing).to_string(),
         "cannot connect to unix:/nonexistent/x.sock: no such file or directory (is the destination proxy running?)"
     );
-    let error = connect_socket(&missing, LONG).err().unwrap();
-    says(
-        &error,
-        "CONNECT_FAILED",
-        &["unix:/nonexistent/x.sock", "-incoming"],
-    );
+    for (libvirt, remedy) in [(false, "-incoming"), (true, "libvirt's daemon")] {
+        let error = connect_socket(&missing, libvirt, LONG).err().unwrap();
+        says(
+            &error,
+            "CONNECT_FAILED",
+            &["unix:/nonexistent/x.sock", remedy],
+        );
+    }
     let error = try_link(&host("no-such-host.invalid", 1));
     says(
         &error,
@@ -298,7 +300,9 @@ fn a_stopped_program_behind_a_unix_socket_is_late() {
     // Nobody accepts, and the queue is full.
     rustix::net::listen(&listener, 0).unwrap();
     let _first = UnixStream::connect(&path).unwrap();
-    let error = connect_socket(&Address::Unix(path), SHORT).err().unwrap();
+    let error = connect_socket(&Address::Unix(path), false, SHORT)
+        .err()
+        .unwrap();
     says(&error, "TIMED_OUT", &["did not answer in time", "stopped"]);
 }
 
@@ -307,7 +311,7 @@ fn a_qemu_is_reached_by_both_kinds_of_socket() {
     let folder = Folder::new("qemu");
     let path = folder.socket();
     let unix = UnixListener::bind(&path).unwrap();
-    let mut there = UnixStream::from(connect_socket(&Address::Unix(path), LONG).unwrap());
+    let mut there = UnixStream::from(connect_socket(&Address::Unix(path), false, LONG).unwrap());
     there.write_all(b"QEVM").unwrap();
     // As it was, for whoever gets the descriptor: blocking.
     assert!(
@@ -320,6 +324,6 @@ fn a_qemu_is_reached_by_both_kinds_of_socket() {
     let port = tcp.local_addr().unwrap().port();
     // Of a name's addresses, the first that answers.
     let host = "localhost".to_owned();
-    connect_socket(&Address::Tcp { host, port }, LONG).unwrap();
+    connect_socket(&Address::Tcp { host, port }, false, LONG).unwrap();
     tcp.accept().unwrap();
 }
