@@ -70,20 +70,28 @@ impl Mapping {
     /// lies behind it becomes small pages. To be called before these bytes are written for the first time, by one thread at a
     /// time.
     pub(super) fn take(&self, from: usize, to: usize) {
+        self.take_by(from, to, |at| {
+            let began = thread_cpu_ns();
+            // SAFETY: within the mapping; nobody uses the byte yet, which is the caller's promise, and it is 0.
+            unsafe { self.base.as_ptr().add(at).write_volatile(0) };
+            thread_cpu_ns() - began
+        });
+    }
+
+    /// `touch` touches a byte and tells what that took, in nanoseconds.
+    fn take_by(&self, from: usize, to: usize, mut touch: impl FnMut(usize) -> u64) {
         let to = to.min(self.len);
         let mut at = from.max(self.taken.load(Ordering::Relaxed));
         while at < to {
             let address = self.base.as_ptr().addr() + at;
             at += address.next_multiple_of(HUGE) - address;
-            if at + HUGE > self.len || at >= to {
+            // What is no whole huge page is made of small ones anyway.
+            if at >= to || at + HUGE > self.len {
                 break;
             }
-            let began = thread_cpu_ns();
-            // SAFETY: within the mapping; nobody uses the byte yet, which is the caller's promise, and it is 0.
-            unsafe { self.base.as_ptr().add(at).write_volatile(0) };
-            let is_slow = thread_cpu_ns() - began > SLOW_NS;
+            let took = touch(at);
             at += HUGE;
-            if is_slow {
+            if took > SLOW_NS {
                 // SAFETY: within the mapping, which is ours; advice changes no content.
                 let _ = unsafe {
                     let rest = self.base.as_ptr().add(at);
@@ -114,5 +122,54 @@ impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: the mapping is ours, and all borrows of it have ended.
         let _ = unsafe { munmap(self.base.as_ptr().cast(), self.len) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes what frames of this size need, one behind the other, round after round. Gives the bytes that were touched.
+    fn touched(mapping: &Mapping, frame: usize, mut ns: impl FnMut(usize) -> u64) -> Vec<usize> {
+        let mut touched = Vec::new();
+        for _ in 0..2 {
+            for from in (0..mapping.len).step_by(frame) {
+                mapping.take_by(from, from + frame, |at| {
+                    touched.push(at);
+                    ns(at)
+                });
+            }
+        }
+        touched
+    }
+
+    #[test]
+    fn each_huge_page_is_touched_once() {
+        for frame in [4096, 1 << 20, 3 << 20, 1 << 25] {
+            let mapping = Mapping::new((9 << 20) + 4096, Pages::Huge).expect("memory");
+            let base = mapping.base.as_ptr().addr();
+            let whole: Vec<usize> = (0..mapping.len.saturating_sub(HUGE - 1))
+                .filter(|at| (base + at) % HUGE == 0)
+                .collect();
+            assert!(whole.len() >= 3);
+            assert_eq!(touched(&mapping, frame, |_| 0), whole, "frames of {frame}");
+        }
+    }
+
+    #[test]
+    fn behind_one_that_is_slow_none_is_touched() {
+        let mapping = Mapping::new(20 << 20, Pages::Huge).expect("memory");
+        let mut left = 3;
+        let touched = touched(&mapping, 1 << 20, |_| {
+            left -= 1;
+            if left == 0 { 2 * SLOW_NS } else { SLOW_NS }
+        });
+        assert_eq!(touched.len(), 3);
+    }
+
+    #[test]
+    fn small_pages_are_not_touched() {
+        let mapping = Mapping::new(20 << 20, Pages::Small).expect("memory");
+        assert_eq!(touched(&mapping, 1 << 20, |_| 0), []);
     }
 }
