@@ -1,8 +1,10 @@
 /** The options of `pagewire [options] [FILE…]`, named as gzip, lzop and zstd name them. */
+import { availableParallelism } from 'node:os';
 import { type Command, Option } from 'commander';
 import { DEFAULT_SAVE_LEVEL, type SaveLevel } from '../pipeline/save.js';
+import { MOST_THREADS, Workers } from '../pipeline/workers.js';
 import type { FilterFlags } from './filter.js';
-import { run } from './run.js';
+import { replaceStandardStreams, run } from './run.js';
 import { each, integer, size } from './values.js';
 
 const EXAMPLES = `
@@ -39,7 +41,7 @@ export function filterOptions(command: Command): Command {
     command.on(`option:${option.name()}`, () => command.setOptionValue('level', level));
   }
   return command
-    .option('-T, --threads <N>', 'threads (default: one for each processor, up to 8; 0: for all)', integer)
+    .option('-T, --threads <N>', 'threads (default: one for each processor, up to 8; 0: for all)', threads)
     .option('--memory-limit <SIZE>', 'for all of it', size)
     .option('-k, --keep', 'keep FILE (default)')
     .option('--rm', 'remove FILE when all is well')
@@ -51,7 +53,18 @@ export function filterOptions(command: Command): Command {
     .option('-q, --quiet', 'no progress, no notes; errors only')
     .addHelpText('after', EXAMPLES)
     .action(async (files: string[], flags: Partial<FilterFlags>) => {
+      const workers = new Workers(flags.threads);
+      if (!flags.list && !flags.salvage) {
+        // A thread takes as long to start as the rest of the program to load, and a guest may wait for both.
+        replaceStandardStreams('stdout');
+        workers.warm();
+      }
       const { filter } = await import('./filter.js');
-      await run('', (signal) => filter(files, { quiet: false, ...flags }, signal));
+      await run('', (signal) => filter(files, { quiet: false, ...flags }, signal, workers));
     });
+}
+
+/** 0 stands for all processors. */
+function threads(text: string): number {
+  return integer(text) || Math.min(availableParallelism(), MOST_THREADS);
 }

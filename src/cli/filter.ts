@@ -1,5 +1,4 @@
 import { closeSync, constants, lstatSync, openSync, rmSync, type Stats, statSync } from 'node:fs';
-import { availableParallelism } from 'node:os';
 import { dirname } from 'node:path';
 import { isatty } from 'node:tty';
 import { verifyFile } from '../archive/index.js';
@@ -8,7 +7,8 @@ import { native } from '../native.js';
 import { Decoder } from '../pipeline/decoder.js';
 import { Encoder } from '../pipeline/encoder.js';
 import { type SaveLevel, saveProfile } from '../pipeline/save.js';
-import { checkEncoder, checkThreads, type EncoderSettings, MOST_THREADS } from '../pipeline/settings.js';
+import { checkEncoder, checkThreads, type EncoderSettings } from '../pipeline/settings.js';
+import type { Workers } from '../pipeline/workers.js';
 import { bytes, ratio } from '../telemetry/amounts.js';
 import { decodeLine, encodeLine } from '../telemetry/progress.js';
 import { decodeStats, encodeStats } from '../telemetry/stats.js';
@@ -28,7 +28,6 @@ export interface FilterFlags extends FileFlags {
   test?: boolean;
   output?: string;
   level?: SaveLevel;
-  /** 0: as many as there are processors. */
   threads?: number;
   memoryLimit?: number;
   /** What the file is based on; when restoring, files that may be the base. */
@@ -42,7 +41,12 @@ export interface FilterFlags extends FileFlags {
 }
 
 /** `pagewire [options] [FILE…]`: each file by itself; the exit code is that of the first that failed. */
-export async function filter(files: readonly string[], flags: FilterFlags, signal: AbortSignal): Promise<number> {
+export async function filter(
+  files: readonly string[],
+  flags: FilterFlags,
+  signal: AbortSignal,
+  workers: Workers,
+): Promise<number> {
   if (flags.list) return list(files);
   if (flags.salvage) return salvage(files, flags);
   const inputs = files.length > 0 ? files : ['-'];
@@ -51,7 +55,7 @@ export async function filter(files: readonly string[], flags: FilterFlags, signa
   for (const input of inputs) {
     let ended: number;
     try {
-      ended = await one(input, outputOf(input, flags), flags, signal);
+      ended = await one(input, outputOf(input, flags), flags, signal, workers);
     } catch (error) {
       if (signal.aborted || inputs.length === 1) throw error;
       const failure = PagewireError.from(error);
@@ -73,12 +77,18 @@ function check(inputs: readonly string[], flags: FilterFlags): void {
   if (rm && (test || inputs.some((input) => outputOf(input, flags) === '-'))) {
     throw wrong('--rm is for files that become files');
   }
-  if (restores(flags)) checkThreads(threads(flags));
+  if (restores(flags)) checkThreads(flags.threads);
   else checkEncoder(encoderSettings(flags));
 }
 
 /** Saves, restores or tests one file. */
-async function one(input: string, output: string, flags: FilterFlags, signal: AbortSignal): Promise<number> {
+async function one(
+  input: string,
+  output: string,
+  flags: FilterFlags,
+  signal: AbortSignal,
+  workers: Workers,
+): Promise<number> {
   checkTerminal(input, output, flags);
   if (flags.output === undefined && !flags.test && output !== '-') checkFile(input, output, flags);
   if (!restores(flags) && output !== '-') await checkNotBase(output, flags.base);
@@ -90,7 +100,7 @@ async function one(input: string, output: string, flags: FilterFlags, signal: Ab
   try {
     const target = await openTarget(output, signal, { ...options, replace: flags.force === true, like: source });
     code = await transfer(source, target, flags, () => {
-      run = (restores(flags) ? restore : save)(source, target, flags, signal);
+      run = (restores(flags) ? restore : save)(source, target, flags, signal, workers);
       return run.operation;
     });
   } finally {
@@ -135,8 +145,9 @@ interface Run {
   sizes: () => { stream: number; file: number };
 }
 
-function save(source: Place, target: Place, flags: FilterFlags, signal: AbortSignal): Run {
-  const encoder = new Encoder({ ...encoderSettings(flags), input: source.fd, output: target.fd, signal });
+function save(source: Place, target: Place, flags: FilterFlags, signal: AbortSignal, workers: Workers): Run {
+  const options = { ...encoderSettings(flags), input: source.fd, output: target.fd, signal };
+  const encoder = new Encoder(options, workers);
   return {
     operation: {
       name: '',
@@ -152,16 +163,17 @@ function save(source: Place, target: Place, flags: FilterFlags, signal: AbortSig
   };
 }
 
-function restore(source: Place, target: Place, flags: FilterFlags, signal: AbortSignal): Run {
-  const decoder = new Decoder({
+function restore(source: Place, target: Place, flags: FilterFlags, signal: AbortSignal, workers: Workers): Run {
+  const options = {
     bases: flags.base,
     baseFolder: dirname(source.name),
-    threads: threads(flags),
+    threads: flags.threads,
     memoryLimit: flags.memoryLimit,
     input: source.fd,
     output: target.fd,
     signal,
-  });
+  };
+  const decoder = new Decoder(options, workers);
   return {
     operation: {
       name: '',
@@ -183,11 +195,7 @@ function restores({ decompress, test }: FilterFlags): boolean {
 
 function encoderSettings(flags: FilterFlags): EncoderSettings {
   const [base, ...bases] = flags.base ?? [];
-  return { ...saveProfile(flags.level), base, bases, threads: threads(flags), memoryLimit: flags.memoryLimit };
-}
-
-function threads({ threads }: FilterFlags): number | undefined {
-  return threads === 0 ? Math.min(availableParallelism(), MOST_THREADS) : threads;
+  return { ...saveProfile(flags.level), base, bases, threads: flags.threads, memoryLimit: flags.memoryLimit };
 }
 
 /** Where a file goes, as `-o` would name it. */

@@ -6,6 +6,7 @@ import { LINKS, secondsOver } from '../measuring/links.js';
 import { native, type NativeInspection, type NativeTotals } from '../native.js';
 import { Decoder } from '../pipeline/decoder.js';
 import { Encoder } from '../pipeline/encoder.js';
+import { SAVE_WINDOW } from '../pipeline/save.js';
 import { decoderBytes, type EncoderSettings, framesInFlight, windowBytes } from '../pipeline/settings.js';
 import { defaultThreads } from '../pipeline/workers.js';
 import { BASE_BYTES, defaultMemoryLimit } from '../policy/memory.js';
@@ -28,15 +29,12 @@ const CODECS: readonly [name: string, codec: Codec, level: number][] = [
 /** CPU time that a codec may take on the sample, in milliseconds: a slow one is measured on less of it. */
 const LIMIT_MS = 1500;
 
-/** How far back match looks in what is measured, in bytes: what a save uses. */
-const WINDOW = 128 << 20;
-
 /** What needs the stream in its order, so that all of it goes through the encoder. */
 const CHAINS: readonly { name: string; delta: boolean; settings: EncoderSettings }[] = [
   { name: 'delta alone', delta: true, settings: { stock: true } },
   { name: 'delta + lz4', delta: true, settings: { codec: 'lz4', level: 1 } },
   { name: 'delta + zstd 1', delta: true, settings: { codec: 'zstd', level: 1 } },
-  { name: 'match + zstd 1', delta: false, settings: { delta: false, codec: 'zstd', level: 1, match: WINDOW } },
+  { name: 'match + zstd 1', delta: false, settings: { delta: false, codec: 'zstd', level: 1, match: SAVE_WINDOW } },
 ];
 
 /** What only reads and writes: what a codec's row leaves out. */

@@ -4,7 +4,7 @@ import { PagewireError } from '../errors.js';
 import { bytes } from '../telemetry/amounts.js';
 import { native, type NativeDeltaOptions, type NativeEncodeOptions, type NativeMatchOptions } from '../native.js';
 import { BASE_BYTES, defaultMemoryLimit, WORKER_BYTES } from '../policy/memory.js';
-import { defaultThreads } from './workers.js';
+import { defaultThreads, MOST_THREADS } from './workers.js';
 
 /** How large the page cache is to be: in bytes, or in percent of what the guest's whole RAM takes. */
 export type CacheSize = { readonly bytes: number } | { readonly percent: number };
@@ -230,9 +230,6 @@ export function checkFrameSize(frameSize: number | undefined, codec: Codec = DEF
   }
   return size;
 }
-
-/** Threads that one pipeline may have. */
-export const MOST_THREADS = 256;
 
 export function checkThreads(threads = defaultThreads()): number {
   if (!Number.isInteger(threads) || threads < 1 || threads > MOST_THREADS) {

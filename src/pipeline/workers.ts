@@ -16,13 +16,16 @@ export interface UnpackTask {
   slot: number;
 }
 
+/** Threads that one pipeline may have. */
+export const MOST_THREADS = 256;
+
 /** As many as there are processors to run on, up to 8: a migration shares its host with guests. */
 export function defaultThreads(): number {
   return Math.min(availableParallelism(), 8);
 }
 
 /**
- * The worker threads of one pipeline, started when the first frame comes that is worth it. Each loads the native
+ * The worker threads of one pipeline, started when the first frame comes that is worth it, or by `warm`. Each loads the native
  * core again, which is the same in every thread of a process, so a handle and a slot number are all it needs.
  */
 export class Workers {
@@ -30,7 +33,7 @@ export class Workers {
   #pool: Promise<Piscina> | undefined;
   #closed = false;
 
-  constructor(threads: number) {
+  constructor(threads = defaultThreads()) {
     this.#threads = threads;
   }
 

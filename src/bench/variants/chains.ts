@@ -1,8 +1,6 @@
 import { availableParallelism } from 'node:os';
+import { SAVE_WINDOW } from '../../pipeline/save.js';
 import type { ChainVariant } from '../variant.js';
-
-/** How far back match looks here: what a save does by default. */
-const WINDOW = 128 << 20;
 
 const DELTA_ZSTD = { codec: 'zstd', level: 1 } as const;
 const PACK_ZSTD = { delta: false, codec: 'zstd', level: 1 } as const;
@@ -13,13 +11,13 @@ export function chainVariants(): ChainVariant[] {
     chain('pass through', { delta: false, codec: 'none' }),
     chain('pack lz4 1', { delta: false, codec: 'lz4', level: 1 }),
     chain('pack zstd 1', PACK_ZSTD),
-    chain('match + zstd 1', { ...PACK_ZSTD, match: WINDOW }),
-    chain('match + zstd 3', { ...PACK_ZSTD, level: 3, match: WINDOW }),
+    chain('match + zstd 1', { ...PACK_ZSTD, match: SAVE_WINDOW }),
+    chain('match + zstd 3', { ...PACK_ZSTD, level: 3, match: SAVE_WINDOW }),
     chain('delta (--stock)', { stock: true }),
     chain('delta + lz4 1', { codec: 'lz4', level: 1 }),
     chain('delta + zstd 1', DELTA_ZSTD),
     chain('delta + zstd 3', { codec: 'zstd', level: 3 }),
-    chain('delta + match + zstd 1', { ...DELTA_ZSTD, match: WINDOW }),
+    chain('delta + match + zstd 1', { ...DELTA_ZSTD, match: SAVE_WINDOW }),
     { ...chain('zstd 1, then delta alone', DELTA_ZSTD), afterBulk: { codec: 'none', level: 0 } },
     { ...chain('zstd 1, then delta + lz4 1', DELTA_ZSTD), afterBulk: { codec: 'lz4', level: 1 } },
     ...[10, 25, 50, 75, 100].map((percent) => ({

@@ -12,6 +12,10 @@ const WINDOW_LOG_MAX: u32 = MAX_RAW.ilog2();
 /// 23 % on a Zen 4. Still the table fits into a core's own cache.
 const FAST: (u32, u32) = (15, 6);
 
+/// Level -1's, where libzstd's own is 13: on what match leaves of such RAM, 2.0 and 2.6 % less of it, for 7 % more time on a
+/// Zen 5.
+const FASTER: (u32, u32) = (14, 0);
+
 /// Literals are entropy-coded below level 0 too, where libzstd leaves them as they are. On what match leaves of the same
 /// RAM, level -1 makes 15 % less of it in 17 % more time, and -10 less than -3 did, in the same time.
 const LITERALS: ParamSwitch = ParamSwitch::Enable;
@@ -30,7 +34,11 @@ impl Packer {
                 .set_parameter(CParameter::CompressionLevel(level))
                 .ok()?;
             // 0: libzstd's own choice for the level.
-            let (hash_log, min_match) = if level == 1 { FAST } else { (0, 0) };
+            let (hash_log, min_match) = match level {
+                1 => FAST,
+                -1 => FASTER,
+                _ => (0, 0),
+            };
             context.set_parameter(CParameter::HashLog(hash_log)).ok()?;
             context
                 .set_parameter(CParameter::MinMatch(min_match))

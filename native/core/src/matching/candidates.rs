@@ -3,7 +3,7 @@
 //! Many threads look and write at once without a lock: a word is one candidate whole, and one that is lost, or wrong, costs
 //! a reference and nothing else.
 
-use super::mapping::{Mapping, Pages};
+use super::mapping::{HUGE, Mapping, Pages};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -32,8 +32,11 @@ impl Candidates {
     }
 
     pub(super) fn new(window: u64, spacing: u32) -> io::Result<Self> {
+        let memory = Mapping::new(Self::bytes(window, spacing), Pages::Huge)?;
+        // They are written at random, so the first page speaks for all.
+        memory.take(0, HUGE);
         Ok(Candidates {
-            memory: Mapping::new(Self::bytes(window, spacing), Pages::Huge)?,
+            memory,
             buckets: Self::buckets(window, spacing),
         })
     }
@@ -67,17 +70,14 @@ impl Candidates {
             .filter_map(move |word| here.checked_sub(back(word, here)))
     }
 
-    /// Notes where a run stands, in the place of the oldest that the bucket has.
+    /// Notes where a run stands, before the others of its bucket. The last of them, mostly the oldest, is forgotten.
     pub(super) fn note(&self, hash: u64, offset: u64) {
         let bucket = self.bucket(hash);
-        let oldest = bucket
-            .iter()
-            .max_by_key(|word| match word.load(Ordering::Relaxed) {
-                0 => u64::MAX,
-                word => back(word, offset),
-            });
-        if let Some(word) = oldest {
-            word.store(hash & !OFFSETS | offset & OFFSETS, Ordering::Relaxed);
+        let mut word = hash & !OFFSETS | offset & OFFSETS;
+        for place in bucket {
+            let next = place.load(Ordering::Relaxed);
+            place.store(word, Ordering::Relaxed);
+            word = next;
         }
     }
 }

@@ -102,6 +102,9 @@ impl Window {
             live.gap = offset;
         }
         self.unmark(offset, end);
+        let start = offset % self.capacity;
+        let in_ring = self.capacity.min(start + u64::from(len));
+        self.memory.take(start as usize, in_ring as usize);
         live.end = end;
         live.places.push(offset);
         Some(Place {
