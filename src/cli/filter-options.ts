@@ -4,7 +4,8 @@ import { type Command, Option } from 'commander';
 import { DEFAULT_SAVE_LEVEL, type SaveLevel } from '../pipeline/save.js';
 import { MOST_THREADS, Workers } from '../pipeline/workers.js';
 import type { FilterFlags } from './filter.js';
-import { replaceStandardStreams, run } from './run.js';
+import { replaceStandardStreams } from '../control/standard-streams.js';
+import { run } from './run.js';
 import { each, integer, size } from './values.js';
 
 const EXAMPLES = `

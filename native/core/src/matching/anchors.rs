@@ -30,6 +30,7 @@ pub(super) fn find(raw: &[u8], from: usize, to: usize, spacing: u32, into: &mut 
 }
 
 #[cfg(all(target_arch = "x86_64", pagewire_avx512))]
+#[allow(clippy::incompatible_msrv)] // the cfg is there only where the compiler has them
 #[target_feature(enable = "avx512f")]
 unsafe fn find_avx512(raw: &[u8], from: usize, to: usize, spacing: u32, into: &mut Vec<u32>) {
     // SAFETY: our caller has seen that the processor has AVX-512F.
@@ -123,6 +124,7 @@ fn in_order(hits: [u32; 4]) -> u64 {
 /// For each of the four alignments, sixteen grams at once.
 #[cfg(all(target_arch = "x86_64", pagewire_avx512))]
 #[inline]
+#[allow(clippy::incompatible_msrv)] // the cfg is there only where the compiler has them
 #[target_feature(enable = "avx512f")]
 unsafe fn sums_avx512(block: &Block<WIDE>, shift: u32) -> u64 {
     use std::arch::x86_64::*;
