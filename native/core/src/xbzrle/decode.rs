@@ -1,7 +1,5 @@
 //! Applies a delta to the page that it was made against.
 
-use super::tier::{Tier, tier};
-
 /// Why a delta is refused. `offset` counts bytes of the delta; it is where the fault was seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -58,13 +56,13 @@ pub enum DecodeError {
 /// If `delta` is not exact in the format. Runs before the fault have been applied then, so the page is neither the old
 /// nor the new version: it must not serve as a base any more.
 pub fn decode(delta: &[u8], page: &mut [u8]) -> Result<(), DecodeError> {
-    match tier() {
+    match super::tier() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `tier` is available.
-        Tier::Avx2 => unsafe { decode_avx2(delta, page) },
+        super::Tier::Avx2 => unsafe { decode_avx2(delta, page) },
         #[cfg(all(target_arch = "x86_64", pagewire_avx512))]
         // SAFETY: as above, and both have AVX-512F and AVX2.
-        Tier::Avx512Bw | Tier::Avx512Vbmi2 => unsafe { decode_avx512(delta, page) },
+        super::Tier::Avx512Bw | super::Tier::Avx512Vbmi2 => unsafe { decode_avx512(delta, page) },
         // SAFETY: it asks for nothing.
         _ => unsafe { apply::<Plain>(delta, page) },
     }
@@ -335,11 +333,11 @@ mod tests {
     fn a_run_is_copied_whole_and_nothing_beside_it() {
         copies::<Plain>();
         #[cfg(target_arch = "x86_64")]
-        if Tier::Avx2.is_available() {
+        if crate::xbzrle::Tier::Avx2.is_available() {
             copies::<Avx2>();
         }
         #[cfg(all(target_arch = "x86_64", pagewire_avx512))]
-        if Tier::Avx512Bw.is_available() {
+        if crate::xbzrle::Tier::Avx512Bw.is_available() {
             copies::<Avx512>();
         }
     }
