@@ -99,7 +99,7 @@ pub fn connect_socket(
 ) -> Result<OwnedFd, NetError> {
     let endpoint = address.endpoint(false);
     let remedy = match libvirt {
-        true => "is libvirt's daemon running, and is that its socket?",
+        true => "is the libvirt daemon running, and is that its socket?",
         false => "is QEMU waiting there, started with -incoming?",
     };
     let socket = reach(address, &endpoint, remedy, Instant::now() + timeout)?;

@@ -271,7 +271,7 @@ fn who_is_not_there_is_named_with_a_remedy() {
         try_link(&missing).to_string(),
         "cannot connect to unix:/nonexistent/x.sock: no such file or directory (is the destination proxy running?)"
     );
-    for (libvirt, remedy) in [(false, "-incoming"), (true, "libvirt's daemon")] {
+    for (libvirt, remedy) in [(false, "-incoming"), (true, "libvirt daemon")] {
         let error = connect_socket(&missing, libvirt, LONG).err().unwrap();
         says(
             &error,
