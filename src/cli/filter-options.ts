@@ -4,7 +4,6 @@ import { type Command, Option } from 'commander';
 import { DEFAULT_SAVE_LEVEL, type SaveLevel } from '../pipeline/save.js';
 import { MOST_THREADS, Workers } from '../pipeline/workers.js';
 import type { FilterFlags } from './filter.js';
-import { replaceStandardStreams } from '../control/standard-streams.js';
 import { run } from './run.js';
 import { each, integer, size } from './values.js';
 
@@ -55,11 +54,6 @@ export function filterOptions(command: Command): Command {
     .addHelpText('after', EXAMPLES)
     .action(async (files: string[], flags: Partial<FilterFlags>) => {
       const workers = new Workers(flags.threads);
-      if (!flags.list && !flags.salvage) {
-        // A thread takes as long to start as the rest of the program to load, and a guest may wait for both.
-        replaceStandardStreams('stdout');
-        workers.warm();
-      }
       const { filter } = await import('./filter.js');
       await run('', (signal) => filter(files, { quiet: false, ...flags }, signal, workers));
     });

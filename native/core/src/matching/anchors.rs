@@ -123,8 +123,8 @@ fn in_order(hits: [u32; 4]) -> u64 {
 
 /// For each of the four alignments, sixteen grams at once.
 #[cfg(all(target_arch = "x86_64", pagewire_avx512))]
-#[inline]
 #[allow(clippy::incompatible_msrv)] // the cfg is there only where the compiler has them
+#[inline]
 #[target_feature(enable = "avx512f")]
 unsafe fn sums_avx512(block: &Block<WIDE>, shift: u32) -> u64 {
     use std::arch::x86_64::*;
