@@ -26,7 +26,7 @@ import {
   statsLine,
 } from '../telemetry/session.js';
 import { openLink } from '../transport/connect.js';
-import { checkPlain, type Endpoint, endpointText, parseEndpoint } from '../transport/endpoint.js';
+import { checkOpen, checkPlain, type Endpoint, endpointText, parseEndpoint } from '../transport/endpoint.js';
 import { EXIT, type Signal } from '../control/exit.js';
 import { type DestinationFlags, exitOf, openLog, openStats, parseOwner, reload, settingsOf } from './proxy.js';
 
@@ -59,6 +59,14 @@ function hostSettings(flags: DestinationFlags, tls: boolean, isOne: boolean): Ho
       'BAD_OPTION',
       `--connect ${connect}: ${flags.libvirt ? 'libvirt' : 'QEMU'} is at unix:PATH, tcp:HOST:PORT or fd:N`,
     );
+  }
+  if (kind === 'fd') {
+    if (!isOne) {
+      const reason =
+        'a connection that was passed on is for one guest, and --listen takes many: fd:N or stdio there too';
+      throw new PagewireError('BAD_OPTION', `--connect ${connect}: ${reason}`);
+    }
+    checkOpen(far.fd, endpointText(far));
   }
   const { inDoubt, reconnectMs } = settingsOf(flags);
   const threads = checkThreads(flags.threads);

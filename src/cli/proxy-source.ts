@@ -85,7 +85,8 @@ function carryGiven(flags: SourceFlags): Promise<number> {
   process.title = 'pagewire: a session to be';
   const log = openLog('proxy source', flags);
   if (interceptionPort(flags.listen) !== undefined) native.setMark(MARK);
-  const workers = warmWorkers(proxySettings(flags, TUNNEL));
+  // Nothing is packed with --stock.
+  const workers = flags.stock ? undefined : warmWorkers(proxySettings(flags, TUNNEL));
   let migration: SourceMigration | undefined;
   const leave = (): void => {
     if (!migration) process.exit(EXIT.ok);
@@ -106,7 +107,7 @@ function carryGiven(flags: SourceFlags): Promise<number> {
         migration = new SourceMigration(settings, ours, workers);
       } catch (error) {
         closeSync(fd);
-        void workers.close();
+        void workers?.close();
         const failed = { role: 'source', name, peer: connect.join(', '), tunnel: null } as const;
         return tellFailed(ours, failed, PagewireError.from(error), flags.lastError);
       }

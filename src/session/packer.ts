@@ -36,7 +36,7 @@ export class Packer {
     return this.#stand.step === this.#steps.length - 1 && this.packing.codec === 'none';
   }
 
-  /** A flow's frames will come here; its small ones, which do not, are packed as others are. */
+  /** A flow's frames will come here; those that do not, as they are small or go as they are, are packed as others are. */
   add(flow: NativeFlow): void {
     this.#flows.add(flow);
     this.#setDirect(flow);

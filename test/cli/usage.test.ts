@@ -105,6 +105,8 @@ describe('what cannot be done as it was asked gets one line and exit code 2', ()
     ['proxy source --name a --listen unix:s --connect unix:d --silence 25h', /--silence 1500 min: from 100 ms to 24 h/],
     ['proxy destination --listen unix:s --connect unix:d --silence 50ms', /--silence 50 ms: from 100 ms to 24 h/],
     ['proxy destination --listen unix:s --connect unix:d --max-sessions 0', /--max-sessions 0: at least 1/],
+    ['proxy destination --listen unix:s --connect fd:0', /--connect fd:0: a connection .* is for one guest/],
+    ['proxy destination --listen stdio --connect fd:99', /fd:99: no such descriptor is open/],
     ['proxy destination --listen unix:s --connect unix:d --max-handshakes -1', /--max-handshakes -1: at least 1/],
     [
       'proxy destination --listen unix:s --connect unix:d --handshake-timeout 0s',

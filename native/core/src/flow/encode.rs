@@ -428,7 +428,7 @@ impl Filler<'_> {
         shared.pressure.wait(|| shared.stopped());
         let slot = shared.arena.acquire().ok_or(FlowError::Stopped)?;
         self.limit = shared.pressure.frame_size(shared.arena.frame_size());
-        if self.goes_as_it_is() {
+        if self.goes_as_it_is(shared.direct()) {
             self.limit = self.limit.min(AS_IT_IS_FRAME);
         }
         Ok(slot)
@@ -436,9 +436,8 @@ impl Filler<'_> {
 
     /// Whether a frame of any size goes over the link as it is: nothing is packed, and the link gives no reason to ask whether
     /// something should be.
-    fn goes_as_it_is(&self) -> bool {
-        self.shared.direct() == Direct::AsItIs
-            && self.wire.as_ref().is_some_and(|wire| !wire.is_full())
+    fn goes_as_it_is(&self, direct: Direct) -> bool {
+        direct == Direct::AsItIs && self.wire.as_ref().is_some_and(|wire| !wire.is_full())
     }
 
     fn filled(&mut self, n: usize) -> Result<(), FlowError> {
@@ -518,11 +517,15 @@ impl Filler<'_> {
         self.frames += 1;
         self.publish();
         let is_small = slot.header.raw_len <= STRAIGHT_BYTES;
-        let is_done_soon = urgency == Urgency::Now && is_small || self.goes_as_it_is();
+        // Once: the listener may change it at any time.
+        let direct = self.shared.direct();
+        let is_done_soon = urgency == Urgency::Now && is_small || self.goes_as_it_is(direct);
         if is_done_soon && self.shared.may_go_straight() {
             let slot = match slot.header.kind {
                 // Without frames there is nothing to pack or to checksum.
-                FrameType::Data if self.content.is_some() => self.shared.pack_straight(slot)?,
+                FrameType::Data if self.content.is_some() => {
+                    self.shared.pack_straight(slot, direct)?
+                }
                 _ => slot,
             };
             self.shared.send_straight(slot);

@@ -233,8 +233,8 @@ impl Shared {
         Direct::from_word(self.direct.load(Ordering::Relaxed))
     }
 
-    fn pack_straight(&self, slot: Slot) -> Result<Slot, FlowError> {
-        match self.direct() {
+    fn pack_straight(&self, slot: Slot, direct: Direct) -> Result<Slot, FlowError> {
+        match direct {
             Direct::Packed(codec, level) => pack::pack(self, slot, codec, level),
             Direct::AsItIs => Ok(pack::store(self, slot)),
         }
@@ -641,7 +641,8 @@ impl Flow {
         Ok(())
     }
 
-    /// What becomes of small frames, that go to the sink without the listener; at first they go as they are.
+    /// What becomes of frames that go to the sink without the listener: small ones, and all where they go as they are, as they
+    /// do at first.
     pub fn set_direct(&self, direct: Direct) {
         self.shared
             .direct

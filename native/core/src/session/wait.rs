@@ -75,6 +75,8 @@ struct Looks {
     last: Option<(u64, Duration, Duration)>,
     /// For how much of the time between two looks we waited, and the peer.
     shares: Option<Shares>,
+    /// So many looks in a row have found that only we wait.
+    peer_is_busy: u32,
 }
 
 #[derive(Clone, Copy)]
@@ -96,10 +98,13 @@ impl Holdup {
             let share = |waits: Duration, before| {
                 waits.saturating_sub(before).as_secs_f64() / time.as_secs_f64()
             };
-            looks.shares = Some(Shares {
+            let shares = Shares {
                 ours: share(ours, ours_before),
                 peers: share(peers, peers_before),
-            });
+            };
+            let is_busy = shares.ours >= MOSTLY && shares.peers < HARDLY;
+            looks.peer_is_busy = if is_busy { looks.peer_is_busy + 1 } else { 0 };
+            looks.shares = Some(shares);
         }
         looks.last = Some((now, ours, peers));
     }
@@ -112,10 +117,10 @@ impl Holdup {
             .is_some_and(|Shares { ours, peers }| ours >= MOSTLY && peers >= MOSTLY)
     }
 
-    /// Whether it is what is behind the link.
+    /// Whether it is what is behind the link. One look does not say so: where what the peer told comes late, and then all at
+    /// once, the first of it is held against the whole time; the second makes up for that.
     pub(super) fn is_peer(&self, now: u64) -> bool {
-        self.shares(now)
-            .is_some_and(|Shares { ours, peers }| ours >= MOSTLY && peers < HARDLY)
+        self.shares(now).is_some() && lock(&self.looks).peer_is_busy > 1
     }
 
     /// Whether the link takes at once what it gets, or what holds the stream up is behind it; also where nothing is known.
@@ -192,10 +197,22 @@ mod tests {
 
     #[test]
     fn a_peer_that_has_enough_to_do_is_not_the_link() {
-        let peer = after(&[(100, 0, 0), (200, 90, 5)]);
-        assert!(peer.is_peer(ms(200)) && !peer.is_link(ms(200)) && peer.is_not_link(ms(200)));
+        let once = after(&[(100, 0, 0), (200, 90, 5)]);
+        assert!(!once.is_peer(ms(200)) && !once.is_link(ms(200)) && once.is_not_link(ms(200)));
+        let peer = after(&[(100, 0, 0), (200, 90, 5), (300, 180, 10)]);
+        assert!(peer.is_peer(ms(300)) && !peer.is_link(ms(300)) && peer.is_not_link(ms(300)));
+        assert!(!peer.is_peer(ms(600)), "nobody has said so for long");
         let free = after(&[(100, 0, 0), (200, 5, 90)]);
         assert!(!free.is_peer(ms(200)) && !free.is_link(ms(200)) && free.is_not_link(ms(200)));
+    }
+
+    #[test]
+    fn what_the_peer_told_late_and_all_at_once_does_not_make_it_busy() {
+        // It waited all the time; what it told at 110 to 390 came at 400.
+        let late = [(100, 90, 90), (400, 370, 100), (401, 371, 390)];
+        assert!(!after(&late).is_peer(ms(401)));
+        let next = after(&[&late[..], &[(430, 400, 420)]].concat());
+        assert!(!next.is_peer(ms(430)) && next.is_link(ms(430)));
     }
 
     #[test]
