@@ -2,7 +2,7 @@
 import { availableParallelism } from 'node:os';
 import { type Command, Option } from 'commander';
 import { DEFAULT_SAVE_LEVEL, type SaveLevel } from '../pipeline/save.js';
-import { MOST_THREADS, Workers } from '../pipeline/workers.js';
+import { MOST_THREADS } from '../pipeline/workers.js';
 import type { FilterFlags } from './filter.js';
 import { run } from './run.js';
 import { each, integer, size } from './values.js';
@@ -53,9 +53,8 @@ export function filterOptions(command: Command): Command {
     .option('-q, --quiet', 'no progress, no notes; errors only')
     .addHelpText('after', EXAMPLES)
     .action(async (files: string[], flags: Partial<FilterFlags>) => {
-      const workers = new Workers(flags.threads);
       const { filter } = await import('./filter.js');
-      await run('', (signal) => filter(files, { quiet: false, ...flags }, signal, workers));
+      await run('', (signal) => filter(files, { quiet: false, ...flags }, signal));
     });
 }
 

@@ -8,7 +8,7 @@ import { Decoder } from '../pipeline/decoder.js';
 import { Encoder } from '../pipeline/encoder.js';
 import { type SaveLevel, saveProfile } from '../pipeline/save.js';
 import { checkEncoder, checkThreads, type EncoderSettings } from '../pipeline/settings.js';
-import type { Workers } from '../pipeline/workers.js';
+import { Workers } from '../pipeline/workers.js';
 import { bytes, ratio } from '../telemetry/amounts.js';
 import { decodeLine, encodeLine } from '../telemetry/progress.js';
 import { decodeStats, encodeStats } from '../telemetry/stats.js';
@@ -41,16 +41,12 @@ export interface FilterFlags extends FileFlags {
 }
 
 /** `pagewire [options] [FILE…]`: each file by itself; the exit code is that of the first that failed. */
-export async function filter(
-  files: readonly string[],
-  flags: FilterFlags,
-  signal: AbortSignal,
-  workers: Workers,
-): Promise<number> {
+export async function filter(files: readonly string[], flags: FilterFlags, signal: AbortSignal): Promise<number> {
   if (flags.list) return list(files);
   if (flags.salvage) return salvage(files, flags);
   const inputs = files.length > 0 ? files : ['-'];
   check(inputs, flags);
+  const workers = new Workers(flags.threads);
   let code: number = EXIT.ok;
   for (const input of inputs) {
     let ended: number;

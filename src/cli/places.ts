@@ -1,7 +1,7 @@
 import { closeSync, constants, fstatSync, openSync, readlinkSync, realpathSync, type Stats, statSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { hasCode, PagewireError } from '../errors.js';
+import { codeOf, hasCode, PagewireError } from '../errors.js';
 import { checkOpen } from '../transport/endpoint.js';
 import { Carrier, openFile, openInPlace, sync } from './file.js';
 
@@ -197,7 +197,7 @@ const REMEDIES: Record<string, string> = {
 };
 
 function cannotOpen(spec: string, cause: unknown): PagewireError {
-  const code = cause instanceof Error && 'code' in cause ? String(cause.code) : '';
+  const code = codeOf(cause);
   const reason = REMEDIES[code] ?? (cause instanceof Error ? cause.message : String(cause));
   return new PagewireError('OPEN_FAILED', `cannot open ${spec}: ${reason}`, { cause });
 }

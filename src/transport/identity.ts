@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
-import { PagewireError } from '../errors.js';
+import { codeOf, PagewireError } from '../errors.js';
 import type { NativeTls } from '../native.js';
 
 /** What `pagewire keygen` makes: a private key and its certificate in one file. */
@@ -122,10 +122,6 @@ class Search {
     const why = this.unreadable.includes(path) ? 'it cannot be read (whose is it?)' : 'no such file';
     throw new PagewireError('BAD_IDENTITY', `cannot use the key ${path}: ${why}; pagewire keygen makes one`);
   }
-}
-
-function codeOf(error: unknown): string {
-  return error instanceof Error && 'code' in error ? String(error.code) : '';
 }
 
 function notFound({
