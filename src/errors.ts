@@ -14,6 +14,7 @@ export const ERROR_CODES = [
   'INTERNAL',
   'LINK_LOST',
   'LISTEN_FAILED',
+  'MIGRATION_FAILED',
   'NOT_IN_FILE',
   'NO_INDEX',
   'OPEN_FAILED',

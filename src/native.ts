@@ -330,6 +330,8 @@ export interface WireStatus {
   confirmed: boolean;
   /** The peer's direction has ended, and all of it is written to our QEMU. */
   ended: boolean;
+  /** Of the source, once both are so: how it is known that the destination's QEMU has all of it, and not the guest. */
+  notTaken?: string;
   peerBye: boolean;
   /** Why the peer gave up. */
   peerAbort?: string;
@@ -381,6 +383,8 @@ export interface NativeDoubt {
   mustHold(): boolean;
   /** The guest has left in postcopy's package, and needs the source for its pages. */
   isPostcopy(): boolean;
+  /** How it is known that the migration has failed at the destination, though all of it went over. */
+  failure(): string | null;
   /** QEMU has closed this socket without the answer that it waits for. */
   isGivenUp(fd: number): boolean;
 }

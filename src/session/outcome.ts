@@ -2,7 +2,10 @@
 import type { WireStatus } from '../native.js';
 
 /** How one channel stands, from either end. */
-export type ChannelState = Pick<WireStatus, 'confirmed' | 'ended' | 'doubt' | 'peerBye' | 'peerAbort' | 'failure'>;
+export type ChannelState = Pick<
+  WireStatus,
+  'confirmed' | 'ended' | 'notTaken' | 'doubt' | 'peerBye' | 'peerAbort' | 'failure'
+>;
 
 /** Both halves of every connection have ended, and nothing of them is missing anywhere. */
 export function isCarried(channels: readonly ChannelState[]): boolean {
@@ -24,6 +27,8 @@ export type Verdict =
   | { readonly is: 'carried' }
   /** The peer says so too. */
   | { readonly is: 'over' }
+  /** All is carried, and the destination's QEMU does not run the guest. */
+  | { readonly is: 'not taken'; readonly why: string }
   /** The source's QEMU has cancelled the migration. */
   | { readonly is: 'cancelled' }
   /** The peer gave up, or what it says is wrong. */
@@ -41,7 +46,9 @@ export function judge(side: 'source' | 'destination', channels: readonly Channel
   if (gaveUp?.peerAbort !== undefined) return { is: 'given up', why: gaveUp.peerAbort };
   const broken = channels.find(({ failure }) => failure !== undefined);
   if (broken?.failure !== undefined) return { is: 'broken', why: broken.failure };
-  return side === 'source' && !saidBye && isCarried(channels) ? { is: 'carried' } : { is: 'going on' };
+  if (side === 'destination' || saidBye || !isCarried(channels)) return { is: 'going on' };
+  const why = channels.find(({ notTaken }) => notTaken !== undefined)?.notTaken;
+  return why === undefined ? { is: 'carried' } : { is: 'not taken', why };
 }
 
 /** What to do where the far guest may run and its answer cannot come: hold QEMU's socket open, or fail. */

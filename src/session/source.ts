@@ -550,6 +550,9 @@ export class SourceSession {
       case 'carried':
         this.#sayBye();
         break;
+      case 'not taken':
+        this.#fail(new PagewireError('MIGRATION_FAILED', verdict.why));
+        break;
       case 'over':
         this.#finish();
         break;

@@ -219,8 +219,14 @@ export class StockSession {
   }
 
   #finish(): void {
+    const isCancelled = this.#end?.truncated === true;
+    const failure = isCancelled ? null : this.#doubt.failure();
+    if (failure !== null) {
+      this.#fail(new PagewireError('MIGRATION_FAILED', failure));
+      return;
+    }
     this.#close('ended');
-    this.#settle.resolve({ cancelled: this.#end?.truncated === true, within: this.#end?.within });
+    this.#settle.resolve({ cancelled: isCancelled, within: this.#end?.within });
   }
 
   #fail(error: PagewireError): void {

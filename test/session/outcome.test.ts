@@ -39,6 +39,11 @@ describe('the source', () => {
     assert.equal(source([DONE, DONE]), 'carried');
     assert.equal(source([DONE, DONE], true), 'going on');
   });
+  it('does not call it done when the destination has all of the stream and not the guest', () => {
+    const notTaken = 'QEMU said SHUT 1';
+    assert.deepEqual(judge('source', [{ ...DONE, notTaken }, DONE], false), { is: 'not taken', why: notTaken });
+    assert.equal(source([{ ...DONE, notTaken }, AT_WORK]), 'going on');
+  });
   it('is over when the destination has answered on every channel', () => {
     assert.equal(source([SAID, DONE], true), 'going on');
     assert.equal(source([SAID, SAID], true), 'over');

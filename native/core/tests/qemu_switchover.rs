@@ -602,6 +602,40 @@ fn a_destination_that_is_gone_answers_too() {
 }
 
 #[test]
+fn a_destination_that_has_all_and_not_the_guest_has_failed() {
+    let failure = |return_path: bool, answers: &[&[u8]]| {
+        let mut script = Script::precopy(return_path, false);
+        devices(&mut script);
+        let mut doubt = Doubt::default();
+        doubt.sent(&script.stream.bytes);
+        for answer in answers {
+            doubt.returned(answer);
+        }
+        doubt.return_ended();
+        doubt.failure()
+    };
+    assert_eq!(failure(true, &[PONG_1, SHUT]), None);
+    let said = failure(true, &[PONG_1, SHUT_FAILED]).expect("it said so");
+    assert!(said.contains("SHUT 1") && said.contains("stays"), "{said}");
+    let gone = failure(true, &[PONG_1]).expect("it said nothing");
+    assert!(gone.contains("without saying"), "{gone}");
+    // Nothing is known without a return path, nor of one that is not understood.
+    assert_eq!(failure(false, &[]), None);
+    assert_eq!(failure(true, &[&[0; 4]]), None);
+
+    let mut script = Script::precopy(true, true);
+    script
+        .discards()
+        .package(&package(&[3, 0x42]))
+        .postcopy(true);
+    let mut doubt = Doubt::default();
+    doubt.sent(&script.stream.bytes);
+    doubt.returned(&[PONG_3, PONG_42, SHUT_FAILED].concat());
+    let said = doubt.failure().expect("it said so");
+    assert!(!said.contains("stays"), "the guest runs there: {said}");
+}
+
+#[test]
 fn a_package_that_waits_for_nothing_is_in_transit_until_it_is_loaded() {
     for (answer, arrives) in [(PONG_3, true), (SHUT_FAILED, true), (PONG_1, false)] {
         let mut script = Script::precopy(true, true);

@@ -45,6 +45,7 @@ pub struct NativeWireStatus {
     pub bytes_per_second: f64,
     pub confirmed: bool,
     pub ended: bool,
+    pub not_taken: Option<String>,
     pub peer_bye: bool,
     pub peer_abort: Option<String>,
     pub doubt: bool,
@@ -226,6 +227,7 @@ impl NativeWire {
             bytes_per_second: s.bytes_per_second,
             confirmed: s.confirmed,
             ended: s.ended,
+            not_taken: s.not_taken,
             peer_bye: s.peer_bye,
             peer_abort: s.peer_abort,
             doubt: s.doubt,
@@ -273,6 +275,13 @@ impl NativeDoubt {
     pub fn is_postcopy(&self) -> bool {
         let doubt = self.doubt.lock().unwrap_or_else(PoisonError::into_inner);
         doubt.switchover().is_postcopy()
+    }
+
+    /// Whether the migration has failed at the destination though all of it went over, and how that is known.
+    #[napi]
+    pub fn failure(&self) -> Option<String> {
+        let doubt = self.doubt.lock().unwrap_or_else(PoisonError::into_inner);
+        doubt.failure()
     }
 
     /// Whether QEMU has closed this socket without the answer that it waits for. The descriptor stays the caller's.

@@ -20,6 +20,8 @@ export interface Itinerary {
   readonly destination?: QemuBuild;
   /** Default: a q35 with a `sparse` guest. */
   readonly machine?: Partial<Machine>;
+  /** Arguments that one of the two QEMUs gets alone. */
+  readonly more?: { readonly source?: readonly string[]; readonly destination?: readonly string[] };
   readonly workload?: Workload;
   readonly capabilities?: readonly Capability[];
   readonly parameters?: Record<string, unknown>;
@@ -47,9 +49,10 @@ export function throughPostcopy(itinerary: Itinerary): Itinerary {
 export async function prepare(stage: Stage, itinerary: Itinerary): Promise<Journey> {
   const { source, destination = source, capabilities = [], parameters = {}, atOnce = false } = itinerary;
   const machine = { type: 'q35', guest: bareGuest(stage, itinerary.workload ?? 'sparse'), ...itinerary.machine };
+  const having = (more: readonly string[] = []): Machine => ({ ...machine, more: [...(machine.more ?? []), ...more] });
   const [from, to, proxies] = await Promise.all([
-    Qemu.start(stage, machine, { build: source }),
-    Qemu.start(stage, machine, { build: destination, incoming: true }),
+    Qemu.start(stage, having(itinerary.more?.source), { build: source }),
+    Qemu.start(stage, having(itinerary.more?.destination), { build: destination, incoming: true }),
     Proxies.start(stage, itinerary.plan),
   ]);
   for (const qemu of [from, to]) {

@@ -8,7 +8,7 @@ import type { QemuBuild } from './qemus.js';
 import type { Running, Stage } from './stage.js';
 import { sleep, until } from '#src/demo/time.js';
 
-/** What the machine is made of; both QEMUs of a migration get the same. */
+/** What the machine is made of. */
 export interface Machine {
   /** A machine type, with its options. */
   readonly type: string;

@@ -230,6 +230,27 @@ void describe('the link is cut at each message', { concurrency: AT_ONCE }, () =>
       await completes(scene);
     }));
 
+  for (const [how, bytes] of [
+    ['says SHUT 1', Buffer.from([0, 1, 0, 4, 0, 0, 0, 1])],
+    ['ends without SHUT', Buffer.alloc(0)],
+  ] as const) {
+    void it(`never, and QEMU at the destination has all of it and ${how}: no success`, () =>
+      onScene(precopy, async (scene) => {
+        const { from, to, proxy } = scene;
+        await playUntil(
+          scene,
+          precopy.messages.findIndex(({ name }) => name === precopy.settles),
+        );
+        to.send({ from: 'destination', name: how, bytes });
+        to.end();
+        from.end();
+        assert.equal(await proxy.exitCode(10), EXIT.failed, proxy.said());
+        assert.match(proxy.said(), /was given all of the stream and (said SHUT 1|ended)/);
+        assert.match(proxy.said(), /log of the QEMU at the destination/);
+        assert.doesNotMatch(proxy.said(), new RegExp(LOUD));
+      }));
+  }
+
   for (const script of [precopy, postcopy]) {
     void it(`${script.name}, never`, () =>
       onScene(script, async (scene) => {

@@ -129,6 +129,28 @@ void describe('a destination QEMU that goes away', { concurrency: atOnce }, () =
     }));
 });
 
+void describe('a destination QEMU that cannot load the guest', { concurrency: atOnce }, () => {
+  // It has taken every byte by then: only what it says tells.
+  for (const source of qemus) {
+    // An older one breaks its connection without a word: without a proxy there, that may be the network, and is in doubt.
+    for (const stock of source.major >= 10 ? [false, true] : [false]) {
+      void it(`QEMU ${source.version}${stock ? ', --stock' : ''}: no success, and the guest stays`, () =>
+        onStage(async (stage) => {
+          const journey = await prepare(stage, {
+            ...{ source, capabilities: ['return-path'], more: { source: ['-device', 'virtio-rng-pci'] } },
+            plan: { stock },
+          });
+          await setOut(journey);
+          await onTheWay(journey, 1);
+          await journey.from.speedUp();
+          await staysHome(journey);
+          await leavesNothing(journey);
+          await journey.proxies.endWith(EXIT.failed);
+        }));
+    }
+  }
+});
+
 void describe('a migration that cannot go on, in precopy', { concurrency: atOnce }, () => {
   const source = qemus.at(-1);
   if (source === undefined) return;

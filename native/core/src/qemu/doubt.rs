@@ -22,7 +22,7 @@ use std::os::fd::BorrowedFd;
 ///
 /// SHUT ends the doubt with any value: 0, and the source is done; anything else, and the destination has given up its
 /// guest. So does the end of what the destination's QEMU sends, without SHUT: it is gone (QEMU 7.2 says no more than that
-/// when it cannot load a guest).
+/// when it cannot load a guest). Either is a [failure](Self::failure) of the migration.
 ///
 /// All of it was tried with QEMU 7.2, 10.0 and 11.1 at both ends: cut off before SHUT has come back, each of them resumes
 /// its guest while the other runs; cut off before PONG 0x42, QEMU 11 does; behind it, and with the packages of the others,
@@ -33,6 +33,8 @@ pub struct Doubt {
     returning: ReturnPath,
     /// The source knows who runs the guest.
     answered: bool,
+    /// What SHUT said.
+    shut: Option<u32>,
     /// The destination has loaded the package.
     loaded: bool,
 }
@@ -47,7 +49,8 @@ impl Doubt {
     pub fn returned(&mut self, bytes: &[u8]) {
         let package_ping = self.switchover.package_ping();
         self.returning.push(bytes, |_, message| match message {
-            Message::Shut(_) | Message::Pong(PING_BEFORE_RUN) => self.answered = true,
+            Message::Shut(value) => (self.answered, self.shut) = (true, Some(value)),
+            Message::Pong(PING_BEFORE_RUN) => self.answered = true,
             Message::Pong(number) if Some(number) == package_ping => self.loaded = true,
             _ => {}
         });
@@ -103,6 +106,28 @@ impl Doubt {
     #[must_use]
     pub fn must_hold(&self, upto: u64) -> bool {
         self.in_doubt(upto) || self.guest_in_transit()
+    }
+
+    /// Whether the migration has failed at the destination though all of it was written to QEMU there, and how that is
+    /// known, for people. To be asked when both directions have ended. Nothing is known without a return path.
+    #[must_use]
+    pub fn failure(&self) -> Option<String> {
+        let how = match self.shut {
+            Some(0) => return None,
+            Some(value) => format!("said SHUT {value}"),
+            None if !self.switchover.has_return_path() || self.returning.is_opaque() => {
+                return None;
+            }
+            None => "ended its connection without saying that it has the guest".to_owned(),
+        };
+        let whose = if self.switchover.is_postcopy() {
+            ""
+        } else {
+            ": the guest stays at the source"
+        };
+        Some(format!(
+            "QEMU at the destination was given all of the stream and {how}{whose}"
+        ))
     }
 
     /// The way there.

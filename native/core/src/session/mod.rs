@@ -152,6 +152,8 @@ pub struct Status {
     pub confirmed: bool,
     /// The peer's direction has ended, and is written to our QEMU.
     pub ended: bool,
+    /// Of the source, once both are so: the destination's QEMU has all of it, and does not run the guest.
+    pub not_taken: Option<String>,
     /// The peer said that all is done.
     pub peer_bye: bool,
     /// The peer gave up, and why.
@@ -602,6 +604,9 @@ impl Wire {
             status.doubt = flags.doubt;
         }
         status.postcopy = status.doubt && lock(&shared.doubt).is_postcopy();
+        if status.confirmed && status.ended && shared.options.side == Side::Source {
+            status.not_taken = lock(&shared.doubt).failure();
+        }
         shared.outgoing.status(&mut status);
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         status.received = load(&shared.received);

@@ -71,6 +71,15 @@ impl Watch {
         }
     }
 
+    /// Whether the migration has failed at the destination though all of it went over, and how that is known.
+    pub(super) fn failure(&self) -> Option<String> {
+        match self {
+            Watch::Qemu(doubt) => doubt.failure(),
+            // The daemons tell each other.
+            Watch::Libvirt(_) => None,
+        }
+    }
+
     /// Where a stream was cut off that has been followed so far, for people.
     pub(super) fn cut_off(&self) -> Option<String> {
         let Watch::Qemu(doubt) = self else {
