@@ -7,7 +7,7 @@ import { native } from '../native.js';
 /** The descriptor by which a session's process gets its connections. */
 export const CONTROL_FD = 4;
 
-/** How long after a session has begun a process for the next one is started, in milliseconds. */
+/** How long after a session has begun, or others than sessions have come, the spare is seen to, in milliseconds. */
 const SPARE_MS = 10_000;
 
 /** What a process runs. */
@@ -85,49 +85,65 @@ export class Carrier<Told extends object, Heard> {
   }
 }
 
-/** The one that waits for the next session, so that no migration waits for a process to start. */
+/**
+ * The one that waits for the next session, so that no migration waits for a process to start. There are more of them for
+ * a while where many came to nothing: whoever comes again and again must not make us start a process each time.
+ */
 export class Spare<C> {
   readonly #start: () => C;
-  #waiting: C | undefined;
+  readonly #end: (carrier: C) => void;
+  readonly #waiting: C[] = [];
   #timer: NodeJS.Timeout | undefined;
   #isClosed = false;
 
-  constructor(start: () => C) {
+  constructor(start: () => C, end: (carrier: C) => void) {
     this.#start = start;
+    this.#end = end;
     this.#refill();
   }
 
   /** One for a session that begins. @throws PagewireError if it has to be started, and cannot be. */
   take(): C {
-    const taken = this.#waiting ?? this.#start();
-    this.#waiting = undefined;
-    return taken;
+    return this.#waiting.pop() ?? this.#start();
+  }
+
+  /** This one has no session after all. */
+  back(carrier: C): void {
+    if (this.#isClosed) {
+      this.#end(carrier);
+      return;
+    }
+    this.#waiting.push(carrier);
+    this.later();
   }
 
   /** Starts one in a while: it must not take the processors from the session that has just begun. */
   later(): void {
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => {
-      if (!this.#isClosed) this.#refill();
+      if (this.#isClosed) return;
+      for (const carrier of this.#waiting.splice(1)) this.#end(carrier);
+      if (this.#waiting.length === 0) this.#refill();
     }, SPARE_MS).unref();
   }
 
   #refill(): void {
     try {
-      this.#waiting ??= this.#start();
+      this.#waiting.push(this.#start());
     } catch {
       // The system has nothing left for a process. It may have when one is needed, or that is told then.
     }
   }
 
-  /** Whether one waits. */
-  get isThere(): boolean {
-    return this.#waiting !== undefined;
+  /** How many wait. */
+  get size(): number {
+    return this.#waiting.length;
   }
 
   /** This one has ended. */
   lost(carrier: C): void {
-    if (this.#waiting === carrier) this.#waiting = undefined;
+    const index = this.#waiting.indexOf(carrier);
+    if (index >= 0) this.#waiting.splice(index, 1);
   }
 
   /** No more are started. */

@@ -24,8 +24,8 @@ export type ToSession =
 
 /** From a session. */
 export type ToListener =
-  /** The handshake with this number is over; `why` where it was in vain. */
-  | { type: 'shaken'; handshake: number; peer: string; why?: string }
+  /** The handshake with this number is over; `why` where it was in vain. Without a session another may come here. */
+  | { type: 'shaken'; handshake: number; peer: string; hasSession: boolean; why?: string }
   | { type: 'claim'; name: string; who: string }
   | { type: 'snapshot'; snapshot: SessionSnapshot; linked: boolean }
   | { type: 'ended'; snapshot: SessionSnapshot; outcome: SessionOutcome };

@@ -46,8 +46,8 @@ interface Place {
   who?: string;
   linked: boolean;
   snapshot?: SessionSnapshot;
-  /** Where the handshakes come from that it has under way, by their numbers. */
-  readonly handshakes: Map<number, string>;
+  /** The numbers of the handshakes that it has under way. */
+  readonly handshakes: Set<number>;
 }
 
 /** What a session that was superseded may take to go, in milliseconds. */
@@ -64,8 +64,11 @@ export class Listener {
   readonly #listener: NativeListener;
   readonly #places = new Set<Place>();
   readonly #spare: Spare<Place>;
-  /** Handshakes that we refuse ourselves, by their numbers. */
-  readonly #refusing = new Map<number, string>();
+  /**
+   * Where the handshakes come from that are under way, by their numbers; without those of links for sessions that are
+   * here, whose number a stranger does not know: no crowd may keep these out.
+   */
+  readonly #strangers = new Map<number, string>();
   #settings: HostSettings;
   #count = 0;
   #stopRequests = 0;
@@ -89,7 +92,12 @@ export class Listener {
         this.#closed(peer, plain(reason));
       },
     );
-    this.#spare = new Spare(() => this.#start());
+    this.#spare = new Spare(
+      () => this.#start(),
+      ({ carrier }) => {
+        carrier.tell({ type: 'stop', requests: 1 });
+      },
+    );
   }
 
   /** Where it listens, with the port that the system chose. */
@@ -131,10 +139,12 @@ export class Listener {
       return;
     }
     const host = addressOf(peer);
-    const pending = [...this.#refusing.values(), ...[...this.#places].flatMap((each) => [...each.handshakes.values()])];
     const { maxHandshakes, maxSessions } = this.#options;
     const share = Math.max(Math.floor(maxHandshakes / 4), 1);
-    if (pending.length >= maxHandshakes || pending.filter((other) => other === host).length >= share) {
+    const known = [...this.#places].find(({ id }) => id === preamble.session);
+    const joined = preamble.kind === 'join' ? known : undefined;
+    const here = [...this.#strangers.values()].filter((other) => other === host).length;
+    if (joined ? joined.handshakes.size >= maxHandshakes : this.#strangers.size >= maxHandshakes || here >= share) {
       closeSync(fd);
       this.#closed(peer, 'came while too many others wait to be known (--max-handshakes)');
       return;
@@ -142,12 +152,14 @@ export class Listener {
     const handshake = this.#count++;
     const sessions = { now: this.sessions, most: maxSessions };
     const handover: Handover = { handshake, preamble: bytes.toString('hex'), peer, sessions };
-    const known = [...this.#places].find(({ id }) => id === preamble.session);
-    if (known && preamble.kind === 'join') {
-      this.#hand(known, fd, handover);
-    } else if (preamble.kind === 'join') {
+    if (joined) {
+      this.#hand(joined, fd, handover);
+      return;
+    }
+    this.#strangers.set(handshake, host);
+    if (preamble.kind === 'join') {
       void this.#refuse(fd, handshake, peer, { code: 'UNKNOWN_SESSION', message: UNKNOWN_SESSION });
-    } else if (known || this.#places.size - (this.#spare.isThere ? 1 : 0) >= maxSessions + share) {
+    } else if (known || this.#places.size - this.#spare.size >= maxSessions + share) {
       void this.#refuse(fd, handshake, peer, { code: 'BUSY', message: `all ${maxSessions} places are taken` });
     } else {
       let place: Place;
@@ -164,11 +176,12 @@ export class Listener {
   }
 
   #hand({ carrier, handshakes }: Place, fd: number, handover: Handover): void {
-    handshakes.set(handover.handshake, addressOf(handover.peer));
+    handshakes.add(handover.handshake);
     try {
       carrier.hand(fd, handover);
     } catch (error) {
       handshakes.delete(handover.handshake);
+      this.#strangers.delete(handover.handshake);
       this.#closed(handover.peer, plain(PagewireError.from(error).message));
     } finally {
       closeSync(fd);
@@ -178,7 +191,6 @@ export class Listener {
   /** Says no, to a peer that is who it should be. */
   async #refuse(fd: number, handshake: number, peer: string, why: Refuse): Promise<void> {
     const { tls, handshakeMs, end } = this.#settings;
-    this.#refusing.set(handshake, addressOf(peer));
     try {
       const link = await native.acceptLink(fd, tls, handshakeMs);
       await receiveHello(link, end.program, handshakeMs);
@@ -186,14 +198,16 @@ export class Listener {
     } catch (error) {
       this.#closed(peer, plain(PagewireError.from(error).message));
     } finally {
-      this.#refusing.delete(handshake);
+      this.#strangers.delete(handshake);
     }
   }
 
   /** A connection came to nothing. Somebody who makes thousands of them must not fill the log. */
   #closed(peer: string, why: string): void {
     this.#closings++;
-    if (this.#closings <= CLOSINGS.most) this.#log.warn({ peer }, why.includes(peer) ? why : `${peer} ${why}`);
+    // Where it is named already, it may be by another kind of endpoint.
+    const isNamed = why.includes(peer.slice(peer.indexOf(':') + 1));
+    if (this.#closings <= CLOSINGS.most) this.#log.warn({ peer }, isNamed ? why : `${peer} ${why}`);
     if (this.#closings > 1) return;
     const timer = setTimeout(() => {
       const more = this.#closings - CLOSINGS.most;
@@ -218,7 +232,7 @@ export class Listener {
         },
       },
     );
-    const place: Place = { carrier, linked: false, handshakes: new Map() };
+    const place: Place = { carrier, linked: false, handshakes: new Set() };
     this.#places.add(place);
     carrier.tell(this.#settingsFor());
     return place;
@@ -233,7 +247,12 @@ export class Listener {
     switch (message.type) {
       case 'shaken':
         place.handshakes.delete(message.handshake);
+        this.#strangers.delete(message.handshake);
         if (message.why !== undefined) this.#closed(message.peer, message.why);
+        if (place.handshakes.size === 0 && !message.hasSession) {
+          delete place.id;
+          this.#spare.back(place);
+        }
         break;
       case 'claim':
         void this.#claim(place, message.name, message.who);
@@ -289,6 +308,7 @@ export class Listener {
   #gone(place: Place, code: number | null, signal: NodeJS.Signals | null): void {
     this.#places.delete(place);
     this.#spare.lost(place);
+    for (const handshake of place.handshakes) this.#strangers.delete(handshake);
     const { name, snapshot } = place;
     const how = signal === null ? `has ended with exit code ${code ?? 1}` : `was ended by ${signal}`;
     const failure = new PagewireError('INTERNAL', `the session's process ${how}: its QEMU fails the migration`);

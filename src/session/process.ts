@@ -35,6 +35,8 @@ function say(message: ToListener): Promise<void> {
 
 class Reception implements Registry {
   sessions = { now: 0, most: 0 };
+  /** It has the name that it asked for. */
+  hasName = false;
   #claimed: ((refuse: Refuse | undefined) => void) | undefined;
 
   claim(name: string, who: string): Promise<Refuse | undefined> {
@@ -45,6 +47,7 @@ class Reception implements Registry {
   }
 
   claimed(refuse: Refuse | undefined): void {
+    this.hasName ||= refuse === undefined;
     this.#claimed?.(refuse);
   }
 }
@@ -52,8 +55,6 @@ class Reception implements Registry {
 const reception = new Reception();
 let host: Host | undefined;
 let log: Log | undefined;
-/** Handshakes under way. */
-let open = 0;
 
 process.on('message', (message: ToSession) => {
   switch (message.type) {
@@ -105,7 +106,6 @@ function begin({ settings, log: logging, lastError }: Extract<ToSession, { type:
 }
 
 async function handshake(fd: number, { handshake: number, preamble, peer, sessions }: Handover): Promise<void> {
-  open++;
   reception.sessions = sessions;
   let why: string | undefined;
   try {
@@ -114,10 +114,10 @@ async function handshake(fd: number, { handshake: number, preamble, peer, sessio
   } catch (error) {
     why = plain(PagewireError.from(error).message);
   }
-  open--;
-  await say({ type: 'shaken', handshake: number, peer, ...(why !== undefined && { why }) });
-  // Without a session there is nothing to wait for.
-  if (open === 0 && !host?.session) process.exit(0);
+  const hasSession = reception.hasName || host?.session !== undefined;
+  await say({ type: 'shaken', handshake: number, peer, hasSession, ...(why !== undefined && { why }) });
+  // Its peer was gone before it could be welcomed, and the name goes with us.
+  if (hasSession && !host?.session) process.exit(0);
 }
 
 async function carry(session: DestinationSession, log: Log, lastErrorFile: string | undefined): Promise<void> {

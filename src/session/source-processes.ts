@@ -118,12 +118,17 @@ export class SourceProcesses {
     this.#options = options;
     this.#config = options.config;
     this.done = new Promise((resolve) => (this.#settle = resolve));
-    this.#spare = new Spare(() => this.#start());
+    this.#spare = new Spare(
+      () => this.#start(),
+      (process) => {
+        process.stop();
+      },
+    );
   }
 
   /** Sessions that are open. */
   get sessions(): number {
-    return this.#all.size - (this.#spare.isThere ? 1 : 0);
+    return this.#all.size - this.#spare.size;
   }
 
   get isStopping(): boolean {

@@ -1,11 +1,15 @@
-// The destination's listener where the system has no process for a session. What it does else: test/e2e/proxy.
+// The destination's listener where the system has no process for a session, and among strangers. What it does else:
+// test/e2e/proxy.
 import assert from 'node:assert/strict';
 import { fstatSync } from 'node:fs';
+import { connect, createServer } from 'node:net';
 import { describe, it, type TestContext } from 'node:test';
 import { native } from '#src/native.js';
 import { Dialler } from '#src/session/dial.js';
 import { Listener } from '#src/session/listener.js';
 import { createLog } from '#src/telemetry/log.js';
+import { type JoinHello, PROTOCOL, readJoinWelcome } from '#src/session/hello.js';
+import { writePreamble } from '#src/session/preamble.js';
 import { folder } from '../cli/command.js';
 import { OPEN, settings, TIMEOUT } from './handshake.js';
 
@@ -28,6 +32,7 @@ function programIs(t: TestContext, path: string): void {
 }
 
 interface Open {
+  readonly path: (name: string) => string;
   readonly listener: Listener;
   readonly dialler: Dialler;
   /** Resolves once the log has such a line. */
@@ -52,7 +57,7 @@ function open(t: TestContext): Open {
   const says = async (what: RegExp): Promise<void> => {
     while (!what.test(said)) await new Promise<void>((resolve) => (heard = resolve));
   };
-  return { listener, dialler: new Dialler([address], null), says };
+  return { path, listener, dialler: new Dialler([address], null), says };
 }
 
 describe('a listener without a process for a session', { timeout: TIMEOUT }, () => {
@@ -79,5 +84,47 @@ describe('a listener without a process for a session', { timeout: TIMEOUT }, () 
     assert.equal(pairs.mock.callCount(), 2);
     listener.stop();
     await listener.done;
+  });
+});
+
+describe('a listener among strangers', { timeout: TIMEOUT }, () => {
+  /** Asks for a session, as a peer would, and says this instead of HELLO. */
+  const stranger = (path: string, number: number, says = ''): Promise<unknown> => {
+    const socket = connect(path);
+    socket.write(writePreamble({ kind: 'open', session: number.toString(16).padStart(32, '0') }));
+    socket.write(says);
+    socket.resume();
+    return new Promise((resolve) => socket.on('error', resolve).on('close', resolve));
+  };
+
+  it('starts no process for each of them', async (t) => {
+    const started = t.mock.method(native, 'socketPair');
+    const { path, listener } = open(t);
+    for (let number = 1; number <= 30; number++) await stranger(path('in'), number, 'x'.repeat(64));
+    assert.ok(started.mock.callCount() <= 2, `${started.mock.callCount()} for 30`);
+    listener.stop();
+    await listener.done;
+  });
+
+  it('has a place for a link that comes back, whoever waits', async (t) => {
+    const { path, listener, dialler, says } = open(t);
+    const qemu = createServer((socket) => socket.on('error', () => undefined)).listen(path('vm1'));
+    t.after(() => qemu.close());
+    const { link } = await dialler.open(OPEN, 0, TIMEOUT);
+    link.close();
+    const silent = [1, 2, 3, 4, 5].map((number) => stranger(path('in'), number));
+    await says(/came while too many others wait/);
+    await assert.rejects(new Dialler([{ kind: 'unix', path: path('in') }], null).open(OPEN, 0, TIMEOUT), {
+      code: 'CONNECTION_LOST',
+    });
+    const join: JoinHello = {
+      ...{ kind: 'join', protocol: PROTOCOL, program: '0.0.1', token: OPEN.token, channel: 0, received: 0 },
+    };
+    const back = await dialler.join(join, 0, TIMEOUT);
+    assert.equal(readJoinWelcome(back.welcome).received, 0);
+    back.link.close();
+    listener.stop();
+    await listener.done;
+    await Promise.all(silent);
   });
 });

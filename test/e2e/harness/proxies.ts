@@ -31,8 +31,8 @@ export interface Plan {
   readonly name?: string;
   /** How the wire goes. `tls`: with keys made by `pagewire keygen`, each end knowing the other's. */
   readonly wire?: 'tcp' | 'tcp6' | 'tls';
-  /** With `tls`: certificates of an authority that both know, in folders as QEMU's. */
-  readonly certificates?: boolean;
+  /** With `tls`: certificates of an authority that both know, in folders as QEMU's, for these; else for the right ones. */
+  readonly certificates?: { readonly ofSource?: string; readonly ofDestination?: string };
   /** No destination proxy: the source's speaks to the destination QEMU itself. */
   readonly stock?: boolean;
   /** No destination proxy of ours: where the source's is to connect to, by the destination QEMU's socket. */
@@ -156,7 +156,7 @@ export function identities(stage: Stage, { guests, stranger }: Plan): { source: 
 }
 
 /** Certificates as docs/proxy.md has them: the destination's is for the host that is dialled, the source's for a name. */
-function certificates(stage: Stage): { source: string[]; destination: string[] } {
+function certificates(stage: Stage, plan: Plan): { source: string[]; destination: string[] } {
   const authority = new Authority(stage.path('authority'));
   const folder = (role: 'client' | 'server', issued: Certificate): string => {
     const path = stage.path(role);
@@ -166,8 +166,9 @@ function certificates(stage: Stage): { source: string[]; destination: string[] }
     copyFileSync(issued.key, join(path, `${role}-key.pem`));
     return path;
   };
-  const client = authority.issue('src.example', { usage: 'clientAuth' });
-  const server = authority.issue('dst.example', { hosts: ['127.0.0.1'], usage: 'serverAuth' });
+  const { ofSource = 'src.example', ofDestination = '127.0.0.1' } = plan.certificates ?? {};
+  const client = authority.issue(ofSource, { usage: 'clientAuth' });
+  const server = authority.issue('dst.example', { hosts: [ofDestination], usage: 'serverAuth' });
   return {
     source: ['--tls-dir', folder('client', client)],
     destination: ['--tls-dir', folder('server', server), '--peer', 'src.example'],
@@ -193,7 +194,7 @@ export class Proxies {
     const [outlet, inlet] = [stage.path(`out-${name}.sock`), stage.path(`in-${name}.sock`)];
     const host = wire === 'tcp6' ? '::1' : '127.0.0.1';
     const listen = { kind: wire === 'tls' ? 'tls' : 'tcp', host, port: await freePort(host) } as const;
-    const trust = plan.certificates === true ? certificates : identities;
+    const trust = plan.certificates ? certificates : identities;
     const identity = wire === 'tls' ? trust(stage, plan) : { source: [], destination: [] };
     const options = {
       source: ['--name', name, ...identity.source, ...(plan.source ?? [])],

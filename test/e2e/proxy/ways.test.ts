@@ -1,12 +1,16 @@
 // The ways that a wire can go, and who may go them.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
+import { readFileSync } from 'node:fs';
 import { connect } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { writePreamble } from '#src/session/preamble.js';
 import { arrives, onTheWay, prepare, setOut, staysHome, travels } from '../harness/journey.js';
-import { EXIT, SOON, freePort, startDestination } from '../harness/proxies.js';
+import { EXIT, SOON, childrenOf, freePort, says, startDestination } from '../harness/proxies.js';
 import { qemus } from '../harness/qemus.js';
 import { atOnce, pagewire, shellCommand, shellWord } from '../harness/repository.js';
 import { onStage } from '../harness/stage.js';
+import type { Stage } from '../harness/stage.js';
 
 const source = qemus.at(-1) ?? assert.fail('no QEMU to test with');
 const capabilities = ['return-path'];
@@ -19,11 +23,65 @@ process.stdin.pipe(socket).pipe(process.stdout);
 socket.on('error', (error) => { console.error(error.message); process.exit(1); });
 `;
 
+/** Connections of people who are no peers. */
+class Crowd {
+  /** Of those, how many the other end has closed. */
+  closed = 0;
+  private count = 0;
+
+  constructor(
+    private readonly stage: Stage,
+    private readonly port: number,
+  ) {}
+
+  /** So many more, from many addresses, in all ways of being no peer in turn. */
+  async comes(many: number): Promise<void> {
+    await Promise.all(Array.from({ length: many }, () => this.one((this.count += 1))));
+  }
+
+  private one(number: number): Promise<void> {
+    const localAddress = `127.${1 + (number % 40)}.0.1`;
+    const socket = connect({ port: this.port, host: '127.0.0.1', localAddress });
+    const preamble = writePreamble({ kind: 'open', session: number.toString(16).padStart(32, '0') });
+    const unknown = writePreamble({ kind: 'join', session: number.toString(16).padStart(32, 'f') });
+    const hello = Buffer.concat([Buffer.from([0x16, 3, 1, 0x40, 0, 1, 0, 0x3f, 0xfc]), Buffer.alloc(8192, number)]);
+    const ways = [
+      [], // silence
+      [Buffer.alloc(4096, number)], // garbage
+      [preamble], // silence where TLS should come
+      [preamble, Buffer.from('\xf3PWF a frame, in the clear', 'latin1')],
+      [preamble, hello],
+      [unknown],
+      [unknown, hello],
+    ];
+    for (const bytes of ways[number % ways.length] ?? []) socket.write(bytes);
+    this.stage.onEnd(() => {
+      socket.destroy();
+    });
+    socket.resume();
+    socket.on('close', () => (this.closed += 1));
+    return new Promise((done) => {
+      socket.on('error', () => {
+        done();
+      });
+      socket.on('connect', () => {
+        done();
+      });
+    });
+  }
+}
+
+/** What a process has in memory, in MB. */
+function residentMegabytes(pid: number | undefined): number {
+  const [, kilobytes] = /^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8')) ?? [];
+  return Number(kilobytes) / 1024;
+}
+
 void describe('the wire', { concurrency: atOnce }, () => {
   void it('TLS with pinned keys', () => travels({ source, capabilities, plan: { wire: 'tls' } }));
 
   void it('TLS with certificates of an authority', () =>
-    travels({ source, capabilities, plan: { wire: 'tls', certificates: true } }));
+    travels({ source, capabilities, plan: { wire: 'tls', certificates: {} } }));
 
   void it('IPv6', () => travels({ source, capabilities, plan: { wire: 'tcp6' } }));
 
@@ -118,6 +176,26 @@ void describe('who is refused', { concurrency: atOnce }, () => {
       await staysHome(journey);
     }));
 
+  void it("a destination with another host's certificate, of the same authority: the guest stays", () =>
+    onStage(async (stage) => {
+      const plan = { wire: 'tls', certificates: { ofDestination: '192.0.2.1' } } as const;
+      const journey = await prepare(stage, { source, capabilities, plan });
+      await setOut(journey);
+      await journey.proxies.endWith(EXIT.link, 20);
+      assert.match(journey.proxies.source.said(), /certificate/);
+      await staysHome(journey);
+    }));
+
+  void it("a source with another host's certificate, of the same authority: both ends say so, the guest stays", () =>
+    onStage(async (stage) => {
+      const plan = { wire: 'tls', certificates: { ofSource: 'other.example' } } as const;
+      const journey = await prepare(stage, { source, capabilities, plan });
+      await setOut(journey);
+      await journey.proxies.endWith(EXIT.link, 20);
+      await says(journey.proxies.destination, /other\.example/);
+      await staysHome(journey);
+    }));
+
   void it('a guest that nobody waits for', () =>
     onStage(async (stage) => {
       const journey = await prepare(stage, { source, capabilities });
@@ -138,22 +216,53 @@ void describe('who is refused', { concurrency: atOnce }, () => {
       }
     }));
 
-  void it('strangers that connect do not disturb a migration', () =>
+  void it('a thousand strangers at a TLS port: a migration goes on, and its link comes back among them', () =>
     onStage(async (stage) => {
-      const journey = await prepare(stage, { source, capabilities, plan: {} });
+      const plan = { wire: 'tls', cutter: true, destination: ['--handshake-timeout', '5s'] } as const;
+      const journey = await prepare(stage, { source, capabilities, plan });
+      const { proxies } = journey;
+      const { destination } = proxies;
       await setOut(journey);
-      await onTheWay(journey, 2);
-      const strangers = Array.from({ length: 200 }, (_, index) => {
-        const socket = connect(journey.proxies.port, '127.0.0.1');
-        socket.on('error', () => undefined);
-        // silence, or garbage
-        if (index % 2 === 0) socket.write(Buffer.alloc(4096, index));
-        return socket;
-      });
+      await onTheWay(journey, 1);
+      const before = residentMegabytes(destination.pid);
+      const crowd = new Crowd(stage, proxies.port);
+      let [most, processes] = [0, 0];
+      for (let hundred = 0; hundred < 10; hundred++) {
+        await crowd.comes(100);
+        most = Math.max(most, residentMegabytes(destination.pid));
+        processes = Math.max(processes, childrenOf(destination).length);
+        if (hundred % 3 === 1) proxies.cutter.cut();
+        await sleep(300);
+      }
+      await says(proxies.source, /the link .* is back/);
       await journey.from.finishMigration();
       await arrives(journey);
-      for (const stranger of strangers) stranger.destroy();
-      assert.ok(!journey.proxies.destination.hasEnded);
+      assert.ok(crowd.closed > 900, `${crowd.closed} of a thousand were closed`);
+      // 16 are known at once, and there are the session's and the spare.
+      assert.ok(processes <= 18, `${processes} processes`);
+      assert.ok(most < before + 100, `the listener's memory: ${before} MB before, ${most} MB`);
+      const lines = destination.said().split('\n').length;
+      assert.ok(lines < 100, `${lines} lines for a thousand connections`);
+      assert.match(destination.said(), /more connections came to nothing/);
+      assert.ok(!destination.hasEnded);
+    }));
+
+  void it('a handshake that never ends', () =>
+    onStage(async (stage) => {
+      const plan = { wire: 'tls', destination: ['--handshake-timeout', '1s'] } as const;
+      const { proxies } = await prepare(stage, { source, capabilities, plan });
+      const slow = connect(proxies.port, '127.0.0.1');
+      const closed = new Promise((done) => slow.on('error', done).on('close', done));
+      slow.write(writePreamble({ kind: 'open', session: '00'.repeat(16) }));
+      // A ClientHello of 512 bytes, one at a time: each is in time.
+      slow.write(Buffer.from([0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3]));
+      const drip = setInterval(() => slow.write(Buffer.alloc(1)), 200);
+      stage.onEnd(() => {
+        clearInterval(drip);
+        slow.destroy();
+      });
+      await Promise.race([closed, sleep(5000).then(() => assert.fail('it is waited for'))]);
+      await says(proxies.destination, /warning: tls:\S+ did not finish the TLS handshake in time/);
     }));
 });
 

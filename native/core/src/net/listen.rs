@@ -41,7 +41,8 @@ pub struct ListenOptions {
     pub gid: Option<u32>,
     /// Whether connections begin with a routing preamble, and are given out only after it.
     pub preamble: bool,
-    /// Connections that may owe their preamble at one time; a quarter of them from one address. More are closed.
+    /// Connections that may owe their preamble at one time; a quarter of them from one address. One more, and the one that
+    /// has owed it longest is closed: who means well sends it at once.
     pub max_pending: usize,
     /// How long a connection may owe its preamble.
     pub timeout: Duration,
@@ -306,16 +307,29 @@ impl<A: FnMut(Accepted), R: FnMut(String, String)> Door<A, R> {
             match look {
                 Look::Waits if now < pending.until => self.pending.push(pending),
                 Look::Waits => {
-                    let why = "did not send its preamble in time (is it a pagewire?)";
-                    (self.refused)(pending.peer, why.to_owned());
+                    self.settle(
+                        pending,
+                        Look::Bad("did not send its preamble in time (is it a pagewire?)"),
+                    );
                 }
-                Look::Bad(why) => (self.refused)(pending.peer, why.to_owned()),
-                Look::Whole => (self.accepted)(Accepted {
-                    socket: pending.socket,
-                    preamble: Some(pending.bytes),
-                    peer: pending.peer,
-                }),
+                Look::Bad(_) | Look::Whole => self.settle(pending, look),
             }
+        }
+    }
+
+    /// A connection that owes nothing any more, or has to go.
+    fn settle(&mut self, pending: Pending, look: Look) {
+        match look {
+            Look::Waits => {
+                let why = "had not said what it wants when others came";
+                (self.refused)(pending.peer, why.to_owned());
+            }
+            Look::Bad(why) => (self.refused)(pending.peer, why.to_owned()),
+            Look::Whole => (self.accepted)(Accepted {
+                socket: pending.socket,
+                preamble: Some(pending.bytes),
+                peer: pending.peer,
+            }),
         }
     }
 
@@ -344,10 +358,7 @@ impl<A: FnMut(Accepted), R: FnMut(String, String)> Door<A, R> {
             let source = from
                 .and_then(sockets::canonical)
                 .map(|from| network(from.ip()));
-            if let Some(why) = self.too_many(source) {
-                (self.refused)(peer, why.to_owned());
-                continue;
-            }
+            self.make_room(source);
             self.pending.push(Pending {
                 socket,
                 bytes: [0; PREAMBLE_LEN],
@@ -359,17 +370,22 @@ impl<A: FnMut(Accepted), R: FnMut(String, String)> Door<A, R> {
         }
     }
 
-    fn too_many(&self, source: Option<IpAddr>) -> Option<&'static str> {
-        let from_there = self
-            .pending
-            .iter()
-            .filter(|pending| source.is_some() && pending.source == source);
-        if self.pending.len() >= self.options.max_pending {
-            Some("came while too many others had not said what they want")
-        } else if from_there.count() >= (self.options.max_pending / ONE_ADDRESS).max(1) {
-            Some("has too many connections that have not said what they want")
+    /// A place for one more: of its address, if that has all that it may have.
+    fn make_room(&mut self, source: Option<IpAddr>) {
+        let is_from_there = |pending: &Pending| source.is_some() && pending.source == source;
+        let from_there = self.pending.iter().filter(|each| is_from_there(each));
+        let oldest = if from_there.count() >= (self.options.max_pending / ONE_ADDRESS).max(1) {
+            self.pending.iter().position(is_from_there)
+        } else if self.pending.len() >= self.options.max_pending {
+            Some(0)
         } else {
             None
+        };
+        if let Some(oldest) = oldest {
+            let mut pending = self.pending.remove(oldest);
+            // It may have said it by now.
+            let look = pending.look();
+            self.settle(pending, look);
         }
     }
 }

@@ -171,7 +171,7 @@ impl Tls {
                 return Err(NetError::TimedOut {
                     endpoint: endpoint.to_owned(),
                     operation: "finish the TLS handshake",
-                    remedy: "is it a tls: listener of pagewire?",
+                    remedy: C::LATE,
                 });
             }
             Err(Broken::Lost(error)) => {
@@ -258,6 +258,8 @@ pub(super) struct Rest {
 /// Either end of a handshake.
 trait Shaking {
     type Data;
+    /// What to look at where the other end is not done in time.
+    const LATE: &'static str;
     fn step<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
     fn state(&self) -> &CommonState;
     fn into_tunnel(self, rest: Rest, identity: Identity) -> Result<Tunnel, rustls::Error>;
@@ -265,6 +267,7 @@ trait Shaking {
 
 impl Shaking for UnbufferedClientConnection {
     type Data = ClientConnectionData;
+    const LATE: &'static str = "is it a tls: listener of pagewire?";
 
     fn step<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
         self.process_tls_records(incoming)
@@ -282,6 +285,7 @@ impl Shaking for UnbufferedClientConnection {
 
 impl Shaking for UnbufferedServerConnection {
     type Data = ServerConnectionData;
+    const LATE: &'static str = "does it connect to a tls: endpoint?";
 
     fn step<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
         self.process_tls_records(incoming)

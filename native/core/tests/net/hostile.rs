@@ -307,25 +307,42 @@ fn a_preamble_may_come_in_pieces_but_not_for_ever() {
 #[test]
 fn one_address_cannot_take_all_places() {
     let door = waiting(8, LONG);
-    let held: Vec<_> = (0..2).map(|_| door.stranger()).collect();
-    // A quarter of the places is taken: the next one from there is closed at once.
-    let mut one_too_many = door.stranger();
-    assert_eq!(one_too_many.read(&mut [0; 1]).unwrap_or(0), 0);
-    assert!(door.refusal().contains("too many connections"));
-    // Others get in, until all places are taken.
+    let is_closed = |stranger: &mut TcpStream| stranger.read(&mut [0; 1]).unwrap_or(0) == 0;
     let mut others: Vec<_> = (2..5)
         .flat_map(|i| (0..2).map(move |_| i))
         .map(|i| from(&format!("127.0.0.{i}"), door.port()))
         .collect();
+    let mut held: Vec<_> = (0..2).map(|_| door.stranger()).collect();
+    // All places are taken, and its address has its quarter: one more from there, and the oldest from there goes.
+    held.push(door.stranger());
+    assert!(is_closed(&mut held[0]));
+    assert!(door.refusal().contains("when others came"));
+    // One more from elsewhere, and the oldest of all goes.
     let mut last = from("127.0.0.9", door.port());
-    assert_eq!(last.read(&mut [0; 1]).unwrap_or(0), 0);
-    assert!(door.refusal().contains("too many others"));
-    // A place is free again once its connection has said what it wants.
-    others[0].write_all(&PREAMBLE).unwrap();
+    assert!(is_closed(&mut others[0]));
+    assert!(door.refusal().contains("when others came"));
+    // The others are there as they were.
+    for stranger in others[1..].iter_mut().chain(&mut held[1..]) {
+        stranger.write_all(&PREAMBLE).unwrap();
+        assert_eq!(door.next().preamble, Some(PREAMBLE));
+    }
+    last.write_all(&PREAMBLE).unwrap();
     door.next();
-    from("127.0.0.9", door.port()).write_all(&PREAMBLE).unwrap();
-    door.next();
-    drop(held);
+}
+
+#[test]
+fn whoever_says_what_it_wants_gets_in_through_any_crowd() {
+    let door = waiting(8, LONG);
+    let crowd: Vec<_> = (0..40)
+        .map(|i| from(&format!("127.0.{i}.1"), door.port()))
+        .collect();
+    for i in 0..40 {
+        // Among them those that have said it before they were looked at.
+        let mut good = from(&format!("127.1.{i}.1"), door.port());
+        good.write_all(&PREAMBLE).unwrap();
+        assert_eq!(door.next().preamble, Some(PREAMBLE));
+    }
+    drop(crowd);
 }
 
 #[test]
