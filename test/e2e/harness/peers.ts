@@ -145,7 +145,8 @@ export class ScriptedSource extends Peer {
   }
 
   get runs(): boolean {
-    return !this.hasSent(this.script.stops) || (this.isOver() && !this.has(this.script.settles));
+    const { turn } = this.script;
+    return turn !== undefined && (!this.hasSent(turn.stops) || (this.isOver() && !this.has(turn.settles)));
   }
 }
 
@@ -172,7 +173,8 @@ export class ScriptedDestination extends Peer {
   }
 
   get runs(): boolean {
-    return this.has(this.script.runs);
+    const { turn } = this.script;
+    return turn === undefined || this.has(turn.runs);
   }
 
   /** Says whatever is due by what has come: all that stands in the script before the next message that has not. */

@@ -43,6 +43,8 @@ export interface Plan {
   readonly stranger?: boolean;
   /** Whether there is to be a cutter before the destination proxy. */
   readonly cutter?: boolean;
+  /** With a cutter: whether the source knows the way that goes past it, too. */
+  readonly detour?: boolean;
   /** Where both proxies run. */
   readonly network?: DroppingNetwork;
   readonly source?: readonly string[];
@@ -186,6 +188,7 @@ export class Proxies {
     private readonly ends: { source?: Running; destination?: Running; cutter?: Cutter },
     private readonly listen: { kind: 'tcp' | 'tls'; host: string; port: number },
     private readonly options: { source: readonly string[]; destination: readonly string[] },
+    private readonly detour: boolean,
     private readonly prefix: readonly string[] = [],
   ) {}
 
@@ -200,7 +203,7 @@ export class Proxies {
       source: ['--name', name, ...identity.source, ...(plan.source ?? [])],
       destination: [...identity.destination, ...(plan.destination ?? [])],
     };
-    const proxies = new Proxies(stage, outlet, inlet, {}, listen, options, plan.network?.prefix);
+    const proxies = new Proxies(stage, outlet, inlet, {}, listen, options, plan.detour === true, plan.network?.prefix);
     if (standIn) {
       await relay(stage, outlet, inlet);
       return proxies;
@@ -229,11 +232,12 @@ export class Proxies {
   }
 
   async startSource(): Promise<void> {
-    const { kind, host, port } = { ...this.listen, port: this.ends.cutter?.port ?? this.listen.port };
+    const direct = url(this.listen);
+    const first = this.ends.cutter === undefined ? direct : url({ ...this.listen, port: this.ends.cutter.port });
     this.ends.source = await startSource(
       this.stage,
       this.outlet,
-      [url({ kind, host, port })],
+      this.detour ? [first, direct] : [first],
       this.options.source,
       this.prefix,
     );

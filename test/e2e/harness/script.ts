@@ -13,6 +13,12 @@ export interface Message {
 export interface Script {
   readonly name: string;
   readonly messages: readonly Message[];
+  /** Whose guest runs, where it changes on the way; else the destination's runs, and never the source's again. */
+  readonly turn?: Turn;
+}
+
+/** How a guest changes hosts. */
+export interface Turn {
   /** As soon as the source sends this, its guest stands. */
   readonly stops: string;
   /** As soon as this has come whole, the destination's guest runs. */
@@ -86,6 +92,8 @@ const RUN = command(5);
 const discard = (start: number, length: number): Buffer =>
   command(6, Buffer.concat([Buffer.from([0]), text(BLOCK), Buffer.from([0]), be64(start), be64(length)]));
 const packaged = (bytes: Buffer): Buffer => Buffer.concat([command(7, be32(bytes.length)), bytes]);
+const RESUME = command(9);
+const RECV_BITMAP = command(10, text(BLOCK));
 const SWITCHOVER_START = command(11);
 
 // ---- back
@@ -93,6 +101,13 @@ const SWITCHOVER_START = command(11);
 const answer = (type: number, data: Buffer): Buffer => Buffer.concat([be16(type, data.length), data]);
 const SHUT = answer(1, be32(0));
 const pong = (value: number): Buffer => answer(2, be32(value));
+const RESUME_ACK = answer(6, be32(1));
+/** Of a block: a bit for each of its pages, little-endian, and what ends it, behind the message. */
+const bitmap = (bits: bigint): Buffer => {
+  const words = Buffer.alloc(8);
+  words.writeBigUInt64LE(bits);
+  return Buffer.concat([answer(5, text(BLOCK)), be64(words.length), words, Buffer.from('0123456789abcdef', 'hex')]);
+};
 const requestPages = (start: number, length: number): Buffer =>
   answer(3, Buffer.concat([be64(start), be32(length), text(BLOCK)]));
 
@@ -109,12 +124,9 @@ function halves(name: string, bytes: Buffer): Message[] {
 
 const description = Buffer.from(JSON.stringify({ configuration: {}, devices: [], page_size: PAGE }));
 
-export const precopy: Script = {
+export const precopy = {
   name: 'precopy',
-  stops: 'SWITCHOVER_START',
-  runs: 'end of stream',
-  doubtful: 'half of device state',
-  settles: 'SHUT',
+  turn: { stops: 'SWITCHOVER_START', runs: 'end of stream', doubtful: 'half of device state', settles: 'SHUT' },
   messages: [
     there('header', header),
     there('OPEN_RETURN_PATH', OPEN_RETURN_PATH),
@@ -128,19 +140,16 @@ export const precopy: Script = {
     there('end of stream', Buffer.concat([endOfStream, Buffer.from([6]), be32(description.length), description])),
     back('SHUT', SHUT),
   ],
-};
+} satisfies Script;
 
 const inPackage = Buffer.concat([
   ...[LISTEN, device(3, 'timer', 70), device(4, 'cpu', 12_000)],
   ...[ping(3), ping(0x42), RUN],
 ]);
 
-export const postcopy: Script = {
+export const postcopy = {
   name: 'postcopy',
-  stops: 'SWITCHOVER_START',
-  runs: 'package',
-  doubtful: 'package',
-  settles: 'PONG 0x42',
+  turn: { stops: 'SWITCHOVER_START', runs: 'package', doubtful: 'package', settles: 'PONG 0x42' },
   messages: [
     there('header', header),
     there('OPEN_RETURN_PATH', OPEN_RETURN_PATH),
@@ -161,6 +170,23 @@ export const postcopy: Script = {
     back('REQ_PAGES_ID', requestPages(40 * PAGE, PAGE)),
     there('the page asked for', pages(PART, 40, 41)),
     there('pages', Buffer.concat([pages(PART, 24, 40), pages(PART, 41, PAGES)])),
+    there('end of RAM', pages(END, 0, 0)),
+    there('end of stream', endOfStream),
+    back('SHUT', SHUT),
+  ],
+} satisfies Script;
+
+/** Postcopy that was interrupted goes on over a new connection. */
+export const recovery: Script = {
+  name: 'recovery',
+  messages: [
+    there('RECV_BITMAP', RECV_BITMAP),
+    back('the bitmap', bitmap((1n << 30n) - 1n)),
+    ...halves('POSTCOPY_RESUME', RESUME),
+    back('RESUME_ACK', RESUME_ACK),
+    back('REQ_PAGES_ID', requestPages(40 * PAGE, PAGE)),
+    there('the page asked for', pages(PART, 40, 41)),
+    there('pages', Buffer.concat([pages(PART, 30, 40), pages(PART, 41, PAGES)])),
     there('end of RAM', pages(END, 0, 0)),
     there('end of stream', endOfStream),
     back('SHUT', SHUT),

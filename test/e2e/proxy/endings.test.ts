@@ -193,7 +193,7 @@ void describe('a migration that cannot go on, in precopy', { concurrency: atOnce
         }
         // at once: it has five minutes to reconnect, but nobody to reconnect to
         assert.equal(await proxies.source.exitCode(20), EXIT.link, proxies.source.said());
-        assert.match(proxies.source.said(), /session/i);
+        assert.match(proxies.source.said(), /refuses: this destination proxy has no memory of the session/);
         await staysHome(journey);
         await leavesNothing(journey);
       }));

@@ -16,7 +16,7 @@ import {
 import type { Itinerary, Journey } from '../harness/journey.js';
 import { DroppingNetwork, namespacesLack } from '../harness/network.js';
 import { skipPostcopy } from '../harness/postcopy.js';
-import { childrenOf } from '../harness/proxies.js';
+import { childrenOf, says } from '../harness/proxies.js';
 import { qemus, strictInPostcopy } from '../harness/qemus.js';
 import { atOnce, full, inCi } from '../harness/repository.js';
 import { onStage } from '../harness/stage.js';
@@ -136,6 +136,11 @@ void describe('a link that breaks in precopy', { concurrency: atOnce }, () => {
   for (const source of older) {
     void it(`${what}, QEMU ${source.version}`, () => throughTrouble({ source, capabilities }, again));
   }
+  void it('the address is gone for good, and there is another', () =>
+    throughTrouble({ source: newest, capabilities, plan: { ...PLAN, detour: true } }, async ({ proxies }) => {
+      proxies.cutter.refuse();
+      await says(proxies.source, new RegExp(`the link to tcp:127\\.0\\.0\\.1:${proxies.port} is back`));
+    }));
   void it(`${what}, with multifd`, () =>
     throughTrouble({ source: newest, capabilities: ['multifd'], parameters: { 'multifd-channels': 2 } }, again));
   void it(`${what}, with TLS`, () =>
@@ -183,4 +188,28 @@ void describe('a network that drops packets', { skip }, () => {
       await arrives(journey);
       noticedNothing(journey);
     }));
+
+  void it('in postcopy, while the guest waits for its pages', { skip: skipPostcopy() }, () => {
+    const source = strictInPostcopy ?? newest;
+    return onStage(async (stage) => {
+      assert.equal(lacks, undefined);
+      const network = DroppingNetwork.create(stage);
+      const plan = { source: SETTINGS, destination: SETTINGS, network };
+      const journey = await prepare(stage, throughPostcopy({ source, plan }));
+      await journey.from.setParameters({ 'max-postcopy-bandwidth': 6 << 20 });
+      await setOut(journey);
+      await onTheWay(journey, 1);
+      await intoPostcopy(journey);
+      network.drop(2);
+      await sleep(SILENCE * 500);
+      network.drop(100);
+      await sleep(SILENCE * 2500);
+      network.drop(2);
+      await says(journey.proxies.source, /the link .* is back/);
+      await journey.from.setParameters({ 'max-postcopy-bandwidth': 0 });
+      network.drop(0);
+      await arrives(journey);
+      noticedNothing(journey);
+    });
+  });
 });
