@@ -103,8 +103,12 @@ const joinWelcome = versions.extend({ received: count(Number.MAX_SAFE_INTEGER) }
 export type JoinWelcome = z.infer<typeof joinWelcome>;
 
 const checkWelcome = openWelcome.extend({
-  /** Bytes that the acceptor could give to a session, and the limit that was set, if one was. */
-  memory: z.object({ free: count(Number.MAX_SAFE_INTEGER), limit: count(Number.MAX_SAFE_INTEGER).optional() }),
+  /** Bytes that the acceptor could give to a session, the limit that was set, if one was, and what a session takes there. */
+  memory: z.object({
+    free: count(Number.MAX_SAFE_INTEGER),
+    limit: count(Number.MAX_SAFE_INTEGER).optional(),
+    needed: count(Number.MAX_SAFE_INTEGER).optional(),
+  }),
   /** Sessions that it carries now, and the most that it would. */
   sessions: z.object({ now: count(1_000_000), most: count(1_000_000) }),
 });

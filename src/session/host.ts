@@ -14,7 +14,7 @@ import { type CheckHello, type JoinHello, type OpenHello, PROTOCOL, type Refuse 
 import { agree, type End, refusal } from './negotiate.js';
 import { identity, mayReach, type PeerRule, type Ports, refusesPort } from './peers.js';
 import type { Preamble } from './preamble.js';
-import { furtherRoom } from './room.js';
+import { furtherRoom, sessionBytes } from './room.js';
 import { serveCheck } from './check.js';
 
 /** What a session at the destination is told; plain data, since it goes from process to process. */
@@ -133,12 +133,16 @@ export class Host {
   }
 
   async #check(link: NativeLink, hello: CheckHello): Promise<void> {
-    const { end, handshakeMs, memoryLimit } = this.settings;
+    const { end, handshakeMs, memoryLimit, threads } = this.settings;
     const { program, capabilities, parameters } = end;
-    const memory = { free: 2 * defaultMemoryLimit(), ...(memoryLimit !== undefined && { limit: memoryLimit }) };
+    const agreement = agree(hello, end);
+    const memory = {
+      ...{ free: 2 * defaultMemoryLimit(), needed: sessionBytes(threads, agreement) },
+      ...(memoryLimit !== undefined && { limit: memoryLimit }),
+    };
     const { sessions } = this.#registry;
     await welcome(link, { protocol: PROTOCOL, program, capabilities, parameters, memory, sessions }, handshakeMs);
-    await serveCheck(link, agree(hello, end));
+    await serveCheck(link, agreement);
   }
 }
 

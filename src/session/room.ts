@@ -49,14 +49,19 @@ export function matchRoom(
   return Math.max(Math.floor((room - overhead) * 0.9), 0);
 }
 
+/** What a session takes at the most, with one further connection of QEMU's, in bytes. */
+export function sessionBytes(threads: number, { frameSize, match }: Pick<Agreement, 'frameSize' | 'match'>): number {
+  const window = match > 0 ? windowBytes(match, framesInFlight(threads) * frameSize) : 0;
+  return fixedBytes(threads) + frames(threads) * frameSize + window;
+}
+
 /** How many further connections of QEMU's there is room for, one at least. Without a limit as many as there may be. */
 export function furtherRoom(
   threads: number,
   { frameSize, match }: Pick<Agreement, 'frameSize' | 'match'>,
   memoryLimit = Infinity,
 ): number {
-  const window = match > 0 ? windowBytes(match, framesInFlight(threads) * frameSize) : 0;
-  const room = memoryLimit - fixedBytes(threads) - frames(threads) * frameSize - window;
+  const room = memoryLimit - sessionBytes(threads, { frameSize, match });
   const more = Math.max(Math.floor(room / (furtherFrames(threads) * frameSize)), 0);
   return Math.min(1 + more, MOST_CHANNELS);
 }

@@ -10,6 +10,7 @@ import type { IdentityOptions } from '../transport/identity.js';
 import { Dialler } from './dial.js';
 import { endOf } from './end.js';
 import { connectable, listenable, tlsFor } from './endpoints.js';
+import type { Agreement, End } from './negotiate.js';
 import type { InDoubt } from './outcome.js';
 import { parsePeer } from './peers.js';
 import type { SessionSnapshot } from './snapshot.js';
@@ -47,6 +48,8 @@ export interface SourceProxySettings extends EncoderSettings {
   /** What the session may not be without: `delta`, or a codec. */
   require?: readonly string[] | undefined;
 }
+
+const DEFAULTS = { replayBytes: 64 << 20, silenceMs: 5000 };
 
 /** QEMU's connections that may wait at once, and for how long: they are taken at once. */
 export const LISTEN = { preamble: false, maxPending: 64, timeoutMs: 10_000 };
@@ -155,8 +158,8 @@ export function checkSource(settings: SourceProxySettings, log: Log): void {
 /** A session that is told what it can do. */
 function sessionOf(settings: SourceProxySettings, log: Log, workers?: Workers): SourceSession | StockSession {
   const { name, listen: near, port, stock = false, insecure = false, libvirt = false, tls = {}, require } = settings;
-  const { replayBytes = 64 << 20 } = settings;
-  const { silenceMs = 5000, reconnectMs = 300_000, inDoubt = 'hold', maxBandwidth = 0 } = settings;
+  const { replayBytes = DEFAULTS.replayBytes } = settings;
+  const { silenceMs = DEFAULTS.silenceMs, reconnectMs = 300_000, inDoubt = 'hold', maxBandwidth = 0 } = settings;
   const { delta, codec, level, match, threads, cacheSize, memoryLimit, frameSize } = settings;
   if (!isGuestName(name)) throw badOption(`--name ${name}: 1 to 64 of A-Z a-z 0-9 . _ - (and not only dots)`);
   if (port !== undefined && !(Number.isInteger(port) && port >= 1 && port <= 65535)) {
@@ -187,6 +190,26 @@ function sessionOf(settings: SourceProxySettings, log: Log, workers?: Workers): 
   const dialler = new Dialler(connect, identity?.tls ?? null);
   const policy = { replayBytes, reconnectMs, inDoubt, maxBandwidth };
   return new SourceSession({ name, near, port, dialler, encoder, end, libvirt, ...policy, log, workers });
+}
+
+/** What a source without further settings can and wants. */
+export function defaultEnd(libvirt: boolean): End {
+  const match = defaultMatch({}, DEFAULTS.replayBytes);
+  return endOf({ silenceMs: DEFAULTS.silenceMs, libvirt, match }, checkFrameSize(undefined));
+}
+
+/** In bytes: what is free, what a source takes beside its page cache, and the largest that it could have. */
+export interface SourceMemory {
+  readonly free: number;
+  readonly needed: number;
+  readonly cache: number;
+}
+
+/** What a source without further settings takes. */
+export function defaultMemory({ match, frameSize }: Pick<Agreement, 'match' | 'frameSize'>): SourceMemory {
+  const { codec, level, fixedMemory, memoryLimit } = checkEncoder({ match, frameSize }, DEFAULTS.replayBytes);
+  const needed = fixedMemory(codec, level);
+  return { free: 2 * memoryLimit, needed, cache: Math.max(memoryLimit - needed, 0) };
 }
 
 /** How far back references lead where nobody says, in bytes. */
