@@ -156,10 +156,16 @@ export class Channel {
         }),
       (slot, bytes) => packer.pack(channel.flow, slot, bytes),
     );
+    try {
+      channel.#wire.startReturn(fd);
+    } catch (error) {
+      // The socket stays the caller's.
+      void channel.close();
+      throw error;
+    }
     channel.#qemu = fd;
-    packer.add(channel.flow);
     channel.#packer = packer;
-    channel.#wire.startReturn(fd);
+    packer.add(channel.flow);
     return channel;
   }
 

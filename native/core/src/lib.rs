@@ -28,4 +28,5 @@ pub mod net;
 pub mod page_cache;
 pub mod qemu;
 pub mod session;
+mod text;
 pub mod xbzrle;

@@ -8,6 +8,7 @@ use crate::frame::{End, FrameError, FrameType, HEADER_LEN, Header, MAX_CONTROL, 
 use crate::lock::lock;
 use crate::matching::references::{self, Base};
 use crate::matching::{Reference, ReferenceError, Source};
+use crate::text::readable;
 use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -388,7 +389,7 @@ impl Archive {
                 FrameType::Session(_) => return wrong(order("a frame of a stream", header.kind)),
                 FrameType::Abort => {
                     let reason = archive.payload(position, &header)?;
-                    let reason = String::from_utf8_lossy(&reason).escape_debug().to_string();
+                    let reason = readable(&reason);
                     return wrong(FrameError::Aborted { reason });
                 }
                 FrameType::End => {
@@ -785,7 +786,7 @@ impl Archive {
             path: self.path.clone(),
             what,
         };
-        let name = String::from_utf8_lossy(block).escape_debug().to_string();
+        let name = readable(block);
         let absent = |what: &str| ArchiveError::Absent {
             path: self.path.clone(),
             what: what.to_owned(),
@@ -804,12 +805,10 @@ impl Archive {
             ));
         }
         let Some(number) = directory.number(block, address) else {
-            let all = directory.blocks.iter().map(|(name, length)| {
-                format!(
-                    "{} ({length} bytes)",
-                    String::from_utf8_lossy(name).escape_debug()
-                )
-            });
+            let all = directory
+                .blocks
+                .iter()
+                .map(|(name, length)| format!("{} ({length} bytes)", readable(name)));
             let all: Vec<String> = all.collect();
             return Err(absent(&format!(
                 "no page at {address:#x} of block {name}: it has pages of {} bytes in {}",

@@ -7,6 +7,7 @@ use crate::archive::{Archive, BaseName};
 use crate::descriptor::Input;
 use crate::frame::{End, Ending, FrameError, FrameType, HEADER_LEN, Header, Start};
 use crate::matching::{Base, Window};
+use crate::text::readable;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -110,9 +111,7 @@ impl Source<'_> {
                     return Ok(true);
                 }
                 FrameType::Abort => {
-                    let reason = String::from_utf8_lossy(slot.payload())
-                        .escape_debug()
-                        .to_string();
+                    let reason = readable(slot.payload());
                     return Err(self.wrong(FrameError::Aborted { reason }));
                 }
                 // What may be skipped: it was read and checked. No other kind is in order here.

@@ -12,6 +12,7 @@ use crate::frame::{End, Ending, FrameType, Header, Start};
 use crate::matching::Effort;
 use crate::qemu::GuestRam;
 use crate::session::Wire;
+use crate::text::readable;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -112,9 +113,7 @@ fn grant(guest: &GuestRam, options: &DeltaOptions) -> GuestReport {
         }
     };
     GuestReport {
-        machine: String::from_utf8_lossy(&guest.machine)
-            .escape_debug()
-            .to_string(),
+        machine: readable(&guest.machine),
         ram_bytes: guest.total_bytes,
         blocks: guest.blocks.len() as u64,
         page_size: guest.page_size,

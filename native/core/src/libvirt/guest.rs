@@ -2,6 +2,7 @@
 
 use super::packet::{Header, Key, Kind};
 use super::{carries_guest, procedure};
+use crate::text::readable;
 
 /// What of the call's body is looked at. The name stands in the first lines of the guest's XML.
 const LOOKED_AT: usize = 16 << 10;
@@ -63,8 +64,7 @@ fn name(number: u32, body: &[u8]) -> Option<String> {
         _ => arguments(&mut xdr).unwrap_or_default(),
     };
     let name = new_name.map(<[u8]>::to_vec).or_else(|| name_in(xml?))?;
-    let name = String::from_utf8_lossy(&name[..name.len().min(LONGEST)]);
-    Some(name.escape_debug().to_string())
+    Some(readable(&name[..name.len().min(LONGEST)]))
 }
 
 /// `destination_name` and `destination_xml`, as far as they came.

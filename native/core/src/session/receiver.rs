@@ -4,6 +4,7 @@ use super::{Shared, WireError, lock};
 use crate::descriptor::Ready;
 use crate::frame::{FrameError, FrameType, HEADER_LEN, Header, MAX_CONTROL, SessionFrame};
 use crate::net::Link;
+use crate::text::readable;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -77,7 +78,7 @@ impl<'a> Receiver<'a> {
                 }
                 FrameType::Abort => {
                     let payload = self.small_payload(&header)?;
-                    let reason = String::from_utf8_lossy(&payload).escape_debug().to_string();
+                    let reason = readable(&payload);
                     self.shared
                         .flag(|flags| flags.peer_abort = Some(reason.clone()));
                     return Err(WireError::Protocol(format!("the peer gave up: {reason}")).into());
