@@ -6,10 +6,11 @@ import { after, before, describe, it } from 'node:test';
 import { sleep, until } from '#src/demo/time.js';
 import { Cutter } from '../harness/cutter.js';
 import { arrives, goesOn, onTheWay, prepare, setOut } from '../harness/journey.js';
+import type { Journey } from '../harness/journey.js';
 import { ScriptedDestination, ScriptedSource, comes } from '../harness/peers.js';
 import { skipPostcopy } from '../harness/postcopy.js';
 import { EXIT, sessionsOf, freePort, says, startDestination, startSource } from '../harness/proxies.js';
-import { qemus } from '../harness/qemus.js';
+import { keepsDirtyPages, qemus } from '../harness/qemus.js';
 import { atOnce } from '../harness/repository.js';
 import { postcopy, precopy, recovery } from '../harness/script.js';
 import type { Script } from '../harness/script.js';
@@ -369,27 +370,40 @@ void describe('the link is cut at the worst moments, real QEMU', { concurrency: 
   const plan = { cutter: true, source: BRIEF, destination: BRIEF } as const;
 
   for (const source of qemus) {
-    // Older ones do not wait for PONG 0x42, but are paused by what comes next; a package that comes in part is their end.
+    // Older ones do not wait for PONG 0x42, but are paused by what comes next.
     const isOld = source.major < 11;
-    void it(`in postcopy's package, QEMU ${source.version}: no guest runs, and the source is held`, () =>
-      onStage(async (stage) => {
-        const patient = { cutter: true, source: BRIEF } as const;
-        const journey = await prepare(stage, {
-          ...{ source, plan: patient, atOnce: true, capabilities: ['postcopy-ram'] },
-        });
-        const { from, to, proxies } = journey;
-        await setOut(journey);
-        await onTheWay(journey);
-        proxies.cutter.hold('there');
-        await from.qmp.execute('migrate-start-postcopy');
-        await from.waitForMigration(isOld ? 'postcopy-active' : 'postcopy-device', 20);
-        proxies.cutter.refuse();
-        await says(proxies.source, LOUD);
-        assert.ok((await from.isStopped()) && (await to.isStopped()), 'a guest runs');
-        assert.ok(!['failed', 'postcopy-paused'].includes((await from.migration()).status), 'QEMU has noticed');
-        proxies.cutter.accept();
+    /** All is over. A QEMU that loses dirty pages by itself is no measure of the guest. */
+    const ends = async (journey: Journey): Promise<void> => {
+      if (keepsDirtyPages(source)) {
         await arrives(journey);
-      }));
+        return;
+      }
+      await journey.from.waitForMigration('completed', 90);
+      await journey.to.waitForMigration('completed', 90);
+      await journey.proxies.endWith(EXIT.ok);
+    };
+
+    // With a package that comes in part, their guest would be gone; a newer one's would run on at the source.
+    if (isOld)
+      void it(`in postcopy's package, QEMU ${source.version}: no guest runs, and the source is held`, () =>
+        onStage(async (stage) => {
+          const patient = { cutter: true, source: BRIEF } as const;
+          const journey = await prepare(stage, {
+            ...{ source, plan: patient, atOnce: true, capabilities: ['postcopy-ram'] },
+          });
+          const { from, to, proxies } = journey;
+          await setOut(journey);
+          await onTheWay(journey);
+          proxies.cutter.hold('there');
+          await from.qmp.execute('migrate-start-postcopy');
+          await from.waitForMigration('postcopy-active', 20);
+          proxies.cutter.refuse();
+          await says(proxies.source, LOUD);
+          assert.ok((await from.isStopped()) && (await to.isStopped()), 'a guest runs');
+          assert.ok(!['failed', 'postcopy-paused'].includes((await from.migration()).status), 'QEMU has noticed');
+          proxies.cutter.accept();
+          await ends(journey);
+        }));
 
     void it(`before the PONG of the package, QEMU ${source.version}: the guest runs there, and the source is held`, () =>
       onStage(async (stage) => {
@@ -410,7 +424,7 @@ void describe('the link is cut at the worst moments, real QEMU', { concurrency: 
         if (!isOld) assert.equal((await from.migration()).status, 'postcopy-device');
         assert.ok(await from.isStopped(), 'BOTH GUESTS RUN');
         proxies.cutter.accept();
-        await arrives(journey);
+        await ends(journey);
       }));
   }
 
