@@ -262,7 +262,7 @@ export interface NativeListenOptions {
   gid?: number;
   /** Whether connections begin with a routing preamble, and are given out only after it. */
   preamble: boolean;
-  /** Connections that may owe their preamble at one time; a quarter of them from one address. More are closed. */
+  /** Connections that may owe their preamble at one time; a quarter of them from one address. The oldest makes room. */
   maxPending: number;
   /** How long a connection may owe its preamble. */
   timeoutMs: number;
@@ -275,8 +275,8 @@ export interface NativeListener {
   close(): void;
 }
 
-/** `fd` belongs to whom it is given to. */
-export type Accepted = (fd: number, preamble: Buffer | null, peer: string) => void;
+/** `fd` belongs to whom it is given to; `network` is what counts as one address with others: of IPv6 a /64. */
+export type Accepted = (fd: number, preamble: Buffer | null, peer: string, network: string | null) => void;
 /** A connection that was closed without being given out. */
 export type Refused = (peer: string, reason: string) => void;
 

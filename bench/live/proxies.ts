@@ -43,7 +43,7 @@ export async function startProxies(
   const inlet = far.replace(GUEST, '{name}');
   const destination = await Filter.start(
     stage,
-    (prefix) => startDestination(stage, { kind, host, port }, inlet, trust.destination, prefix),
+    (prefix) => startDestination(stage, { kind, host, port }, `unix:${inlet}`, trust.destination, prefix),
     on('destination'),
   );
   const source = await Filter.start(

@@ -44,8 +44,8 @@ function render(r: CheckReport & { here: SourceMemory }): string {
     ['memory there', `${bytes(memory.free)} free${limit}${there}`],
     [
       'memory here',
-      `${bytes(here.free)} free; a session takes up to ${bytes(here.needed)} and the guest's RAM, of which it has room ` +
-        `for ${bytes(here.cache)}`,
+      `${bytes(here.free)} free; a session takes up to ${bytes(here.needed)}` +
+        (r.agreement.delta ? ` and the guest's RAM, of which it has room for ${bytes(here.cache)}` : ''),
     ],
     ['handshake', `${r.handshakeMs.toFixed(1)} ms`],
     ['round trip', r.roundTripMs === undefined ? 'not measured' : `${r.roundTripMs.toFixed(2)} ms`],

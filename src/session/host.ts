@@ -78,7 +78,7 @@ export class Host {
         await refuse(link, { code: 'BAD_HELLO', message }, handshakeMs);
       } else if (hello.kind === 'open') {
         const opened = this.#open(link, hello);
-        this.#opening = Promise.allSettled([this.#opening, opened]);
+        this.#opening = Promise.allSettled([this.#opening, opened]).then(() => undefined);
         await opened;
       } else if (hello.kind === 'join') await this.#join(link, hello);
       else await this.#check(link, hello);

@@ -85,8 +85,8 @@ export class Listener {
     this.#listener = native.NativeListener.listen(
       options.listen,
       { ...socket, preamble: true, maxPending: maxHandshakes, timeoutMs: settings.handshakeMs },
-      (fd, preamble, peer) => {
-        this.#route(fd, preamble ?? Buffer.alloc(0), peer);
+      (fd, preamble, peer, network) => {
+        this.#route(fd, preamble ?? Buffer.alloc(0), peer, network ?? peer);
       },
       (peer, reason) => {
         this.#closed(peer, plain(reason));
@@ -131,18 +131,19 @@ export class Listener {
     }
   }
 
-  #route(fd: number, bytes: Buffer, peer: string): void {
+  /** `host`: what counts as one address with others. */
+  #route(fd: number, bytes: Buffer, peer: string, host: string): void {
     const preamble = bytes.length === PREAMBLE_BYTES ? readPreamble(bytes) : undefined;
     if (!preamble) {
       closeSync(fd);
       this.#closed(peer, 'is no pagewire proxy, or a later one');
       return;
     }
-    const host = addressOf(peer);
     const { maxHandshakes, maxSessions } = this.#options;
     const share = Math.max(Math.floor(maxHandshakes / 4), 1);
     const known = [...this.#places].find(({ id }) => id === preamble.session);
-    const joined = preamble.kind === 'join' ? known : undefined;
+    // Before it has a name, who opened it may be a stranger.
+    const joined = preamble.kind === 'join' && known?.name !== undefined ? known : undefined;
     const here = [...this.#strangers.values()].filter((other) => other === host).length;
     if (joined ? joined.handshakes.size >= maxHandshakes : this.#strangers.size >= maxHandshakes || here >= share) {
       closeSync(fd);
@@ -175,13 +176,12 @@ export class Listener {
     }
   }
 
-  #hand({ carrier, handshakes }: Place, fd: number, handover: Handover): void {
-    handshakes.add(handover.handshake);
+  #hand(place: Place, fd: number, handover: Handover): void {
+    place.handshakes.add(handover.handshake);
     try {
-      carrier.hand(fd, handover);
+      place.carrier.hand(fd, handover);
     } catch (error) {
-      handshakes.delete(handover.handshake);
-      this.#strangers.delete(handover.handshake);
+      this.#shaken(place, handover.handshake);
       this.#closed(handover.peer, plain(PagewireError.from(error).message));
     } finally {
       closeSync(fd);
@@ -246,13 +246,8 @@ export class Listener {
   #hear(place: Place, message: ToListener): void {
     switch (message.type) {
       case 'shaken':
-        place.handshakes.delete(message.handshake);
-        this.#strangers.delete(message.handshake);
+        this.#shaken(place, message.handshake, message.hasSession);
         if (message.why !== undefined) this.#closed(message.peer, message.why);
-        if (place.handshakes.size === 0 && !message.hasSession) {
-          delete place.id;
-          this.#spare.back(place);
-        }
         break;
       case 'claim':
         void this.#claim(place, message.name, message.who);
@@ -267,6 +262,15 @@ export class Listener {
         this.#options.onSnapshot?.(message.snapshot, message.outcome);
         break;
     }
+  }
+
+  /** A handshake is over; a process that nothing has come of is there for whoever comes next. */
+  #shaken(place: Place, handshake: number, hasSession = false): void {
+    place.handshakes.delete(handshake);
+    this.#strangers.delete(handshake);
+    if (hasSession || place.name !== undefined || place.handshakes.size > 0) return;
+    delete place.id;
+    this.#spare.back(place);
   }
 
   /** A guest has one session: one that has lost its link gives way to a newer one of the same peer, unless in doubt. */
@@ -333,9 +337,4 @@ export class Listener {
 
 function peerOf({ snapshot }: Place): string {
   return snapshot?.peer ?? 'another source';
-}
-
-/** The host of a peer, without its port: `tcp:[::1]:4000` is `tcp:[::1]`. */
-function addressOf(peer: string): string {
-  return peer.replace(/:\d+$/, '');
 }

@@ -108,8 +108,10 @@ function begin({ settings, log: logging, lastError }: Extract<ToSession, { type:
 async function handshake(fd: number, { handshake: number, preamble, peer, sessions }: Handover): Promise<void> {
   reception.sessions = sessions;
   let why: string | undefined;
+  let isOpen = false;
   try {
     const read = readPreamble(Buffer.from(preamble, 'hex'));
+    isOpen = read?.kind === 'open';
     if (read && host) await host.accept(fd, read);
   } catch (error) {
     why = plain(PagewireError.from(error).message);
@@ -117,7 +119,7 @@ async function handshake(fd: number, { handshake: number, preamble, peer, sessio
   const hasSession = reception.hasName || host?.session !== undefined;
   await say({ type: 'shaken', handshake: number, peer, hasSession, ...(why !== undefined && { why }) });
   // Its peer was gone before it could be welcomed, and the name goes with us.
-  if (hasSession && !host?.session) process.exit(0);
+  if (isOpen && hasSession && !host?.session) process.exit(0);
 }
 
 async function carry(session: DestinationSession, log: Log, lastErrorFile: string | undefined): Promise<void> {

@@ -636,6 +636,21 @@ fn a_destination_that_has_all_and_not_the_guest_has_failed() {
 }
 
 #[test]
+fn what_a_source_that_is_gone_does_not_hear_tells_how_it_ended() {
+    let mut script = Script::precopy(true, false);
+    devices(&mut script);
+    for (shut, has_failed) in [(SHUT, false), (SHUT_FAILED, true)] {
+        let mut doubt = Doubt::default();
+        doubt.sent(&script.stream.bytes);
+        doubt.returned(&shut[..3]);
+        doubt.unheard(&shut[3..]);
+        assert!(doubt.in_doubt(u64::MAX), "it is no answer");
+        doubt.return_ended();
+        assert_eq!(doubt.failure().is_some(), has_failed);
+    }
+}
+
+#[test]
 fn a_package_that_waits_for_nothing_is_in_transit_until_it_is_loaded() {
     for (answer, arrives) in [(PONG_3, true), (SHUT_FAILED, true), (PONG_1, false)] {
         let mut script = Script::precopy(true, true);

@@ -343,6 +343,8 @@ fn nobody_is_asked_about_frames_that_go_as_they_are() {
 #[test]
 fn references_lead_around_frames_that_go_as_they_are() {
     const ONCE: usize = 2_000_000;
+    /// Where frames end is chance, and so is how much of two passes is in frames that were both looked through.
+    const AGAIN: usize = 5;
     // Bytes that do not pack: of the frames that are looked through, the first ones are stored too.
     let mut state = 88_172_645_463_325_252_u64;
     let once: Vec<u8> = std::iter::repeat_with(|| {
@@ -358,15 +360,15 @@ fn references_lead_around_frames_that_go_as_they_are() {
         effort: Effort::Fast,
     };
     for (work, least, most) in [
-        (Work::Pack(Codec::Zstd), ONCE * 9 / 10, ONCE),
-        (Work::Pack(Codec::None), ONCE * 9 / 10, ONCE),
-        (Work::PackEverySecond(Codec::Zstd), ONCE / 10, ONCE * 6 / 10),
+        (Work::Pack(Codec::Zstd), 90, 100),
+        (Work::Pack(Codec::None), 90, 100),
+        (Work::PackEverySecond(Codec::Zstd), 2, 60),
     ] {
         let session = session_with(64 << 20, 64 << 10, None, Some(matching), work);
-        exchange(&session, &once.repeat(2), &[], || {});
+        exchange(&session, &once.repeat(1 + AGAIN), &[], || {});
         session.ends();
-        let matched = session.encoder.totals().matched_bytes as usize;
-        assert!((least..=most).contains(&matched), "{matched}");
+        let matched = session.encoder.totals().matched_bytes as usize * 100 / (AGAIN * ONCE);
+        assert!((least..=most).contains(&matched), "{matched} %");
     }
 }
 

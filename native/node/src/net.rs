@@ -372,13 +372,8 @@ pub fn connect_socket(
     )
 }
 
-type AcceptedFunction = ThreadsafeFunction<
-    FnArgs<(i32, Option<Buffer>, String)>,
-    (),
-    FnArgs<(i32, Option<Buffer>, String)>,
-    Status,
-    false,
->;
+type AcceptedArgs = FnArgs<(i32, Option<Buffer>, String, Option<String>)>;
+type AcceptedFunction = ThreadsafeFunction<AcceptedArgs, (), AcceptedArgs, Status, false>;
 type RefusedFunction =
     ThreadsafeFunction<FnArgs<(String, String)>, (), FnArgs<(String, String)>, Status, false>;
 
@@ -419,9 +414,10 @@ impl NativeListener {
         };
         let accepted = move |connection: net::Accepted| {
             let preamble = connection.preamble.map(|bytes| bytes.to_vec().into());
+            let network = connection.network.map(|network| network.to_string());
             let fd = connection.socket.into_raw_fd();
             hand_over(fd, |fd| {
-                let args = (fd, preamble, connection.peer);
+                let args = (fd, preamble, connection.peer, network);
                 accepted.call(args.into(), ThreadsafeFunctionCallMode::NonBlocking)
             });
         };

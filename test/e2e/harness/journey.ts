@@ -66,7 +66,7 @@ export async function prepare(stage: Stage, itinerary: Itinerary): Promise<Journ
     await from.setParameters({ 'max-postcopy-bandwidth': POSTCOPY_RATE << 20 });
   }
   if (atOnce) await to.qmp.execute('cont');
-  await to.qmp.execute('migrate-incoming', { uri: `unix:${proxies.inlet}` });
+  await to.qmp.execute('migrate-incoming', { uri: proxies.inlet });
   return { stage, from, to, proxies };
 }
 

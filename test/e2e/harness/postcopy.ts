@@ -100,7 +100,7 @@ export async function bothPause({ from }: Journey, to: OutOfBand, seconds = 30):
 
 /** Mends it: over other proxies, from the source's socket to the destination's. */
 export async function recover({ from }: Journey, to: OutOfBand, over: Proxies): Promise<void> {
-  await to.execute('migrate-recover', { uri: `unix:${over.inlet}` });
+  await to.execute('migrate-recover', { uri: over.inlet });
   await from.qmp.execute('migrate', { uri: `unix:${over.outlet}`, resume: true });
   await until(
     async () => ['postcopy-active', 'completed'].includes((await from.migration()).status),

@@ -45,6 +45,8 @@ export interface Plan {
   readonly cutter?: boolean;
   /** With a cutter: whether the source knows the way that goes past it, too. */
   readonly detour?: boolean;
+  /** The destination QEMU is to wait on this port, not on a unix socket. */
+  readonly port?: number;
   /** Where both proxies run. */
   readonly network?: DroppingNetwork;
   readonly source?: readonly string[];
@@ -123,12 +125,12 @@ export function startSource(
 export function startDestination(
   stage: Stage,
   listen: { kind: 'tcp' | 'tls'; host: string; port: number } | { kind: 'unix'; path: string },
-  inlet: string,
+  connect: string,
   options: readonly string[],
   prefix?: readonly string[],
 ): Promise<Running> {
   const address = listen.kind === 'unix' ? `unix:${listen.path}` : url(listen);
-  return startProxy(stage, 'destination', ['--listen', address, '--connect', `unix:${inlet}`, ...options], prefix);
+  return startProxy(stage, 'destination', ['--listen', address, '--connect', connect, ...options], prefix);
 }
 
 /** An address as the command line takes it. */
@@ -183,7 +185,7 @@ export class Proxies {
     private readonly stage: Stage,
     /** The socket that the source QEMU is to migrate to. */
     readonly outlet: string,
-    /** The socket that the destination QEMU is to wait on. */
+    /** What the destination QEMU is to wait on, as QEMU takes it. */
     readonly inlet: string,
     private readonly ends: { source?: Running; destination?: Running; cutter?: Cutter },
     private readonly listen: { kind: 'tcp' | 'tls'; host: string; port: number },
@@ -194,23 +196,28 @@ export class Proxies {
 
   static async start(stage: Stage, plan: Plan = {}): Promise<Proxies> {
     const { name = 'vm1', wire = 'tcp' } = plan;
-    const [outlet, inlet] = [stage.path(`out-${name}.sock`), stage.path(`in-${name}.sock`)];
+    const socket = stage.path(`in-${name}.sock`);
+    const inlet = plan.port === undefined ? `unix:${socket}` : `tcp:127.0.0.1:${plan.port}`;
+    const outlet = stage.path(`out-${name}.sock`);
     const host = wire === 'tcp6' ? '::1' : '127.0.0.1';
     const listen = { kind: wire === 'tls' ? 'tls' : 'tcp', host, port: await freePort(host) } as const;
     const trust = plan.certificates ? certificates : identities;
     const identity = wire === 'tls' ? trust(stage, plan) : { source: [], destination: [] };
     const options = {
-      source: ['--name', name, ...identity.source, ...(plan.source ?? [])],
+      source: [
+        ...['--name', name, ...identity.source, ...(plan.source ?? [])],
+        ...(plan.port === undefined ? [] : ['--port', `${plan.port}`]),
+      ],
       destination: [...identity.destination, ...(plan.destination ?? [])],
     };
     const proxies = new Proxies(stage, outlet, inlet, {}, listen, options, plan.detour === true, plan.network?.prefix);
     if (standIn) {
-      await relay(stage, outlet, inlet);
+      await relay(stage, outlet, socket);
       return proxies;
     }
     if (plan.stock === true || plan.connect !== undefined) {
       const more = plan.stock === true ? ['--stock'] : [];
-      const to = plan.connect?.(inlet) ?? `unix:${inlet}`;
+      const to = plan.connect?.(socket) ?? inlet;
       proxies.ends.source = await startSource(stage, outlet, [to], [...options.source, ...more]);
       return proxies;
     }
@@ -221,11 +228,11 @@ export class Proxies {
   }
 
   async startDestination(): Promise<void> {
-    const inlet = join(this.stage.folder, 'in-{name}.sock');
+    const isPort = this.inlet.startsWith('tcp:');
     this.ends.destination = await startDestination(
       this.stage,
       this.listen,
-      inlet,
+      isPort ? 'tcp:127.0.0.1:{port}' : `unix:${join(this.stage.folder, 'in-{name}.sock')}`,
       this.options.destination,
       this.prefix,
     );

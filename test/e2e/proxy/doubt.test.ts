@@ -11,7 +11,7 @@ import { ScriptedDestination, ScriptedSource, comes } from '../harness/peers.js'
 import { skipPostcopy } from '../harness/postcopy.js';
 import { EXIT, sessionsOf, freePort, says, startDestination, startSource } from '../harness/proxies.js';
 import { keepsDirtyPages, qemus } from '../harness/qemus.js';
-import { atOnce } from '../harness/repository.js';
+import { atOnce, full } from '../harness/repository.js';
 import { postcopy, precopy, recovery } from '../harness/script.js';
 import type { Script } from '../harness/script.js';
 import { Stage, onStage } from '../harness/stage.js';
@@ -163,7 +163,7 @@ void describe('the link is cut at each message', { concurrency: AT_ONCE }, () =>
     const port = await freePort();
     const listen = { kind: 'tcp', host: '127.0.0.1', port } as const;
     const options = [...BRIEF, '--max-sessions', '200'];
-    const destination = await startDestination(stage, listen, stage.path('in-{name}.sock'), options);
+    const destination = await startDestination(stage, listen, `unix:${stage.path('in-{name}.sock')}`, options);
     common = { stage, destination, port };
   });
   after(() => common.stage.end());
@@ -194,24 +194,26 @@ void describe('the link is cut at each message', { concurrency: AT_ONCE }, () =>
     });
   }
 
-  void it('where both guests may run, and --in-doubt fail says that this is taken care of: QEMU is let go of', () =>
-    onScene(
-      precopy,
-      async (scene) => {
-        const { from, to, proxy } = scene;
-        const at = precopy.messages.findIndex(({ name }) => name === precopy.turn.runs);
-        await playUntil(scene, at);
-        scene.cutter.hold('back');
-        from.send(precopy.messages[at] ?? assert.fail());
-        await comes(precopy.messages[at] ?? assert.fail(), to);
-        scene.cutter.refuse();
-        assert.equal(await proxy.exitCode(20), EXIT.link, proxy.said());
-        await until(() => from.isOver(), 5, 'QEMU is not let go of');
-        assert.deepEqual([from.runs, to.runs], [true, true], 'there was no doubt');
-        assert.doesNotMatch(proxy.said(), new RegExp(LOUD));
-      },
-      ['--in-doubt', 'fail'],
-    ));
+  for (const script of [precopy, postcopy]) {
+    void it(`${script.name}, where both guests may run, and --in-doubt fail: QEMU is let go of`, () =>
+      onScene(
+        script,
+        async (scene) => {
+          const { from, to, proxy } = scene;
+          const at = script.messages.findIndex(({ name }) => name === script.turn.runs);
+          await playUntil(scene, at);
+          scene.cutter.hold('back');
+          from.send(script.messages[at] ?? assert.fail());
+          await comes(script.messages[at] ?? assert.fail(), to);
+          scene.cutter.refuse();
+          assert.equal(await proxy.exitCode(20), EXIT.link, proxy.said());
+          await until(() => from.isOver(), 5, 'QEMU is not let go of');
+          assert.deepEqual([from.runs, to.runs], [true, true], 'there was no doubt');
+          assert.doesNotMatch(proxy.said(), new RegExp(LOUD));
+        },
+        ['--in-doubt', 'fail'],
+      ));
+  }
 
   void it('where both guests may run, it is held, and then the operator says that this is taken care of', () =>
     onStage(async (stage) => {
@@ -259,21 +261,21 @@ void describe('the link is cut at each message', { concurrency: AT_ONCE }, () =>
     ['says SHUT 1', Buffer.from([0, 1, 0, 4, 0, 0, 0, 1])],
     ['ends without SHUT', Buffer.alloc(0)],
   ] as const) {
-    void it(`never, and QEMU at the destination has all of it and ${how}: no success`, () =>
-      onScene(precopy, async (scene) => {
-        const { from, to, proxy } = scene;
-        await playUntil(
-          scene,
-          precopy.messages.findIndex(({ name }) => name === precopy.turn.settles),
-        );
-        to.send({ from: 'destination', name: how, bytes });
-        to.end();
-        from.end();
-        assert.equal(await proxy.exitCode(10), EXIT.failed, proxy.said());
-        assert.match(proxy.said(), /was given all of the stream and (said SHUT 1|ended)/);
-        assert.match(proxy.said(), /log of the QEMU at the destination/);
-        assert.doesNotMatch(proxy.said(), new RegExp(LOUD));
-      }));
+    for (const script of [precopy, postcopy, recovery]) {
+      void it(`${script.name}, never, and QEMU at the destination has all of it and ${how}: no success`, () =>
+        onScene(script, async (scene) => {
+          const { from, to, proxy } = scene;
+          await playUntil(scene, script.messages.length - 1);
+          to.send({ from: 'destination', name: how, bytes });
+          to.end();
+          from.end();
+          assert.equal(await proxy.exitCode(10), EXIT.failed, proxy.said());
+          assert.match(proxy.said(), /was given all of the stream and (said SHUT 1|ended)/);
+          assert.equal(proxy.said().includes('the guest stays at the source'), script === precopy);
+          assert.match(proxy.said(), /log of the QEMU at the destination/);
+          assert.doesNotMatch(proxy.said(), new RegExp(LOUD));
+        }));
+    }
   }
 
   for (const script of [precopy, postcopy, recovery]) {
@@ -295,15 +297,16 @@ void describe('the link is cut at each message', { concurrency: AT_ONCE }, () =>
             await staysCut(scene, at);
           }));
       }
-      if (at % 3 !== 0) continue;
-      const when = at % 2 === 0 ? 'before' : 'after';
-      void it(`${script.name}, ${when} ${name}, and is back at once`, () =>
-        onScene(script, async (scene) => {
-          await cut(scene, at, when);
-          scene.cutter.accept();
-          goOn(scene);
-          await completes(scene);
-        }));
+      const some = at % 3 === 0 ? ([at % 2 === 0 ? 'before' : 'after'] as const) : [];
+      for (const when of full ? (['before', 'after'] as const) : some) {
+        void it(`${script.name}, ${when} ${name}, and is back at once`, () =>
+          onScene(script, async (scene) => {
+            await cut(scene, at, when);
+            scene.cutter.accept();
+            goOn(scene);
+            await completes(scene);
+          }));
+      }
     }
   }
 });
@@ -321,6 +324,36 @@ void describe('without a destination proxy (--stock)', { concurrency: AT_ONCE },
       const from = await ScriptedSource.connect(stage, precopy, outlet);
       await play({ from, to, proxy, cutter, script: precopy, isHeldThere: () => false });
     });
+  }
+
+  for (const [at, { name }] of precopy.messages.entries()) {
+    for (const when of ['before', 'after'] as const) {
+      void it(`is cut ${when} ${name}`, () =>
+        onScene(async (scene) => {
+          const { from, to, proxy } = scene;
+          await cut(scene, at, when);
+          goOn(scene);
+          await until(
+            () => proxy.hasEnded || proxy.said().includes(LOUD),
+            20,
+            () => `it neither ends nor is held: ${proxy.said()}`,
+          );
+          neverBoth(scene);
+          if (proxy.hasEnded) {
+            await until(() => from.isOver(), 5, 'QEMU is not let go of');
+            neverBoth(scene);
+            assert.ok(from.runs || to.runs, `no guest runs, and nobody says so: ${proxy.said()}`);
+          } else {
+            const doubtful = precopy.messages.findIndex((message) => message.name === precopy.turn.doubtful);
+            assert.ok(at >= doubtful && !from.isOver(), `held, or not, at the wrong moment: ${proxy.said()}`);
+            for (const _ of [1, 2]) {
+              proxy.signal('SIGTERM');
+              await sleep(200);
+            }
+            await proxy.exitCode();
+          }
+        }));
+    }
   }
 
   void it('is told to stop before the answer has come: one signal is no decision', () =>

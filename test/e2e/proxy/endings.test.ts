@@ -238,6 +238,15 @@ void describe('postcopy that is interrupted', { concurrency: atOnce, skip: skipP
       proxies.cutter.refuse();
       await proxies.endWith(EXIT.link, 20);
     }));
+  void it("the destination's proxy starts anew: a clear refusal", () =>
+    interrupted({ source, plan: PATIENT }, async ({ proxies }) => {
+      proxies.cutter.refuse(); // so that nobody finds the port closed
+      await proxies.destination.kill();
+      await proxies.startDestination();
+      proxies.cutter.accept();
+      assert.equal(await proxies.source.exitCode(20), EXIT.link, proxies.source.said());
+      assert.match(proxies.source.said(), /refuses: this destination proxy has no memory of the session/);
+    }));
   void it('the source proxy is killed, with postcopy-preempt', () =>
     interrupted({ source, plan: IMPATIENT, capabilities: ['postcopy-preempt'] }, async (journey) => {
       await kill(journey, 'source');

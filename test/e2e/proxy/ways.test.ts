@@ -1,16 +1,20 @@
 // The ways that a wire can go, and who may go them.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { readFileSync } from 'node:fs';
+import { closeSync, existsSync, readFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { native } from '#src/native.js';
 import { writePreamble } from '#src/session/preamble.js';
+import { bareGuest } from '../harness/guests.js';
 import { arrives, onTheWay, prepare, setOut, staysHome, travels } from '../harness/journey.js';
 import { EXIT, SOON, childrenOf, freePort, says, startDestination } from '../harness/proxies.js';
+import { assertSameGuest, lastTickOf } from '../harness/migrate.js';
+import { Qemu } from '../harness/qemu.js';
 import { qemus } from '../harness/qemus.js';
 import { atOnce, pagewire, shellCommand, shellWord } from '../harness/repository.js';
 import { onStage } from '../harness/stage.js';
-import type { Stage } from '../harness/stage.js';
+import type { Running, Stage } from '../harness/stage.js';
 
 const source = qemus.at(-1) ?? assert.fail('no QEMU to test with');
 const capabilities = ['return-path'];
@@ -72,8 +76,9 @@ class Crowd {
 }
 
 /** What a process has in memory, in MB. */
-function residentMegabytes(pid: number | undefined): number {
-  const [, kilobytes] = /^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8')) ?? [];
+function residentMegabytes(pid: number): number {
+  const path = `/proc/${pid}/status`;
+  const [, kilobytes = 0] = /^VmRSS:\s+(\d+) kB$/m.exec(existsSync(path) ? readFileSync(path, 'utf8') : '') ?? [];
   return Number(kilobytes) / 1024;
 }
 
@@ -84,6 +89,48 @@ void describe('the wire', { concurrency: atOnce }, () => {
     travels({ source, capabilities, plan: { wire: 'tls', certificates: {} } }));
 
   void it('IPv6', () => travels({ source, capabilities, plan: { wire: 'tcp6' } }));
+
+  void it('a port of the range for each guest', async () =>
+    travels({ source, capabilities, plan: { port: await freePort(), destination: ['--ports', '1024-65535'] } }));
+
+  void it('a port that is not of the range: refused, and the guest stays', () =>
+    onStage(async (stage) => {
+      const journey = await prepare(stage, { source, capabilities, plan: { port: await freePort() } });
+      await setOut(journey);
+      await journey.proxies.endWith(EXIT.link, 20);
+      assert.match(journey.proxies.source.said(), /refuses: port \d+ is not/);
+      await staysHome(journey);
+    }));
+
+  void it('fd: passed on, at both sides of both proxies', () =>
+    onStage(async (stage) => {
+      const [outlet, wire, inlet] = [native.streamPair(), native.streamPair(), native.streamPair()];
+      const machine = { type: 'q35', guest: bareGuest(stage, 'sparse') };
+      const proxy = (role: string, name: string[], near: number, far: number): Running =>
+        stage.start(
+          `proxy-${role}`,
+          [pagewire, 'proxy', role, ...name, '--listen', 'fd:3', '--connect', 'fd:4'],
+          [undefined, undefined, near, far],
+        );
+      const proxies = [
+        proxy('source', ['--name', 'vm1'], outlet[1], wire[0]),
+        proxy('destination', [], wire[1], inlet[0]),
+      ];
+      const [from, to] = await Promise.all([
+        Qemu.start(stage, machine, { build: source }),
+        Qemu.start(stage, machine, { build: source, incoming: true, fds: [inlet[1]] }),
+      ]);
+      for (const qemu of [from, to]) await qemu.setCapabilities('events', ...capabilities);
+      await from.slowDown();
+      await to.qmp.execute('migrate-incoming', { uri: 'fd:3' });
+      await from.migrateToFd(outlet[0]);
+      for (const fd of [...outlet, ...wire, ...inlet]) closeSync(fd);
+      await from.finishMigration(3);
+      for (const qemu of [from, to]) await qemu.waitForMigration('completed', 60);
+      for (const each of proxies) assert.equal(await each.exitCode(), EXIT.ok, each.said());
+      await assertSameGuest(from, to);
+      await to.runsOnFrom(lastTickOf(from));
+    }));
 
   void it('exec: of a destination proxy on standard input and output, as by ssh', () =>
     onStage(async (stage) => {
@@ -120,7 +167,7 @@ void describe('the wire', { concurrency: atOnce }, () => {
       const [there, back] = [stage.pipe('there'), stage.pipe('back')];
       const cats = `cat ${shellWord(back.path)} & cat >${shellWord(there.path)}; wait`;
       const journey = await prepare(stage, { source, capabilities, plan: { connect: () => `exec:${cats}` } });
-      const words = ['--listen', 'stdio', '--connect', `unix:${journey.proxies.inlet}`];
+      const words = ['--listen', 'stdio', '--connect', journey.proxies.inlet];
       const proxy = stage.start(
         'proxy-destination',
         [pagewire, 'proxy', 'destination', ...words],
@@ -137,7 +184,12 @@ void describe('the wire', { concurrency: atOnce }, () => {
   void it('two migrations at once through one destination proxy', () =>
     onStage(async (stage) => {
       const port = await freePort();
-      await startDestination(stage, { kind: 'tcp', host: '127.0.0.1', port }, stage.path('in-{name}.sock'), []);
+      await startDestination(
+        stage,
+        { kind: 'tcp', host: '127.0.0.1', port },
+        `unix:${stage.path('in-{name}.sock')}`,
+        [],
+      );
       await Promise.all(
         ['vm1', 'vm2'].map(async (name) => {
           const plan = { name, connect: () => `tcp:127.0.0.1:${port}` };
@@ -226,11 +278,16 @@ void describe('who is refused', { concurrency: atOnce }, () => {
       await onTheWay(journey, 1);
       const before = residentMegabytes(destination.pid);
       const crowd = new Crowd(stage, proxies.port);
-      let [most, processes] = [0, 0];
+      let [most, processes, sessions] = [0, 0, 0];
       for (let hundred = 0; hundred < 10; hundred++) {
         await crowd.comes(100);
         most = Math.max(most, residentMegabytes(destination.pid));
-        processes = Math.max(processes, childrenOf(destination).length);
+        const children = childrenOf(destination);
+        processes = Math.max(processes, children.length);
+        sessions = Math.max(
+          sessions,
+          children.map(residentMegabytes).reduce((sum, each) => sum + each, 0),
+        );
         if (hundred % 3 === 1) proxies.cutter.cut();
         await sleep(300);
       }
@@ -241,6 +298,8 @@ void describe('who is refused', { concurrency: atOnce }, () => {
       // 16 are known at once, and there are the session's and the spare.
       assert.ok(processes <= 18, `${processes} processes`);
       assert.ok(most < before + 100, `the listener's memory: ${before} MB before, ${most} MB`);
+      // Much of it is Node's own code, which they share.
+      assert.ok(sessions < 18 * 100, `its processes have ${sessions} MB`);
       const lines = destination.said().split('\n').length;
       assert.ok(lines < 100, `${lines} lines for a thousand connections`);
       assert.match(destination.said(), /more connections came to nothing/);

@@ -57,6 +57,8 @@ pub struct Accepted {
     pub preamble: Option<[u8; PREAMBLE_LEN]>,
     /// For people.
     pub peer: String,
+    /// What counts as one address with others, where it has one.
+    pub network: Option<IpAddr>,
 }
 
 /// Takes connections until it is closed or dropped.
@@ -207,7 +209,7 @@ struct Pending {
     bytes: [u8; PREAMBLE_LEN],
     have: usize,
     until: Instant,
-    source: Option<IpAddr>,
+    network: Option<IpAddr>,
     peer: String,
 }
 
@@ -329,6 +331,7 @@ impl<A: FnMut(Accepted), R: FnMut(String, String)> Door<A, R> {
                 socket: pending.socket,
                 preamble: Some(pending.bytes),
                 peer: pending.peer,
+                network: pending.network,
             }),
         }
     }
@@ -346,33 +349,34 @@ impl<A: FnMut(Accepted), R: FnMut(String, String)> Door<A, R> {
                 }
             };
             let peer = sockets::peer_of(socket.as_fd(), false);
+            let network = from
+                .and_then(sockets::canonical)
+                .map(|from| network(from.ip()));
             if !self.options.preamble {
                 let _ = sockopt::set_tcp_nodelay(&socket, true);
                 (self.accepted)(Accepted {
                     socket,
                     preamble: None,
                     peer,
+                    network,
                 });
                 continue;
             }
-            let source = from
-                .and_then(sockets::canonical)
-                .map(|from| network(from.ip()));
-            self.make_room(source);
+            self.make_room(network);
             self.pending.push(Pending {
                 socket,
                 bytes: [0; PREAMBLE_LEN],
                 have: 0,
                 until: Instant::now() + self.options.timeout,
-                source,
+                network,
                 peer,
             });
         }
     }
 
     /// A place for one more: of its address, if that has all that it may have.
-    fn make_room(&mut self, source: Option<IpAddr>) {
-        let is_from_there = |pending: &Pending| source.is_some() && pending.source == source;
+    fn make_room(&mut self, network: Option<IpAddr>) {
+        let is_from_there = |pending: &Pending| network.is_some() && pending.network == network;
         let from_there = self.pending.iter().filter(|each| is_from_there(each));
         let oldest = if from_there.count() >= (self.options.max_pending / ONE_ADDRESS).max(1) {
             self.pending.iter().position(is_from_there)

@@ -1,7 +1,7 @@
 //! Whether both guests may run.
 
 use super::wire::PING_BEFORE_RUN;
-use super::{Message, ReturnPath, Switchover};
+use super::{Message, Phase, ReturnPath, Switchover};
 use crate::descriptor::has_hung_up;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -56,6 +56,16 @@ impl Doubt {
         });
     }
 
+    /// What comes next from the destination once the source's QEMU has gone: it answers nothing, and tells what became of the
+    /// guest all the same.
+    pub fn unheard(&mut self, bytes: &[u8]) {
+        self.returning.push(bytes, |_, message| {
+            if let Message::Shut(value) = message {
+                self.shut = Some(value);
+            }
+        });
+    }
+
     /// The destination's QEMU has closed its side: nothing comes from it any more. Not to be told if a link was lost.
     pub fn return_ended(&mut self) {
         self.answered = true;
@@ -73,8 +83,11 @@ impl Doubt {
     /// destination that answers has a return path, whether or not its opening was understood.
     #[must_use]
     pub fn awaits_answer(&self) -> bool {
-        let waits = self.switchover.has_return_path() || self.returning.offset() > 0;
-        waits && !self.answered
+        self.has_return_path() && !self.answered
+    }
+
+    fn has_return_path(&self) -> bool {
+        self.switchover.has_return_path() || self.returning.offset() > 0
     }
 
     /// Whether both guests may run if the source is cut off when the bytes before `upto` may be with the destination.
@@ -115,15 +128,16 @@ impl Doubt {
         let how = match self.shut {
             Some(0) => return None,
             Some(value) => format!("said SHUT {value}"),
-            None if !self.switchover.has_return_path() || self.returning.is_opaque() => {
+            None if !self.has_return_path() || self.returning.is_opaque() => {
                 return None;
             }
             None => "ended its connection without saying that it has the guest".to_owned(),
         };
-        let whose = if self.switchover.is_postcopy() {
-            ""
-        } else {
-            ": the guest stays at the source"
+        let whose = match self.switchover.phase() {
+            Phase::Devices | Phase::Ended if !self.switchover.is_postcopy() => {
+                ": the guest stays at the source"
+            }
+            _ => "",
         };
         Some(format!(
             "QEMU at the destination was given all of the stream and {how}{whose}"

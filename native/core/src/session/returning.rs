@@ -4,7 +4,7 @@
 use super::daemon::Replies;
 use super::receiver::{Broken, Receiver};
 use super::watch::Watch;
-use super::{Shared, WireError};
+use super::{Shared, WireError, lock};
 use crate::checksum::ContentHash;
 use crate::descriptor::{Input, Output};
 use crate::frame::{End, Ending, FrameType, HEADER_LEN, Header, Start};
@@ -173,7 +173,9 @@ fn copy_to_qemu(shared: &Shared, fd: OwnedFd) -> Result<(), WireError> {
                     .return_bytes
                     .fetch_add(bytes.len() as u64, Ordering::Relaxed);
                 // QEMU has them: they may be the answer to what let the destination's guest run.
-                if !deaf {
+                if deaf {
+                    lock(&shared.doubt).unheard(bytes);
+                } else {
                     shared.settle_doubt(|doubt| {
                         doubt.returned(bytes);
                         if let Some(doubt) = doubt.libvirt() {

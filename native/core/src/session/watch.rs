@@ -39,6 +39,14 @@ impl Watch {
     }
 
     /// Nothing comes from the destination any more, because it said so.
+    /// The source's QEMU, or daemon, has gone, and this comes for it.
+    pub(super) fn unheard(&mut self, bytes: &[u8]) {
+        match self {
+            Watch::Qemu(doubt) => doubt.unheard(bytes),
+            Watch::Libvirt(_) => {}
+        }
+    }
+
     pub(super) fn return_ended(&mut self) {
         match self {
             Watch::Qemu(doubt) => doubt.return_ended(),

@@ -337,10 +337,14 @@ fn whoever_says_what_it_wants_gets_in_through_any_crowd() {
         .map(|i| from(&format!("127.0.{i}.1"), door.port()))
         .collect();
     for i in 0..40 {
-        // Among them those that have said it before they were looked at.
         let mut good = from(&format!("127.1.{i}.1"), door.port());
         good.write_all(&PREAMBLE).unwrap();
+        // So many more that its place is needed, maybe before anybody has looked at what it said.
+        let others: Vec<_> = (0..8)
+            .map(|other| from(&format!("127.2.{i}.{}", 1 + other), door.port()))
+            .collect();
         assert_eq!(door.next().preamble, Some(PREAMBLE));
+        drop(others);
     }
     drop(crowd);
 }

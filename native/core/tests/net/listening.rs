@@ -118,13 +118,18 @@ fn ipv6_listens_for_ipv4_too() {
             .endpoint(true)
             .starts_with("tls:[::]:")
     );
-    for (to, from) in [("127.0.0.1", "tcp:127.0.0.1:"), ("::1", "tcp:[::1]:")] {
+    // Of IPv6 a /64 counts as one address.
+    for (to, from, network) in [
+        ("127.0.0.1", "tcp:127.0.0.1:", "127.0.0.1"),
+        ("::1", "tcp:[::1]:", "::"),
+    ] {
         TcpStream::connect((to, door.port()))
             .unwrap()
             .write_all(&PREAMBLE)
             .unwrap();
-        let peer = door.next().peer;
-        assert!(peer.starts_with(from), "{peer}");
+        let accepted = door.next();
+        assert!(accepted.peer.starts_with(from), "{}", accepted.peer);
+        assert_eq!(accepted.network, Some(network.parse().unwrap()));
     }
 }
 
