@@ -356,7 +356,7 @@ fn references_lead_around_frames_that_go_as_they_are() {
     .take(ONCE)
     .collect();
     let matching = MatchOptions {
-        window: 8 << 20,
+        window: 32 << 20,
         effort: Effort::Fast,
     };
     for (work, least, most) in [
