@@ -27,5 +27,6 @@ pub mod measuring;
 pub mod net;
 pub mod page_cache;
 pub mod qemu;
+mod schedule;
 pub mod session;
 pub mod xbzrle;
