@@ -251,7 +251,8 @@ impl Shared {
     }
 
     /// For each thread that works for the wire. Two daemons, two QEMUs and the threads between them wake each other for each
-    /// packet of a migration in libvirt's tunnel: on two processors that alone took a tenth of an unlimited link's time.
+    /// packet of a migration in libvirt's tunnel. On two processors the far daemon polled 9600 times in 169 MB without this, and
+    /// 5600 times with it, as often as without proxies.
     /// QEMU's own connections carry what a guest may wait for, page by page: that is not made to wait.
     fn set_schedule(&self) {
         if self.options.libvirt {
