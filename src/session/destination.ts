@@ -408,11 +408,15 @@ export class DestinationSession {
   /** QEMU gets its connections one after the other; it tells them apart by their order only. */
   async #openOnward(): Promise<void> {
     const { signal } = this.#over;
+    const { allow } = this.#options;
     try {
       for (let number = 0; ; number++) {
         const channel = await this.#channel(number);
-        if (number === 0) await channel.outputWanted;
-        else await Promise.race([channel.outputWanted, sleep(SILENT_CHANNEL_MS, undefined, { signal })]);
+        // A daemon that waits for the first bytes is not deaf meanwhile, as QEMU is: it is connected to at once.
+        if (allow === undefined) {
+          const silence = number > 0 ? [sleep(SILENT_CHANNEL_MS, undefined, { signal })] : [];
+          await Promise.race([channel.outputWanted, ...silence]);
+        }
         const fd = await this.#connect(number);
         channel.connect(fd);
         this.#log.info(`connected to ${endpointText(this.#options.connect)} (channel ${number})`);

@@ -27,6 +27,7 @@ pub mod measuring;
 pub mod net;
 pub mod page_cache;
 pub mod qemu;
+mod schedule;
 pub mod session;
 mod text;
 pub mod xbzrle;

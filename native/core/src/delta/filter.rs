@@ -47,7 +47,7 @@ pub struct Filter {
     enabled: bool,
     verbatim: bool,
     /// How many of the bytes that will be offered next are out already: the start of one element that is copied in any
-    /// case, since [`pause`](Self::pause) writes nothing of a record.
+    /// case.
     ahead: usize,
     /// The block of the last record on the output.
     out_block: Option<u32>,
@@ -108,7 +108,8 @@ impl Filter {
     /// # Errors
     /// If the host stops.
     pub fn pause<H: Host>(&mut self, held: &[u8], host: &mut H) -> Result<(), Stopped> {
-        // What becomes of a record can be told only when it is whole. All else is copied in any case.
+        // What becomes of a record can be told only when it is whole, but for what `run` has written. All else is copied
+        // in any case.
         if self.reader.place() != Place::Records && held.len() > self.ahead {
             host.put(&held[self.ahead..])?;
             self.ahead = held.len();
@@ -194,7 +195,12 @@ impl Filter {
         while !self.verbatim {
             let (element, length) = match self.reader.next(&work.input[work.at..]) {
                 Parsed::Element(element, length) => (element, length),
-                Parsed::NeedMore => return work.copy(),
+                Parsed::NeedMore => {
+                    if self.is_copied(&work.input[work.at..]) {
+                        work.copy_ahead()?;
+                    }
+                    return work.copy();
+                }
                 Parsed::Verbatim(reason) => {
                     self.go_verbatim(reason, work)?;
                     break;
@@ -254,6 +260,21 @@ impl Filter {
         self.tally.bytes_in += rest as u64;
         self.tally.bytes_out += rest as u64;
         work.copy()
+    }
+
+    /// Whether the element that begins here, and is not whole, is a page that will be copied, head and all. Then it need not
+    /// be waited for: a stream of which nothing is changed comes out as it is cut, which in libvirt's tunnel keeps its
+    /// packets whole.
+    fn is_copied(&self, begun: &[u8]) -> bool {
+        let Some(at) = self.reader.begun_page(begun) else {
+            return false;
+        };
+        // Where the output's last block is another one than the input's, something else must come first.
+        self.out_block == self.reader.last_block()
+            && self
+                .delta
+                .as_ref()
+                .is_some_and(|delta| delta.will_go_raw(at.number))
     }
 
     /// A page as it is: the heart of it all.
@@ -431,6 +452,15 @@ impl<H: Host> Work<'_, H> {
         if self.copied < self.at {
             self.host.put(&self.input[self.copied..self.at])?;
             self.copied = self.at;
+        }
+        Ok(())
+    }
+
+    /// Writes what is to be copied, and all that has come of the element behind it.
+    fn copy_ahead(&mut self) -> Result<(), Stopped> {
+        if self.copied < self.input.len() {
+            self.host.put(&self.input[self.copied..])?;
+            self.copied = self.input.len();
         }
         Ok(())
     }

@@ -129,6 +129,12 @@ impl Delta {
         self.cache.remove(page);
     }
 
+    /// Whether the page will go as it is, whatever its content, if it is the next to come.
+    #[must_use]
+    pub fn will_go_raw(&self, page: u64) -> bool {
+        !self.cache.knows(page)
+    }
+
     /// Starts to fetch what the next call of [`page`](Self::page) will need.
     #[inline]
     pub fn prefetch(&self, page: u64) {

@@ -582,17 +582,23 @@ impl Flow {
             sink_result: Mutex::default(),
             listener,
         });
-        let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
-            std::thread::Builder::new()
-                .name(name.into())
-                .spawn(body)
-                .map_err(FlowError::system("start a thread"))
-        };
         let wire = match (&work, &target) {
             (SourceWork::FromWire(wire, _), _) | (_, Target::ToWire(wire)) => {
                 Some(Arc::clone(wire))
             }
             _ => None,
+        };
+        let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
+            let wire = wire.clone();
+            std::thread::Builder::new()
+                .name(name.into())
+                .spawn(move || {
+                    if let Some(wire) = wire {
+                        wire.set_schedule();
+                    }
+                    body();
+                })
+                .map_err(FlowError::system("start a thread"))
         };
         let of_sink = Arc::clone(&shared);
         let sink = spawn(
@@ -607,7 +613,7 @@ impl Flow {
         )?;
         let flow = Flow {
             shared: Arc::clone(&shared),
-            wire,
+            wire: wire.clone(),
             threads: Mutex::new(vec![sink]),
         };
         let source = spawn(

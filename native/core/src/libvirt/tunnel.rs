@@ -10,6 +10,12 @@ use thiserror::Error;
 /// The most of a guest's stream that a packet carries: what libvirt itself sends at once.
 const BODY: usize = 64 << 10;
 
+/// What goes out at once, at the end of a packet, without being copied to the rest of it.
+const LARGE: usize = 16 << 10;
+
+/// How much is put behind an element that is not whole to make it so: enough for a page of 4 KiB.
+const COMPLETION: usize = 8 << 10;
+
 /// Guests' streams that are followed at one time. One more passes as it is.
 const STREAMS: usize = 8;
 
@@ -94,10 +100,14 @@ impl Outgoing {
         while !bytes.is_empty() {
             let room = HEADER_LEN + BODY - self.bytes.len();
             let (now, rest) = bytes.split_at(bytes.len().min(room));
-            self.bytes.extend_from_slice(now);
             bytes = rest;
-            if self.bytes.len() == HEADER_LEN + BODY {
-                self.flush(host)?;
+            if now.len() < LARGE {
+                self.bytes.extend_from_slice(now);
+                if self.bytes.len() == HEADER_LEN + BODY {
+                    self.flush(host)?;
+                }
+            } else {
+                self.send(now, host)?;
             }
         }
         Ok(())
@@ -114,11 +124,19 @@ impl Outgoing {
 
     /// Sends the packet, if it has a body.
     fn flush<H: Host>(&mut self, host: &mut H) -> Result<(), Stopped> {
-        let Some((key, version)) = self.of.filter(|_| self.bytes.len() > HEADER_LEN) else {
+        if self.bytes.len() > HEADER_LEN {
+            self.send(&[], host)?;
+        }
+        Ok(())
+    }
+
+    /// Sends the packet, these bytes at its end.
+    fn send<H: Host>(&mut self, end: &[u8], host: &mut H) -> Result<(), Stopped> {
+        let Some((key, version)) = self.of else {
             return Ok(());
         };
         let header = Header {
-            length: self.bytes.len() as u32,
+            length: (self.bytes.len() + end.len()) as u32,
             version,
             key,
             kind: Kind::Stream,
@@ -127,7 +145,7 @@ impl Outgoing {
         self.bytes[..HEADER_LEN].copy_from_slice(&header.to_bytes());
         host.put(&self.bytes)?;
         self.bytes.truncate(HEADER_LEN);
-        Ok(())
+        host.put(end)
     }
 }
 
@@ -369,24 +387,35 @@ impl Tunnel {
     /// Puts a piece of a guest's stream through its filter.
     fn feed<H: Host>(&mut self, number: usize, piece: &[u8], host: &mut H) -> Result<(), Stopped> {
         let mut held = std::mem::take(&mut self.streams[number].held);
-        let consumed = if held.is_empty() {
-            let consumed =
-                self.filtered(number, host, |filter, _, body| filter.push(piece, body))?;
-            held.extend_from_slice(&piece[consumed.unwrap_or(0)..]);
-            consumed
-        } else {
-            held.extend_from_slice(piece);
-            let consumed =
-                self.filtered(number, host, |filter, _, body| filter.push(&held, body))?;
-            held.drain(..consumed.unwrap_or(0));
-            consumed
-        };
-        let stream = &mut self.streams[number];
-        if consumed.is_none() {
-            // There is no filter any more, and so nothing was held.
-            self.out.begin(stream, host)?;
-            return self.out.put(piece, host);
+        let mut rest = piece;
+        // An element that was not whole is made so of as little as that takes; the rest need not be copied.
+        while !held.is_empty() && !rest.is_empty() {
+            let before = held.len();
+            let (more, behind) = rest.split_at(rest.len().min(COMPLETION));
+            held.extend_from_slice(more);
+            let consumed = self
+                .filtered(number, host, |filter, _, body| filter.push(&held, body))?
+                .unwrap_or(0);
+            if consumed < before {
+                held.drain(..consumed);
+                rest = behind;
+            } else {
+                held.clear();
+                rest = &rest[consumed - before..];
+            }
         }
+        if !rest.is_empty() {
+            let consumed =
+                self.filtered(number, host, |filter, _, body| filter.push(rest, body))?;
+            let stream = &mut self.streams[number];
+            let Some(consumed) = consumed else {
+                // There is no filter any more, and so nothing was held.
+                self.out.begin(stream, host)?;
+                return self.out.put(piece, host);
+            };
+            held.extend_from_slice(&rest[consumed..]);
+        }
+        let stream = &mut self.streams[number];
         stream.held = held;
         let is_verbatim = stream.filter.as_ref().is_some_and(Filter::is_verbatim);
         if is_verbatim && stream.held.is_empty() {

@@ -159,6 +159,12 @@ impl PageCache {
         }
     }
 
+    /// Whether something is known of a page. Neither counts nor notes it.
+    #[must_use]
+    pub fn knows(&self, page: u64) -> bool {
+        matches!(self.word(page) & TAG, COPY | FILL)
+    }
+
     /// Starts to fetch what [`get`](Self::get) and its caller will need of a page.
     #[inline]
     pub fn prefetch(&self, page: u64) {

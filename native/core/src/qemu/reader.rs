@@ -582,6 +582,23 @@ impl Reader {
         Ok(Element::Footer(id))
     }
 
+    /// The page whose record, as it is, begins here: its head has come, whole. Takes nothing.
+    #[must_use]
+    pub fn begun_page(&self, input: &[u8]) -> Option<PageAt> {
+        let mut input = Input {
+            bytes: input,
+            at: 0,
+        };
+        if self.state != State::Records {
+            return None;
+        }
+        let word = input.be64().ok()?;
+        if word & flag::MASK & !flag::CONTINUE != flag::PAGE {
+            return None;
+        }
+        self.head(word, &mut input).ok().map(|(at, _)| at)
+    }
+
     #[inline]
     fn record<'a>(&mut self, input: &mut Input<'a>) -> Result<Element<'a>, Stop> {
         let word = input.be64()?;
@@ -592,33 +609,7 @@ impl Reader {
         ) {
             return self.other_record(word);
         }
-        let Some(guest) = &self.guest else {
-            return Err(Reason::MemSize.into());
-        };
-        let named = word & flag::CONTINUE == 0;
-        let block = if named {
-            let name = input.name()?;
-            match self.last_block {
-                Some(last) if *guest.blocks[last as usize].name == *name => last,
-                _ => guest.find(name).ok_or(Reason::Block)?,
-            }
-        } else {
-            self.last_block.ok_or(Reason::Block)?
-        };
-        let address = word & !flag::MASK;
-        let page_size = guest.page_size;
-        let details = &guest.blocks[block as usize];
-        // The lengths are multiples of the page size, so a page that begins inside of its block ends inside.
-        if address & u64::from(page_size - 1) != 0 || address >= details.used_length {
-            return Err(Reason::Address.into());
-        }
-        let at = PageAt {
-            block,
-            named,
-            head: input.at as u16,
-            address,
-            number: details.first_page + (address >> page_size.trailing_zeros()),
-        };
+        let (at, page_size) = self.head(word, input)?;
         let element = match kind {
             flag::PAGE => Element::Page {
                 at,
@@ -650,8 +641,41 @@ impl Reader {
                 }
             }
         };
-        self.last_block = Some(block);
+        self.last_block = Some(at.block);
         Ok(element)
+    }
+
+    /// What the head of a page's record says, behind its word; and the page size.
+    #[inline(always)]
+    fn head(&self, word: u64, input: &mut Input<'_>) -> Result<(PageAt, u32), Stop> {
+        let Some(guest) = &self.guest else {
+            return Err(Reason::MemSize.into());
+        };
+        let named = word & flag::CONTINUE == 0;
+        let block = if named {
+            let name = input.name()?;
+            match self.last_block {
+                Some(last) if *guest.blocks[last as usize].name == *name => last,
+                _ => guest.find(name).ok_or(Reason::Block)?,
+            }
+        } else {
+            self.last_block.ok_or(Reason::Block)?
+        };
+        let address = word & !flag::MASK;
+        let page_size = guest.page_size;
+        let details = &guest.blocks[block as usize];
+        // The lengths are multiples of the page size, so a page that begins inside of its block ends inside.
+        if address & u64::from(page_size - 1) != 0 || address >= details.used_length {
+            return Err(Reason::Address.into());
+        }
+        let at = PageAt {
+            block,
+            named,
+            head: input.at as u16,
+            address,
+            number: details.first_page + (address >> page_size.trailing_zeros()),
+        };
+        Ok((at, page_size))
     }
 
     #[cold]

@@ -30,6 +30,7 @@ use crate::frame::{FrameType, Header, SessionFrame};
 use crate::libvirt;
 use crate::lock::lock;
 use crate::net::Link;
+use crate::schedule::wait_for_turns;
 use daemon::Daemon;
 use outgoing::Outgoing;
 use std::io;
@@ -251,6 +252,16 @@ impl Shared {
         self.started.elapsed().as_nanos() as u64
     }
 
+    /// For each thread that works for the wire. Two daemons, two QEMUs and the threads between them wake each other for each
+    /// packet of a migration in libvirt's tunnel. On two processors the far daemon polled 9600 times in 169 MB without this, and
+    /// 5600 times with it, as often as without proxies.
+    /// QEMU's own connections carry what a guest may wait for, page by page: that is not made to wait.
+    fn set_schedule(&self) {
+        if self.options.libvirt {
+            wait_for_turns();
+        }
+    }
+
     /// The link of the moment and its number.
     fn link(&self) -> Option<(Arc<Link>, u64)> {
         let links = lock(&self.links);
@@ -452,6 +463,7 @@ impl Wire {
         let thread = std::thread::Builder::new()
             .name(name.into())
             .spawn(move || {
+                shared.set_schedule();
                 if let Err(message) = caught(body) {
                     shared.failed(format!("a fault in pagewire itself: {message}"));
                 }
@@ -621,6 +633,11 @@ impl Wire {
     }
 
     // What a flow needs.
+
+    /// To be called by its threads.
+    pub(crate) fn set_schedule(&self) {
+        self.shared.set_schedule();
+    }
 
     /// The number of the connection.
     pub(crate) fn channel(&self) -> u16 {

@@ -11,9 +11,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
-/// Buffers that acknowledged frames leave behind are used again, the last one first: it is warm. More of them than this
-/// would only hold memory.
-const SPARE_BUFFERS: usize = 8;
+/// Buffers that acknowledged frames leave behind are used again, the last one first: it is warm. So many bytes of them are kept:
+/// on a fast link as much is on its way between two ACKs, and memory that comes anew from the kernel costs more than the
+/// copying. More would only hold memory.
+const SPARE_BYTES: usize = 8 << 20;
 
 /// What the kernel may hold unsent: so many seconds of what the link takes, within these bounds. It is on its way, and
 /// late, when the guest stops.
@@ -55,9 +56,32 @@ struct Replay {
     /// The next frame to be written to the link of the moment.
     to_write: u64,
     bytes: usize,
-    spare: Vec<Vec<u8>>,
+    spare: Spare,
     /// The last frame of the stream is among those that were sent.
     complete: bool,
+}
+
+#[derive(Default)]
+struct Spare {
+    buffers: Vec<Vec<u8>>,
+    /// Of memory in them.
+    bytes: usize,
+}
+
+impl Spare {
+    fn take(&mut self) -> Vec<u8> {
+        let buffer = self.buffers.pop().unwrap_or_default();
+        self.bytes -= buffer.capacity();
+        buffer
+    }
+
+    fn put(&mut self, mut buffer: Vec<u8>) {
+        if self.bytes + buffer.capacity() <= SPARE_BYTES {
+            buffer.clear();
+            self.bytes += buffer.capacity();
+            self.buffers.push(buffer);
+        }
+    }
 }
 
 struct Frame {
@@ -169,7 +193,7 @@ impl Outgoing {
                     .wait(replay)
                     .unwrap_or_else(PoisonError::into_inner);
             }
-            let mut bytes = replay.spare.pop().unwrap_or_default();
+            let mut bytes = replay.spare.take();
             bytes.extend_from_slice(frame);
             replay.frames.push_back(Arc::new(Frame { bytes, upto }));
             replay.bytes += frame.len();
@@ -384,11 +408,8 @@ impl Outgoing {
         while replay.first < frames {
             if let Some(frame) = replay.frames.pop_front() {
                 replay.bytes -= frame.bytes.len();
-                if replay.spare.len() < SPARE_BUFFERS {
-                    if let Ok(Frame { mut bytes, .. }) = Arc::try_unwrap(frame) {
-                        bytes.clear();
-                        replay.spare.push(bytes);
-                    }
+                if let Ok(Frame { bytes, .. }) = Arc::try_unwrap(frame) {
+                    replay.spare.put(bytes);
                 }
             }
             replay.first += 1;

@@ -515,6 +515,28 @@ fn nothing_waits_but_a_record() {
 }
 
 #[test]
+fn a_page_that_goes_as_it_is_in_any_case_waits_for_nothing() {
+    let mut s = begun();
+    s.page(RAM, 0, &page(3)).page(RAM, PAGE as u64, &page(5));
+    let first = s.bytes.len();
+    s.page(RAM, 0, &page(7));
+    let stream = s.bytes;
+    // Of the second page there is no copy: what came of it is out. Of the first there is one, so its next record waits.
+    for (end, out) in [(first - 100, first - 100), (first + 100, first)] {
+        let mut filter = Filter::new(Options::default());
+        let mut host = Collect::new(cache_bytes(ALL));
+        let used = filter.push(&stream[..end], &mut host).unwrap();
+        assert!(used < end);
+        assert_eq!(host.out.len(), out);
+        assert_eq!(host.out, stream[..out]);
+        let used = used + filter.push(&stream[used..], &mut host).unwrap();
+        assert_eq!(used, stream.len());
+        assert_eq!(replay(&host.out), replay(&stream));
+        assert_eq!(filter.counters().total.pages(), 3);
+    }
+}
+
+#[test]
 fn a_host_that_stops_is_obeyed() {
     struct Full;
     impl Host for Full {
