@@ -2,7 +2,9 @@
 
 use std::io::Write;
 
-use pagewire_core::xbzrle::{DecodeError, MAX_PAGE, MAX_RUN, Tier, decode, encode_with};
+use pagewire_core::xbzrle::{
+    DecodeError, MAX_PAGE, MAX_RUN, Tier, decode, decode_with, encode_with,
+};
 use proptest::prelude::*;
 
 /// The canonical encoding: every changed run by itself. `None`: the format cannot name one.
@@ -35,6 +37,19 @@ fn oracle_record(delta: &mut Vec<u8>, same: usize, changed: &[u8]) {
         }
     }
     delta.extend(changed);
+}
+
+/// Decodes on every tier, checks that all say and make the same, and gives that.
+fn on_each_tier(delta: &[u8], page: &mut [u8]) -> Result<(), DecodeError> {
+    let old = page.to_vec();
+    let result = decode(delta, page);
+    for tier in Tier::ALL.into_iter().filter(|tier| tier.is_available()) {
+        let mut other = old.clone();
+        let decoded = decode_with(tier, delta, &mut other).expect("available");
+        assert_eq!(decoded, result, "{tier}: {delta:x?}");
+        assert!(other == page, "{tier} decodes to another page");
+    }
+    result
 }
 
 /// `None`: not exact in the format.
@@ -118,7 +133,7 @@ fn check(tier: Tier, old: &[u8], new: &[u8]) -> Option<Vec<u8>> {
     for delta in [&delta, &canonical] {
         let mut page = old.to_vec();
         if delta.len() <= page.len() {
-            decode(delta, &mut page).expect("decodes");
+            on_each_tier(delta, &mut page).expect("decodes");
             assert!(page == new, "decodes to another page");
         }
     }
@@ -418,7 +433,11 @@ fn decode_refuses_what_is_not_exact() {
         ),
     ];
     for (delta, error) in refused {
-        assert_eq!(decode(delta, &mut vec![0; page]), Err(*error), "{delta:x?}");
+        assert_eq!(
+            on_each_tier(delta, &mut vec![0; page]),
+            Err(*error),
+            "{delta:x?}"
+        );
         assert_eq!(oracle_decode(delta, &vec![0; page]), None, "{delta:x?}");
     }
     let accepted: &[&[u8]] = &[
@@ -430,7 +449,7 @@ fn decode_refuses_what_is_not_exact() {
     ];
     for delta in accepted {
         let mut page = vec![0; page];
-        assert_eq!(decode(delta, &mut page), Ok(()), "{delta:x?}");
+        assert_eq!(on_each_tier(delta, &mut page), Ok(()), "{delta:x?}");
         assert_eq!(oracle_decode(delta, &[0; 64]), Some(page), "{delta:x?}");
     }
 }
@@ -443,7 +462,7 @@ proptest! {
     ) {
         let old = vec![0x55; page];
         let mut new = old.clone();
-        let result = decode(&delta, &mut new);
+        let result = on_each_tier(&delta, &mut new);
         prop_assert_eq!(result.ok().map(|()| new), oracle_decode(&delta, &old));
     }
 }

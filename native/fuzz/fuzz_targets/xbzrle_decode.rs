@@ -1,19 +1,22 @@
-//! The XBZRLE decoder takes and refuses what a naive one does, and makes the same page of it.
+//! The XBZRLE decoder takes and refuses on each tier what a naive one does, and makes the same page of it.
 //!
 //! Input: a byte that chooses the page's length, then the delta.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pagewire_core::xbzrle::decode;
+use pagewire_core::xbzrle::{Tier, decode_with};
 
 fuzz_target!(|input: &[u8]| {
     let Some((&choice, delta)) = input.split_first() else {
         return;
     };
     let old = vec![0x55; [0, 64, 1024, 4096, 65536][usize::from(choice) % 5]];
-    let mut new = old.clone();
-    let decoded = decode(delta, &mut new);
-    assert_eq!(decoded.ok().map(|()| new), naive(delta, &old));
+    let expected = naive(delta, &old);
+    for tier in Tier::ALL.into_iter().filter(|tier| tier.is_available()) {
+        let mut new = old.clone();
+        let decoded = decode_with(tier, delta, &mut new).expect("available");
+        assert_eq!(decoded.ok().map(|()| new), expected, "{tier}");
+    }
 });
 
 /// From the format, a byte at a time. `None`: refused.

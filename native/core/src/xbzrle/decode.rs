@@ -1,5 +1,7 @@
 //! Applies a delta to the page that it was made against.
 
+use super::copy::CopyRun;
+
 /// Why a delta is refused. `offset` counts bytes of the delta; it is where the fault was seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -50,12 +52,12 @@ pub enum DecodeError {
     },
 }
 
-/// Makes the new version of `page` from the old one in place. An empty delta changes nothing.
+/// Applies `delta` to `page`, see [`decode`](super::decode).
 ///
-/// # Errors
-/// If `delta` is not exact in the format. Runs before the fault have been applied then, so the page is neither the old
-/// nor the new version: it must not serve as a base any more.
-pub fn decode(delta: &[u8], page: &mut [u8]) -> Result<(), DecodeError> {
+/// # Safety
+/// The processor has the instruction set that `C` copies with.
+#[inline(always)]
+pub(super) unsafe fn apply<C: CopyRun>(delta: &[u8], page: &mut [u8]) -> Result<(), DecodeError> {
     if delta.len() > page.len() {
         return Err(DecodeError::LongerThanPage {
             length: delta.len(),
@@ -98,21 +100,12 @@ pub fn decode(delta: &[u8], page: &mut [u8]) -> Result<(), DecodeError> {
                 expected: at + changed - delta.len(),
             });
         };
-        copy(bytes, target);
+        // SAFETY: the caller vouches for the instruction set; both are `changed` bytes, which is not 0.
+        unsafe { C::copy_run(bytes, target) };
         at += changed;
         position = end;
     }
     Ok(())
-}
-
-/// Copies `from` onto `to`, equally long. A handful of bytes, as most runs are, in line: a call costs more than they do.
-#[inline(always)]
-fn copy(from: &[u8], to: &mut [u8]) {
-    if let ([from, ..], [to]) = (from, &mut *to) {
-        *to = *from;
-    } else {
-        to.copy_from_slice(from);
-    }
 }
 
 /// Reads the length at `at` and steps over it.

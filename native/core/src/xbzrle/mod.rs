@@ -11,8 +11,9 @@
 //!
 //! Encoding is the hottest loop of the program. It is written once (`masks.rs`, over 64-bit masks of the bytes that
 //! differ) and stamped out for each instruction set, a [`Tier`]; the best that the processor has is chosen at the first
-//! call. Every tier gives the same bytes.
+//! call. Every tier gives the same bytes. Decoding is written once too, over the ways to copy a run (`copy.rs`).
 
+mod copy;
 mod decode;
 mod masks;
 mod scalar;
@@ -20,7 +21,7 @@ mod tier;
 mod vector;
 mod writer;
 
-pub use decode::{DecodeError, decode};
+pub use decode::DecodeError;
 pub use tier::{ENVIRONMENT_VARIABLE, Selection, Tier, TierUnavailable, selection, tier};
 
 /// The longest page, that of arm64 and ppc64 guests.
@@ -66,6 +67,30 @@ pub fn encode_with(
         return Err(TierUnavailable { tier });
     }
     Ok(tier.encode_checked(old, new, out))
+}
+
+/// Makes the new version of `page` from the old one in place. An empty delta changes nothing.
+///
+/// # Errors
+/// If `delta` is not exact in the format. Runs before the fault have been applied then, so the page is neither the old
+/// nor the new version: it must not serve as a base any more.
+pub fn decode(delta: &[u8], page: &mut [u8]) -> Result<(), DecodeError> {
+    tier().decode_available(delta, page)
+}
+
+/// [`decode`] on a tier of the caller's choice, for tests and benchmarks.
+///
+/// # Errors
+/// If this machine or this build lacks the tier; inside, as [`decode`].
+pub fn decode_with(
+    tier: Tier,
+    delta: &[u8],
+    page: &mut [u8],
+) -> Result<Result<(), DecodeError>, TierUnavailable> {
+    if !tier.is_available() {
+        return Err(TierUnavailable { tier });
+    }
+    Ok(tier.decode_available(delta, page))
 }
 
 fn check_pages(old: &[u8], new: &[u8]) {

@@ -5,13 +5,15 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::OnceLock;
 
+use super::copy::Plain;
+use super::decode::{DecodeError, apply};
 use super::scalar;
 use super::vector::PART;
 
 /// Overrides the choice of the tier: one of the tiers' names. For tests and for hunting a fault.
 pub const ENVIRONMENT_VARIABLE: &str = "PAGEWIRE_SIMD";
 
-/// An instruction set that the encoder is built for.
+/// An instruction set that the encoder and the decoder are built for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Tier {
@@ -106,6 +108,22 @@ impl Tier {
         }
     }
 
+    /// Applies a delta on a tier that is available.
+    #[inline]
+    pub(super) fn decode_available(self, delta: &[u8], page: &mut [u8]) -> Result<(), DecodeError> {
+        debug_assert!(self.is_available());
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `tier` and `decode_with` let only available tiers come here.
+            Tier::Avx2 => unsafe { decode_avx2(delta, page) },
+            #[cfg(all(target_arch = "x86_64", pagewire_avx512))]
+            // SAFETY: as above; VBMI2's tier has AVX-512BW.
+            Tier::Avx512Bw | Tier::Avx512Vbmi2 => unsafe { decode_avx512(delta, page) },
+            // SAFETY: it asks for no instruction set.
+            _ => unsafe { apply::<Plain>(delta, page) },
+        }
+    }
+
     /// Encodes pages that are no multiple of 4 KiB, as no guest of today's has them: with equal bytes behind them, which
     /// are not written.
     #[cold]
@@ -139,7 +157,7 @@ impl FromStr for Tier {
 
 /// A tier was asked for that this machine or this build lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("cannot encode with {tier}: {}", .tier.lack().unwrap_or("it is available"))]
+#[error("cannot use {tier}: {}", .tier.lack().unwrap_or("it is available"))]
 pub struct TierUnavailable {
     /// What was asked for.
     pub tier: Tier,
@@ -243,6 +261,24 @@ unsafe fn encode_avx512bw(old: &[u8], new: &[u8], out: &mut [u8]) -> Option<usiz
 unsafe fn encode_avx512vbmi2(old: &[u8], new: &[u8], out: &mut [u8]) -> Option<usize> {
     // SAFETY: the caller's promise, passed on.
     unsafe { super::masks::encode::<super::vector::x86_64::Avx512Vbmi2>(old, new, out) }
+}
+
+/// # Safety
+/// The processor has the tier, see [`has_avx2`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+unsafe fn decode_avx2(delta: &[u8], page: &mut [u8]) -> Result<(), DecodeError> {
+    // SAFETY: the caller's promise, passed on.
+    unsafe { apply::<super::copy::x86_64::Avx2>(delta, page) }
+}
+
+/// # Safety
+/// The processor has the tier, see [`has_avx512bw`].
+#[cfg(all(target_arch = "x86_64", pagewire_avx512))]
+#[target_feature(enable = "avx512f,avx512bw,avx2,bmi1,bmi2,lzcnt,popcnt")]
+unsafe fn decode_avx512(delta: &[u8], page: &mut [u8]) -> Result<(), DecodeError> {
+    // SAFETY: the caller's promise, passed on.
+    unsafe { apply::<super::copy::x86_64::Avx512>(delta, page) }
 }
 
 /// # Safety
