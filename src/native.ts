@@ -780,7 +780,5 @@ export interface Native {
   originalDestination(fd: number): NativeAddress | null;
 }
 
-const require = createRequire(import.meta.url);
-
 /** The addon; built by `npm install`. */
-export const native = require('../build/Release/pagewire.node') as Native;
+export const native = createRequire(import.meta.url)('../build/Release/pagewire.node') as Native;
