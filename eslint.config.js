@@ -14,8 +14,12 @@ export default defineConfig(
   js.configs.recommended,
   { linterOptions: { reportUnusedDisableDirectives: 'error' } },
   {
-    files: ['**/*.{js,mjs}', 'bin/*'],
+    files: ['**/*.{js,mjs}'],
     languageOptions: { globals: nodeGlobals },
+  },
+  {
+    files: ['bin/pagewire'],
+    languageOptions: { globals: { ...nodeGlobals, require: 'readonly' }, sourceType: 'commonjs' },
   },
   {
     files: ['**/*.{ts,cts}'],

@@ -45,6 +45,10 @@ export interface NativeEncodeOptions {
   index?: NativeIndexOptions;
   inFlight: number;
   packers: number;
+  /** The flow's own threads, which pack as `direct` says; without them the listener sees to that. */
+  threads?: number;
+  /** Default: what does not come by the listener goes as it is. */
+  direct?: { codec: number; level: number };
 }
 
 export interface NativeDeltaOptions {
@@ -73,6 +77,8 @@ export interface NativeIndexOptions {
 export interface NativeDecodeOptions {
   inFlight: number;
   unpackers: number;
+  /** The flow's own threads, which unpack. */
+  threads: number;
   /** Bytes of memory that what references lead back to may take. */
   windowLimit: number;
   /** Files that the stream's base may be. */
@@ -150,7 +156,7 @@ export interface NativeFlow {
   close(): void;
   /** Gives what comes over a session its output; the descriptor is duplicated and stays the caller's. */
   setOutput(fd: number): void;
-  /** What small frames are packed with, that do not come by the listener. */
+  /** What frames are packed with from now on that do not come by the listener. */
   setDirect(codec: number, level: number): void;
   /** They go as they are, as they do at first. */
   setDirectStored(): void;
@@ -167,6 +173,8 @@ export interface NativeFlow {
   tunnel(): NativeTunnel;
   sourceResult(): NativeResult | null;
   sinkResult(): NativeResult | null;
+  /** What was wrong with the first frame that the flow's own threads could not pack or unpack; to be asked once the sink has ended. */
+  damage(): NativeResult | null;
 }
 
 /** Pages by what became of them. */
@@ -776,7 +784,5 @@ export interface Native {
   originalDestination(fd: number): NativeAddress | null;
 }
 
-const require = createRequire(import.meta.url);
-
 /** The addon; built by `npm install`. */
-export const native = require('../build/Release/pagewire.node') as Native;
+export const native = createRequire(import.meta.url)('../build/Release/pagewire.node') as Native;

@@ -8,7 +8,7 @@ import { risingBy } from './memory.js';
 import type { Sample } from './sample.js';
 import { type Spread, spreadOf } from './statistics.js';
 import { blockBatch, deltaBatch } from './trials/batch.js';
-import { ChainTrial, type Crews } from './trials/chain.js';
+import { ChainTrial } from './trials/chain.js';
 import { PieceTrial, type Room } from './trials/pieces.js';
 import type { Timing, Trial, Turn } from './trials/trial.js';
 import { BLOCK_SIZE, isScripted, type PresentVariant, type Variant } from './variant.js';
@@ -25,7 +25,6 @@ export interface Workshop {
   /** Where chains may write. */
   folder: string;
   room: Room;
-  crews: Crews;
   signal: AbortSignal;
   note: (text: string) => void;
 }
@@ -139,10 +138,10 @@ class Entry {
   }
 }
 
-function trialOf(variant: PresentVariant, sample: Sample, { folder, room, crews, signal }: Workshop): Trial {
+function trialOf(variant: PresentVariant, sample: Sample, { folder, room, signal }: Workshop): Trial {
   switch (variant.kind) {
     case 'chain':
-      return new ChainTrial(variant, sample, folder, crews, signal);
+      return new ChainTrial(variant, sample, folder, signal);
     case 'block':
       return new PieceTrial(variant, blockBatch(variant, sample.blocks), room, signal);
     case 'delta':

@@ -7,7 +7,6 @@ import { measure, type Method } from './measure.js';
 import { type BenchReport, type StreamReport, VERSION } from './report/schema.js';
 import { type Sample, type SampleLimits, takeSample } from './sample.js';
 import { guestSource, simulatedSource, type Source } from './source.js';
-import { Crews } from './trials/chain.js';
 import { roomFor } from './trials/pieces.js';
 import type { Variant } from './variant.js';
 
@@ -51,7 +50,6 @@ export async function runBench(settings: BenchSettings): Promise<BenchReport> {
   };
   // Also where the process is ended before it comes back here.
   process.once('exit', remove);
-  const crews = new Crews();
   try {
     const streams: StreamReport[] = [];
     const measured: BenchReport['variants'] = [];
@@ -60,11 +58,10 @@ export async function runBench(settings: BenchSettings): Promise<BenchReport> {
       const sample = await takeSample(source, limits(settings.sampleBytes), { folder, label: `${index}`, signal });
       const room = roomFor(Math.max(sample.blocks.length, sample.pairs.new.length));
       streams.push(streamReport(sample));
-      measured.push(...(await measure(variants, sample, { runs, seconds }, { folder, room, crews, signal, note })));
+      measured.push(...(await measure(variants, sample, { runs, seconds }, { folder, room, signal, note })));
     }
     return { version: VERSION, date, machine, method: { runs, seconds }, streams, variants: measured };
   } finally {
-    await crews.close();
     process.off('exit', remove);
     remove();
   }

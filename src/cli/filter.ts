@@ -8,7 +8,6 @@ import { Decoder } from '../pipeline/decoder.js';
 import { Encoder } from '../pipeline/encoder.js';
 import { type SaveLevel, saveProfile } from '../pipeline/save.js';
 import { checkEncoder, checkThreads, type EncoderSettings } from '../pipeline/settings.js';
-import { Workers } from '../pipeline/workers.js';
 import { bytes, ratio } from '../telemetry/amounts.js';
 import { decodeLine, encodeLine } from '../telemetry/progress.js';
 import { decodeStats, encodeStats } from '../telemetry/stats.js';
@@ -46,12 +45,11 @@ export async function filter(files: readonly string[], flags: FilterFlags, signa
   if (flags.salvage) return salvage(files, flags);
   const inputs = files.length > 0 ? files : ['-'];
   check(inputs, flags);
-  const workers = new Workers(flags.threads);
   let code: number = EXIT.ok;
   for (const input of inputs) {
     let ended: number;
     try {
-      ended = await one(input, outputOf(input, flags), flags, signal, workers);
+      ended = await one(input, outputOf(input, flags), flags, signal);
     } catch (error) {
       if (signal.aborted || inputs.length === 1) throw error;
       const failure = PagewireError.from(error);
@@ -78,13 +76,7 @@ function check(inputs: readonly string[], flags: FilterFlags): void {
 }
 
 /** Saves, restores or tests one file. */
-async function one(
-  input: string,
-  output: string,
-  flags: FilterFlags,
-  signal: AbortSignal,
-  workers: Workers,
-): Promise<number> {
+async function one(input: string, output: string, flags: FilterFlags, signal: AbortSignal): Promise<number> {
   checkTerminal(input, output, flags);
   if (flags.output === undefined && !flags.test && output !== '-') checkFile(input, output, flags);
   if (!restores(flags) && output !== '-') await checkNotBase(output, flags.base);
@@ -96,7 +88,7 @@ async function one(
   try {
     const target = await openTarget(output, signal, { ...options, replace: flags.force === true, like: source });
     code = await transfer(source, target, flags, () => {
-      run = (restores(flags) ? restore : save)(source, target, flags, signal, workers);
+      run = (restores(flags) ? restore : save)(source, target, flags, signal);
       return run.operation;
     });
   } finally {
@@ -141,9 +133,9 @@ interface Run {
   sizes: () => { stream: number; file: number };
 }
 
-function save(source: Place, target: Place, flags: FilterFlags, signal: AbortSignal, workers: Workers): Run {
+function save(source: Place, target: Place, flags: FilterFlags, signal: AbortSignal): Run {
   const options = { ...encoderSettings(flags), input: source.fd, output: target.fd, signal };
-  const encoder = new Encoder(options, workers);
+  const encoder = new Encoder(options);
   return {
     operation: {
       name: '',
@@ -159,7 +151,7 @@ function save(source: Place, target: Place, flags: FilterFlags, signal: AbortSig
   };
 }
 
-function restore(source: Place, target: Place, flags: FilterFlags, signal: AbortSignal, workers: Workers): Run {
+function restore(source: Place, target: Place, flags: FilterFlags, signal: AbortSignal): Run {
   const options = {
     bases: flags.base,
     baseFolder: dirname(source.name),
@@ -169,7 +161,7 @@ function restore(source: Place, target: Place, flags: FilterFlags, signal: Abort
     output: target.fd,
     signal,
   };
-  const decoder = new Decoder(options, workers);
+  const decoder = new Decoder(options);
   return {
     operation: {
       name: '',

@@ -2,10 +2,8 @@ import { resolve } from 'node:path';
 import { native, type NativeTotals } from '../native.js';
 import type { Input, Output } from './descriptors.js';
 import type { StreamEnd } from './lane.js';
-import { slotOf } from './slot.js';
-import { checkThreads, framesInFlight, INLINE_BYTES, windowLimit } from './settings.js';
+import { checkThreads, framesInFlight, windowLimit } from './settings.js';
 import { Transfer } from './transfer.js';
-import type { Workers } from './workers.js';
 
 export interface DecoderOptions {
   /** The frames. */
@@ -37,12 +35,12 @@ export class Decoder {
   readonly #transfer: Transfer;
   #last: DecoderSnapshot | undefined;
 
-  /** `workers` are threads that stay when it ends; without them it has its own. */
-  constructor(options: DecoderOptions, workers?: Workers) {
+  constructor(options: DecoderOptions) {
     const threads = checkThreads(options.threads);
     const settings = {
       inFlight: framesInFlight(threads),
       unpackers: threads + 1,
+      threads,
       windowLimit: windowLimit(threads, options.memoryLimit),
       bases: (options.bases ?? []).map((base) => resolve(base)),
       ...(options.baseFolder !== undefined && { beside: resolve(options.baseFolder) }),
@@ -50,11 +48,8 @@ export class Decoder {
     this.#transfer = new Transfer({
       input: options.input,
       output: options.output,
-      threads,
-      workers,
       signal: options.signal,
       start: (input, output, listener) => native.NativeFlow.decode(input, output, settings, listener),
-      work: (slot, bytes) => this.#unpack(slot, bytes),
       closing: () => {
         this.#last = this.snapshot();
       },
@@ -74,11 +69,5 @@ export class Decoder {
   /** Ends at once; {@link done} rejects with the code STOPPED. */
   stop(): void {
     this.#transfer.stop();
-  }
-
-  #unpack(slot: number, bytes: number): number | Promise<number> {
-    const { flow, workers } = this.#transfer;
-    const task = { handle: flow.handle, slot };
-    return bytes > INLINE_BYTES ? workers.unpack(task) : slotOf(native.unpack(task.handle, slot));
   }
 }

@@ -2,12 +2,10 @@ import { type Codec, codecNumber } from '../codecs.js';
 import { events, type Guest, native, type NativeDelta, type NativeTotals } from '../native.js';
 import type { Input, Output } from './descriptors.js';
 import type { StreamEnd } from './lane.js';
-import { slotOf } from './slot.js';
 import { PagewireError } from '../errors.js';
 import { bytes as amount } from '../telemetry/amounts.js';
-import { type CheckedSettings, checkEncoder, checkLevel, type EncoderSettings, INLINE_BYTES } from './settings.js';
+import { type CheckedSettings, checkEncoder, checkLevel, type EncoderSettings } from './settings.js';
 import { Transfer } from './transfer.js';
-import type { Workers } from './workers.js';
 
 export interface EncoderOptions extends EncoderSettings {
   /** The stream to encode. */
@@ -42,31 +40,27 @@ export class Encoder {
   #cacheBytes: number | undefined;
   #last: EncoderSnapshot | undefined;
 
-  /** `workers` are threads that stay when it ends; without them it has its own. */
-  constructor(options: EncoderOptions, workers?: Workers) {
+  constructor(options: EncoderOptions) {
     const settings = checkEncoder(options);
     this.#settings = settings;
     this.#codec = settings.codec;
     this.#level = settings.level;
     this.#delta = settings.native.delta !== undefined;
+    const direct = { codec: codecNumber(this.#codec), level: this.#level };
+    const nativeOptions = { ...settings.native, threads: settings.threads, direct };
     this.#transfer = new Transfer({
       input: options.input,
       output: options.output,
-      threads: settings.threads,
-      workers,
       signal: options.signal,
       start: (input, output, listener) =>
-        native.NativeFlow.encode(input, output, settings.native, (event, slot, bytes) => {
+        native.NativeFlow.encode(input, output, nativeOptions, (event, slot, bytes) => {
           if (event === events.guest) this.#tellGuest(options.onGuest);
           else listener(event, slot, bytes);
         }),
-      // Without frames there is nothing to pack or to checksum.
-      work: settings.native.frames ? (slot, bytes) => this.#pack(slot, bytes) : (slot) => slot,
       closing: () => {
         this.#last = this.snapshot();
       },
     });
-    this.#setDirect();
   }
 
   /** Resolves once all is written; rejects with a PagewireError. */
@@ -107,7 +101,7 @@ export class Encoder {
     }
     this.#codec = codec;
     this.#level = level;
-    if (!this.#last) this.#setDirect();
+    if (!this.#last) this.#transfer.flow.setDirect(codecNumber(codec), level);
   }
 
   /** Switches delta off or on, from the next read on; the stream stays right either way. */
@@ -125,20 +119,6 @@ export class Encoder {
   /** Ends at once, without an end mark; {@link done} rejects with the code STOPPED. */
   stop(): void {
     this.#transfer.stop();
-  }
-
-  #pack(slot: number, bytes: number): number | Promise<number> {
-    const { flow, workers } = this.#transfer;
-    const task = { handle: flow.handle, slot, codec: codecNumber(this.#codec), level: this.#level };
-    const { matching, index } = this.#settings.native;
-    const takesLong = this.#codec !== 'none' || matching !== undefined || index !== undefined;
-    if (takesLong && bytes > INLINE_BYTES) return workers.pack(task);
-    return slotOf(native.pack(task.handle, slot, task.codec, task.level));
-  }
-
-  /** Small frames are packed where they are filled. */
-  #setDirect(): void {
-    this.#transfer.flow.setDirect(codecNumber(this.#codec), this.#level);
   }
 
   /** What the memory limit leaves to the page cache, in bytes. */

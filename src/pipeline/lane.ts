@@ -14,7 +14,8 @@ export interface StreamEnd {
 }
 
 /**
- * Takes a flow's frames to the work and, in their order, to its sink.
+ * Takes a flow's frames to the work and, in their order, to its sink; where the flow has threads of its own for them, it only
+ * sees to the end.
  *
  * After a failure the frames before it still go out, and none behind it: the output ends short of the damage.
  */
@@ -34,8 +35,8 @@ export class Lane {
   #finished = false;
   #settle!: { resolve: (end: StreamEnd) => void; reject: (error: PagewireError) => void };
 
-  /** `flow` is called only after the first event, so the lane can be made before its flow. */
-  constructor(flow: () => NativeFlow, work: Work) {
+  /** `flow` is called only after the first event, so the lane can be made before its flow. Without `work` frames go as they are. */
+  constructor(flow: () => NativeFlow, work: Work = (slot) => slot) {
     this.#flow = flow;
     this.#work = work;
     this.ended = new Promise((resolve, reject) => {
@@ -59,6 +60,7 @@ export class Lane {
         break;
       case events.sinkEnded:
         this.#sinkEnd = this.#flow().sinkResult() ?? { truncated: false };
+        this.#noteDamage(this.#sinkEnd);
         this.#note(this.#sinkEnd);
         // Nobody takes what the source may still read.
         if (!this.#sourceEnd) this.#flow().stop();
@@ -150,6 +152,12 @@ export class Lane {
   #note(result: NativeResult): void {
     if (result.code === undefined || result.code === 'STOPPED') return;
     this.#failure ??= failureOf(result);
+  }
+
+  /** Damage in an earlier frame outweighs what the source noted of a later one, but not that nothing could be written any more. */
+  #noteDamage(sink: NativeResult): void {
+    const damage = this.#flow().damage();
+    if (damage && damage.code !== 'STOPPED' && sink.code === undefined) this.#failure = failureOf(damage);
   }
 
   #end(source: NativeResult, sink: NativeResult): void {

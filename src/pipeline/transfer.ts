@@ -1,39 +1,30 @@
 import { PagewireError } from '../errors.js';
 import type { Listener, NativeFlow } from '../native.js';
 import { type Descriptor, type Input, inputDescriptor, type Output, outputDescriptor } from './descriptors.js';
-import { Lane, type StreamEnd, type Work } from './lane.js';
-import { Workers } from './workers.js';
+import { Lane, type StreamEnd } from './lane.js';
 
 export interface TransferOptions {
   input: Input;
   output: Output;
-  threads: number;
-  /** Threads that stay when the flow ends; without them it has its own. */
-  workers?: Workers | undefined;
   signal: AbortSignal | undefined;
   /** Starts the native threads between the two descriptors. */
   start: (input: number, output: number, listener: Listener) => NativeFlow;
-  work: Work;
   /** The last look at the flow's counters, before its memory goes. */
   closing: () => void;
 }
 
-/** One flow with its lane and its workers, from its start to the moment when all of it is gone. */
+/** One flow with threads of its own, from its start to the moment when all of it is gone. */
 export class Transfer {
   /** Resolves once all is written; rejects with a {@link PagewireError}. Nothing runs any more then. */
   readonly done: Promise<StreamEnd>;
   readonly flow: NativeFlow;
-  readonly workers: Workers;
-  readonly #ownWorkers: boolean;
   readonly #lane: Lane;
   readonly #stopped: Promise<void>;
   #stop!: () => void;
   #closed = false;
 
   constructor(options: TransferOptions) {
-    this.workers = options.workers ?? new Workers(options.threads);
-    this.#ownWorkers = options.workers === undefined;
-    this.#lane = new Lane(() => this.flow, options.work);
+    this.#lane = new Lane(() => this.flow);
     this.#stopped = new Promise((resolve) => {
       this.#stop = resolve;
     });
@@ -85,7 +76,6 @@ export class Transfer {
       signal?.removeEventListener('abort', stop);
       closing();
       this.#closed = true;
-      if (this.#ownWorkers) await this.workers.close();
       this.flow.close();
     }
   }

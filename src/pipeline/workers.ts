@@ -25,7 +25,7 @@ export function defaultThreads(): number {
 }
 
 /**
- * The worker threads of one pipeline, started when the first frame comes that is worth it, or by `warm`. Each loads the native
+ * The worker threads of a session, started when the first frame comes that is worth it, or by `warm`. Each loads the native
  * core again, which is the same in every thread of a process, so a handle and a slot number are all it needs.
  */
 export class Workers {

@@ -265,10 +265,7 @@ function encode(
   settings: CheckedSettings,
   doubt: NativeDoubt,
 ): { flow: NativeFlow; closeFlow: () => void; done: Promise<StreamEnd> } {
-  const lane: Lane = new Lane(
-    () => flow,
-    (slot) => slot,
-  );
+  const lane: Lane = new Lane(() => flow);
   let isClosed = false;
   const listen: Listener = (event, slot, bytes) => {
     // What its threads have said before they ended may come after its close, and nothing can be asked of it then.

@@ -140,15 +140,6 @@ const broken: [what: string, why: RegExp, make: (t: TestContext) => [Installed, 
       return [filter, filter.preload(script, '--max-old-space-size=16'), []];
     },
   ],
-  [
-    'the threads that pack and unpack end',
-    /pagewire: cannot (save|restore): (?!.*ended with).*exit/i,
-    (t) => {
-      const filter = new Installed(t, 'lzop');
-      const script = `if (!require('node:worker_threads').isMainThread) process.exit(7);`;
-      return [filter, filter.preload(script), []];
-    },
-  ],
 ];
 
 void describe('a save that fails reads its input to the end, then says why', () => {

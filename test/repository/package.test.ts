@@ -14,7 +14,9 @@ it('npm pack gives a package that installs and works in an empty folder', async 
     const files = (await mustRun('tar', ['-tzf', archive], folder)).trim().split('\n');
     for (const path of [
       'bin/pagewire',
+      'bin/package.json',
       'binding.gyp',
+      'dist/filter.cjs',
       'dist/index.js',
       'dist/index.d.ts',
       'native/Cargo.lock',
@@ -56,6 +58,9 @@ it('npm pack gives a package that installs and works in an empty folder', async 
     const sha256 = `${createHash('sha256').update(stream).digest('hex')}  again\n`;
     assert.equal(await mustRun('sha256sum', ['again'], home), sha256);
     assert.ok((await stat(join(home, 'stream.pw'))).size < stream.length / 2);
+    await mustRun(pagewire, ['-o', 'saved.pw', 'stream'], home);
+    await mustRun(pagewire, ['-df', '-o', 'again', 'saved.pw'], home);
+    assert.equal(await mustRun('sha256sum', ['again'], home), sha256);
 
     const script = `import { createEncoder, createDecoder } from 'pagewire'; console.log(typeof createEncoder, typeof createDecoder);`;
     await writeFile(join(home, 'library.mjs'), script);

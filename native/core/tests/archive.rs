@@ -4,15 +4,15 @@ use pagewire_core::archive::{
     Archive, ArchiveError, BasePages, Bases, Builder, Content, Verified, salvage, verify,
 };
 use pagewire_core::codec::Codec;
-use pagewire_core::flow::{EncodeOptions, Event, Flow, MatchOptions};
+use pagewire_core::flow::{Crew, Direct, EncodeOptions, Event, Flow, MatchOptions};
 use pagewire_core::frame::{FrameType, HEADER_LEN, Header, Start};
 use pagewire_core::matching::{Effort, MIN_WINDOW};
 use pagewire_core::qemu::Writer;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
-use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 /// How long something may take that takes milliseconds; only a hang takes longer.
@@ -64,59 +64,36 @@ const ZSTD: How = How {
     base: None,
 };
 
-/// Runs a flow to its end, its listener packing or unpacking. What the flow reads and writes are files.
-fn run(
-    start: impl FnOnce(Box<dyn Fn(Event) + Send + Sync>) -> Flow,
-    codec: Option<Codec>,
-) -> Result<(), String> {
-    let place: Arc<OnceLock<Weak<Flow>>> = Arc::default();
-    let of_listener = Arc::clone(&place);
+const CREW: Crew = Crew {
+    in_flight: 4,
+    packers: 2,
+    threads: 2,
+};
+
+/// Runs a flow to its end. What it reads and writes are files.
+fn run(start: impl FnOnce(Box<dyn Fn(Event) + Send + Sync>) -> Flow) -> Result<(), String> {
     let (tell, ended) = channel();
-    let listener = Box::new(move |event: Event| {
-        let flow = loop {
-            match of_listener.get().map(Weak::upgrade) {
-                Some(Some(flow)) => break flow,
-                Some(None) => return,
-                None => std::thread::yield_now(),
-            }
-        };
-        let told = match event {
-            Event::Data { slot, .. } => {
-                let done = match codec {
-                    Some(codec) => flow.pack(slot, codec, 1),
-                    None => flow.unpack(slot),
-                };
-                match done.and_then(|slot| flow.write(slot)) {
-                    Ok(()) => return,
-                    Err(error) => {
-                        flow.stop();
-                        Err(error.to_string())
-                    }
-                }
-            }
-            Event::Control { slot } => return drop(flow.write(slot)),
-            Event::SourceEnded => {
-                let result = flow.source_result();
-                if let Some(Err(error)) = result {
-                    let _ = tell.send(Err(error.to_string()));
-                }
-                return flow.finish();
-            }
-            Event::SinkEnded => match flow.sink_result() {
-                Some(Err(error)) => Err(error.to_string()),
-                _ => Ok(()),
-            },
-            _ => return,
-        };
-        let _ = tell.send(told);
+    let listener = Box::new(move |event| {
+        let _ = tell.send(event);
     });
-    let flow = Arc::new(start(listener));
-    let _ = place.set(Arc::downgrade(&flow));
-    let first = ended.recv_timeout(HANG).expect("an end, not a hang");
-    match first {
-        // A source that failed; the sink ends too.
-        Err(error) => Err(error),
-        Ok(()) => Ok(()),
+    let flow = start(listener);
+    let mut failure = None;
+    loop {
+        let result = match ended.recv_timeout(HANG).expect("an end, not a hang") {
+            Event::SourceEnded => {
+                flow.finish();
+                flow.source_result().and_then(Result::err)
+            }
+            Event::SinkEnded => {
+                let result = flow.damage().or(flow.sink_result().and_then(Result::err));
+                return match result.map(|error| error.to_string()).or(failure) {
+                    Some(error) => Err(error),
+                    None => Ok(()),
+                };
+            }
+            _ => None,
+        };
+        failure = failure.or(result.map(|error| error.to_string()));
     }
 }
 
@@ -137,15 +114,16 @@ fn save(stream: &[u8], to: &Path, how: How<'_>) {
             effort: Effort::Deep,
         }),
         index: how.index.then(|| Arc::new(Builder::new(true, base))),
+        direct: Direct::Packed(how.codec, 1),
     };
     let (input, output) = (
         File::open(&from).expect("opened"),
         File::create(to).expect("made"),
     );
     let flow = |listener| {
-        Flow::encode(input.into(), output.into(), options, None, 4, 2, listener).expect("a flow")
+        Flow::encode(input.into(), output.into(), options, None, CREW, listener).expect("a flow")
     };
-    run(flow, Some(how.codec)).expect("saved");
+    run(flow).expect("saved");
     fs::remove_file(from).expect("removed");
 }
 
@@ -161,15 +139,14 @@ fn restore(from: &Path, bases: &Bases) -> Result<Vec<u8>, String> {
         Flow::decode(
             input.into(),
             output.into(),
-            4,
-            2,
+            CREW,
             (64 + 80) << 20,
             bases,
             listener,
         )
         .expect("a flow")
     };
-    let result = run(flow, None);
+    let result = run(flow);
     let restored = fs::read(&to).expect("read");
     result.map(|()| restored)
 }

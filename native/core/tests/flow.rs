@@ -4,7 +4,8 @@ use pagewire_core::archive::Bases;
 use pagewire_core::checksum::xxh3_64;
 use pagewire_core::codec::Codec;
 use pagewire_core::flow::{
-    CacheSize, DeltaOptions, EncodeOptions, Event, Flow, FlowError, MatchOptions, StreamEnd,
+    CacheSize, Crew, DeltaOptions, Direct, EncodeOptions, Event, Flow, FlowError, MatchOptions,
+    StreamEnd,
 };
 use pagewire_core::frame::{Ending, FrameError, FrameType, HEADER_LEN, Header};
 use pagewire_core::matching::{Effort, ReferenceError};
@@ -46,8 +47,22 @@ struct Running {
 
 enum Kind {
     Encode(EncodeOptions, Choose),
-    Decode,
+    Decode(Crew),
 }
+
+/// The listener packs and unpacks, one frame after the other.
+const BY_LISTENER: Crew = Crew {
+    in_flight: 4,
+    packers: 2,
+    threads: 0,
+};
+
+/// The flow's own threads do.
+const OWN: Crew = Crew {
+    in_flight: 4,
+    packers: 3,
+    threads: 3,
+};
 
 fn start(input: impl Into<OwnedFd>, output: impl Into<OwnedFd>, kind: Kind) -> Running {
     // Weak: the flow holds its listener.
@@ -58,7 +73,7 @@ fn start(input: impl Into<OwnedFd>, output: impl Into<OwnedFd>, kind: Kind) -> R
         Kind::Encode(options, choose) if options.frames => Some(*choose),
         _ => None,
     };
-    let is_decode = matches!(kind, Kind::Decode);
+    let is_decode = matches!(kind, Kind::Decode(_));
     let of_listener = Arc::clone(&place);
     let damage: Arc<Mutex<Option<FlowError>>> = Arc::default();
     let found = Arc::clone(&damage);
@@ -108,14 +123,18 @@ fn start(input: impl Into<OwnedFd>, output: impl Into<OwnedFd>, kind: Kind) -> R
         }
     });
     let flow = match kind {
-        Kind::Encode(options, _) => {
-            Flow::encode(input.into(), output.into(), options, None, 4, 2, listener)
-        }
-        Kind::Decode => Flow::decode(
+        Kind::Encode(options, _) => Flow::encode(
             input.into(),
             output.into(),
-            4,
-            2,
+            options,
+            None,
+            BY_LISTENER,
+            listener,
+        ),
+        Kind::Decode(crew) => Flow::decode(
+            input.into(),
+            output.into(),
+            crew,
             WINDOW_LIMIT,
             Bases::default(),
             listener,
@@ -158,6 +177,7 @@ fn options(frame_size: usize) -> EncodeOptions {
         libvirt: false,
         matching: None,
         index: None,
+        direct: Direct::AsItIs,
     }
 }
 
@@ -209,17 +229,26 @@ fn encoded(content: &[u8], options: EncodeOptions, choose: Choose) -> Vec<u8> {
     read_back(output)
 }
 
+/// What a decoder makes of it, and what was wrong: the same, whoever works on the frames.
 fn decoded(frames: &[u8]) -> (Vec<u8>, Option<FlowError>) {
-    let output = file(b"");
-    let running = start(
-        file(frames),
-        output.try_clone().expect("a duplicate"),
-        Kind::Decode,
-    );
-    let (source, sink) = running.wait();
-    let damage = running.damage.lock().expect("no panic").take();
-    // Where the sink has failed, the source was stopped for it.
-    (read_back(output), damage.or(sink.err()).or(source.err()))
+    let by = |crew| {
+        let output = file(b"");
+        let running = start(
+            file(frames),
+            output.try_clone().expect("a duplicate"),
+            Kind::Decode(crew),
+        );
+        let (source, sink) = running.wait();
+        let damage = running.damage.lock().expect("no panic").take();
+        let damage = damage.or(running.flow.damage());
+        // Where the sink has failed, the source was stopped for it.
+        (read_back(output), damage.or(sink.err()).or(source.err()))
+    };
+    let (one, other) = (by(BY_LISTENER), by(OWN));
+    assert!(one.0 == other.0, "other bytes with threads of its own");
+    let told = |error: &Option<FlowError>| error.as_ref().map(FlowError::to_string);
+    assert_eq!(told(&one.1), told(&other.1));
+    other
 }
 
 /// Text-like, so that every codec has something to do; the same for ever, since the golden file holds it.
@@ -364,7 +393,7 @@ fn input_that_pauses_leaves_nothing_in_a_buffer() {
             None
         };
         let encoder = start(from_us, to_link, Kind::Encode(encode, every_codec));
-        let decoder = start(of_link, to_result, Kind::Decode);
+        let decoder = start(of_link, to_result, Kind::Decode(BY_LISTENER));
         let mut us = to_encoder;
         for piece in [first.to_vec(), text(9), text(4097)] {
             us.write_all(&piece).expect("written");
@@ -421,7 +450,11 @@ fn an_output_that_nobody_reads_stops_the_input() {
 fn an_idle_flow_can_be_stopped() {
     let (input, _us) = pipe().expect("a pipe");
     let (_result, output) = pipe().expect("a pipe");
-    for kind in [Kind::Encode(options(FRAME), every_codec), Kind::Decode] {
+    for kind in [
+        Kind::Encode(options(FRAME), every_codec),
+        Kind::Decode(BY_LISTENER),
+        Kind::Decode(OWN),
+    ] {
         let running = start(
             input.try_clone().expect("a duplicate"),
             output.try_clone().expect("a duplicate"),
@@ -539,7 +572,7 @@ fn a_qemu_stream_that_ends_in_the_middle_is_delivered_and_both_ends_know() {
         let running = start(
             file(&read_back(output)),
             back.try_clone().expect("a duplicate"),
-            Kind::Decode,
+            Kind::Decode(BY_LISTENER),
         );
         let (_, sink) = running.wait();
         assert_eq!(sink.expect("delivered"), Some(Ending::TruncatedInput));
@@ -554,8 +587,7 @@ fn a_pipe_s_wrong_end_is_refused() {
         let flow = Flow::decode(
             input,
             output,
-            4,
-            2,
+            BY_LISTENER,
             WINDOW_LIMIT,
             Bases::default(),
             Box::new(|_| {}),

@@ -1,7 +1,7 @@
 //! Two wires, a flow at each end, real sockets between them, and links that break.
 
 use pagewire_core::codec::Codec;
-use pagewire_core::flow::{Direct, EncodeOptions, Event, Flow, MatchOptions};
+use pagewire_core::flow::{Crew, Direct, EncodeOptions, Event, Flow, MatchOptions};
 use pagewire_core::frame::{FrameType, Header as FrameHeader, MAX_RAW, Start};
 use pagewire_core::libvirt::{Allow, Header, Key, Kind, Status, keepalive, procedure, program};
 use pagewire_core::matching::{Effort, Keeps};
@@ -20,6 +20,13 @@ use std::time::{Duration, Instant};
 const HANG: Duration = Duration::from_secs(60);
 
 const SILENCE: Duration = Duration::from_secs(20);
+
+/// The listener packs and unpacks.
+const CREW: Crew = Crew {
+    in_flight: 4,
+    packers: 2,
+    threads: 0,
+};
 
 fn wire(
     side: Side,
@@ -193,11 +200,12 @@ fn session_with(
         libvirt,
         matching,
         index: None,
+        direct: Direct::AsItIs,
     };
     let to = Arc::clone(&source);
     let (encoder, encoder_events, of_encoder) = flow(
         |listener| {
-            Flow::encode_to_wire(of_source.into(), to, options, 4, 2, listener).expect("a flow")
+            Flow::encode_to_wire(of_source.into(), to, options, CREW, listener).expect("a flow")
         },
         work,
     );
@@ -205,7 +213,7 @@ fn session_with(
     let (decoder, decoder_events, of_decoder) = flow(
         |listener| {
             let window_limit = matching.map_or(0, |matching| 2 * matching.window + (64 << 20));
-            Flow::decode_from_wire(from, allow, MAX_RAW as u32, 4, 2, window_limit, listener)
+            Flow::decode_from_wire(from, allow, MAX_RAW as u32, CREW, window_limit, listener)
                 .expect("a flow")
         },
         Work::Unpack,
@@ -508,7 +516,7 @@ fn silence_is_a_lost_link_and_heartbeats_are_none() {
     let from = Arc::clone(&destination);
     let (_decoder, _, _) = flow(
         |listener| {
-            Flow::decode_from_wire(from, None, MAX_RAW as u32, 4, 2, 0, listener).expect("a flow")
+            Flow::decode_from_wire(from, None, MAX_RAW as u32, CREW, 0, listener).expect("a flow")
         },
         Work::Unpack,
     );
@@ -655,7 +663,7 @@ fn wrong_before_qemu_has_a_socket(frame_limit: u32, what: &str) {
     let from = Arc::clone(&destination);
     let (decoder, events, _) = flow(
         |listener| {
-            Flow::decode_from_wire(from, None, frame_limit, 4, 2, 0, listener).expect("a flow")
+            Flow::decode_from_wire(from, None, frame_limit, CREW, 0, listener).expect("a flow")
         },
         Work::Unpack,
     );

@@ -10,7 +10,8 @@ use pagewire_core::archive::{Bases, CHAIN_BYTES};
 use pagewire_core::codec::Codec;
 use pagewire_core::delta;
 use pagewire_core::flow::{
-    CacheSize, DeltaOptions, Direct, EncodeOptions, Event, Flow, FlowError, MatchOptions, StreamEnd,
+    CacheSize, Crew, DeltaOptions, Direct, EncodeOptions, Event, Flow, FlowError, MatchOptions,
+    StreamEnd,
 };
 use pagewire_core::frame::Ending;
 use pagewire_core::libvirt::Allow;
@@ -74,6 +75,26 @@ pub struct NativeEncodeOptions {
     pub index: Option<NativeIndexOptions>,
     pub in_flight: u32,
     pub packers: u32,
+    /// The flow's own threads, which pack as `direct` says; without them the listener sees to that.
+    pub threads: Option<u32>,
+    pub direct: Option<NativeDirect>,
+}
+
+impl NativeEncodeOptions {
+    fn crew(&self) -> Crew {
+        Crew {
+            in_flight: self.in_flight,
+            packers: self.packers,
+            threads: self.threads.unwrap_or(0),
+        }
+    }
+}
+
+/// What packs frames that do not come by the listener.
+#[napi(object)]
+pub struct NativeDirect {
+    pub codec: u8,
+    pub level: i32,
 }
 
 impl From<NativeEncodeOptions> for EncodeOptions {
@@ -97,8 +118,16 @@ impl From<NativeEncodeOptions> for EncodeOptions {
                 effort: effort(matching.deep),
             }),
             index: None,
+            direct: options
+                .direct
+                .map_or(Direct::AsItIs, |direct| packed(direct.codec, direct.level)),
         }
     }
+}
+
+/// A number that is no codec's cannot come from our own JavaScript; stored is right for any frame.
+fn packed(codec: u8, level: i32) -> Direct {
+    Direct::Packed(Codec::from_byte(codec).unwrap_or(Codec::None), level)
 }
 
 /// How match works: how far back references lead, in bytes, and whether to look closer.
@@ -117,6 +146,8 @@ fn effort(deep: bool) -> Effort {
 pub struct NativeDecodeOptions {
     pub in_flight: u32,
     pub unpackers: u32,
+    /// The flow's own threads, which unpack.
+    pub threads: u32,
     /// The most that a stream's window may take.
     pub window_limit: f64,
     /// Files that the stream's base may be.
@@ -392,7 +423,7 @@ impl NativeFlow {
         doubt: Option<ClassInstance<NativeDoubt>>,
     ) -> Result<Self, String> {
         let (input, output) = (owned(input)?, owned(output)?);
-        let (in_flight, packers) = (options.in_flight, options.packers);
+        let crew = options.crew();
         let index = options.index.take().map(NativeIndexOptions::builder);
         let index = index.transpose().map_err(|error| coded(&error.into()))?;
         Flow::encode(
@@ -403,8 +434,7 @@ impl NativeFlow {
                 ..options.into()
             },
             doubt.map(|doubt| doubt.shared()),
-            in_flight,
-            packers,
+            crew,
             listener(events),
         )
         .map(Self::register)
@@ -420,17 +450,10 @@ impl NativeFlow {
         events: Listener,
     ) -> Result<Self, String> {
         let (input, wire) = (owned(input)?, Arc::clone(wire.wire()?));
-        let (in_flight, packers) = (options.in_flight, options.packers);
-        Flow::encode_to_wire(
-            input,
-            wire,
-            options.into(),
-            in_flight,
-            packers,
-            listener(events),
-        )
-        .map(Self::register)
-        .map_err(|e| coded(&e))
+        let crew = options.crew();
+        Flow::encode_to_wire(input, wire, options.into(), crew, listener(events))
+            .map(Self::register)
+            .map_err(|e| coded(&e))
     }
 
     /// Starts a decoder of what the peer of a session sends; its output comes by `setOutput`.
@@ -445,12 +468,16 @@ impl NativeFlow {
         events: Listener,
     ) -> Result<Self, String> {
         let wire = Arc::clone(wire.wire()?);
+        let crew = Crew {
+            in_flight,
+            packers: unpackers,
+            threads: 0,
+        };
         Flow::decode_from_wire(
             wire,
             allow.map(Into::into),
             frame_size,
-            in_flight,
-            unpackers,
+            crew,
             window_limit as u64,
             listener(events),
         )
@@ -465,11 +492,10 @@ impl NativeFlow {
         self.flow()?.set_output(fd).map_err(|e| coded(&e))
     }
 
-    /// What small frames are packed with, that do not come by the listener.
+    /// What frames are packed with from now on that do not come by the listener.
     #[napi]
     pub fn set_direct(&self, codec: u8, level: i32) -> Result<(), String> {
-        let codec = Codec::from_byte(codec).unwrap_or(Codec::None);
-        self.flow()?.set_direct(Direct::Packed(codec, level));
+        self.flow()?.set_direct(packed(codec, level));
         Ok(())
     }
 
@@ -496,8 +522,11 @@ impl NativeFlow {
         Flow::decode(
             input,
             output,
-            options.in_flight,
-            options.unpackers,
+            Crew {
+                in_flight: options.in_flight,
+                packers: options.unpackers,
+                threads: options.threads,
+            },
             options.window_limit as u64,
             bases,
             listener(events),
@@ -632,6 +661,13 @@ impl NativeFlow {
             Ok(StreamEnd { ending, within }) => NativeResult::ended(Some(ending), within),
             Err(error) => NativeResult::failed(&error),
         }))
+    }
+
+    /// What was wrong with the first frame that the flow's own threads could not pack or unpack.
+    #[napi]
+    pub fn damage(&self) -> Result<Option<NativeResult>, String> {
+        let damage = self.flow()?.damage();
+        Ok(damage.as_ref().map(NativeResult::failed))
     }
 
     #[napi]

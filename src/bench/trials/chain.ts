@@ -7,7 +7,6 @@ import { native, type NativeTotals } from '../../native.js';
 import { Decoder } from '../../pipeline/decoder.js';
 import { Encoder } from '../../pipeline/encoder.js';
 import { checkEncoder, type EncoderSettings } from '../../pipeline/settings.js';
-import { defaultThreads, Workers } from '../../pipeline/workers.js';
 import type { Sample } from '../sample.js';
 import type { ChainVariant } from '../variant.js';
 import type { Timing, Trial, Turn } from './trial.js';
@@ -20,34 +19,17 @@ const INDEX_WORD = 4;
 /** What a page's copy takes beside the page, in bytes. */
 const SLOT = 8;
 
-/** Worker threads by their number, which stay from one run to the next: starting them takes longer than a short run. */
-export class Crews {
-  readonly #crews = new Map<number, Workers>();
-
-  of(threads: number): Workers {
-    const crew = this.#crews.get(threads) ?? new Workers(threads);
-    this.#crews.set(threads, crew);
-    return crew;
-  }
-
-  async close(): Promise<void> {
-    await Promise.all([...this.#crews.values()].map((crew) => crew.close()));
-  }
-}
-
 /** The real encoder and the real decoder, from file to file; all of the sample in every turn. */
 export class ChainTrial implements Trial {
   readonly variant: ChainVariant;
   readonly #sample: Sample;
   readonly #folder: string;
-  readonly #workers: Workers;
   readonly #signal: AbortSignal;
 
-  constructor(variant: ChainVariant, sample: Sample, folder: string, crews: Crews, signal: AbortSignal) {
+  constructor(variant: ChainVariant, sample: Sample, folder: string, signal: AbortSignal) {
     this.variant = variant;
     this.#sample = sample;
     this.#folder = folder;
-    this.#workers = crews.of(variant.settings.threads ?? defaultThreads());
     this.#signal = signal;
   }
 
@@ -62,7 +44,7 @@ export class ChainTrial implements Trial {
     const encoded = join(this.#folder, 'encoded');
     const [encode, encoder] = await between(this.#sample.path, encoded, async (input, output) => {
       const options = { ...settings, ...this.#cacheSize(), input, output, signal: this.#signal };
-      const encoder = new Encoder(options, this.#workers);
+      const encoder = new Encoder(options);
       let refusal: unknown;
       const asking =
         afterBulk &&
@@ -97,7 +79,7 @@ export class ChainTrial implements Trial {
     };
     if (settings.stock) return { ...turn, decode: undefined };
     const [decode, decoder] = await between(encoded, this.#decoded, async (input, output) => {
-      const decoder = new Decoder({ input, output, threads: settings.threads, signal: this.#signal }, this.#workers);
+      const decoder = new Decoder({ input, output, threads: settings.threads, signal: this.#signal });
       await decoder.done;
       return decoder;
     });

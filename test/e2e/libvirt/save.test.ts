@@ -17,14 +17,12 @@ const PAGEWIRE = join(repository, 'bin/pagewire');
 /** What a fault is to be, told to each Node that the daemon starts. */
 const FAULT = '/run/fault';
 
-/** Loaded by each of them, in each of its threads. */
+/** Loaded by each of them; test/libvirt/filter.test.ts kills one in the middle. */
 const PRELOAD = `
 const { existsSync, readFileSync } = require('node:fs');
-const { isMainThread } = require('node:worker_threads');
 const fault = existsSync('${FAULT}') ? readFileSync('${FAULT}', 'utf8') : '';
 if (fault === 'memory') for (const all = []; ; ) all.push(Array(10000).fill({}));
-if (fault === 'threads' && !isMainThread) process.exit(7);
-if (fault === 'killed' && !isMainThread) process.kill(process.pid, 'SIGKILL');
+if (fault === 'killed') process.kill(process.pid, 'SIGKILL');
 `;
 
 /** A host whose libvirtd has the folder of the filter first in its PATH, and whose /usr is its own. */
@@ -188,7 +186,6 @@ void describe('libvirt with the filter', { skip: skipLibvirt() }, () => {
         rmSync(host.path(FAULT));
       };
       await fault('killed', /pagewire: cannot save: .*node was ended by signal 9/);
-      await fault('threads', /pagewire: cannot save: .*exit/);
       await fault('memory', /pagewire: cannot save: .*node was ended by signal 6/);
 
       // libvirt reports the writer, behind us, whose disk is full; ours is in its log.

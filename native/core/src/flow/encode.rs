@@ -3,6 +3,7 @@
 mod tunnel;
 
 use super::arena::Slot;
+use super::crew::Job;
 use super::{Direct, Event, FlowError, STRAIGHT_BYTES, Shared, StreamEnd, lock};
 use crate::archive::{Builder, Watcher};
 use crate::checksum::ContentHash;
@@ -45,6 +46,8 @@ pub struct EncodeOptions {
     pub matching: Option<MatchOptions>,
     /// Makes the index of the file, where frames are written to one. With a base, match must be on.
     pub index: Option<Arc<Builder>>,
+    /// What becomes of frames that do not go by the listener, until [`super::Flow::set_direct`] says otherwise.
+    pub direct: Direct,
 }
 
 /// How match is to work.
@@ -519,18 +522,18 @@ impl Filler<'_> {
         // Once: the listener may change it at any time.
         let direct = self.shared.direct();
         let is_done_soon = urgency == Urgency::Now && is_small || self.goes_as_it_is(direct);
+        // Without frames there is nothing to pack or to checksum.
+        let is_packed = slot.header.kind == FrameType::Data && self.content.is_some();
         if is_done_soon && self.shared.may_go_straight() {
-            let slot = match slot.header.kind {
-                // Without frames there is nothing to pack or to checksum.
-                FrameType::Data if self.content.is_some() => {
-                    self.shared.pack_straight(slot, direct)?
-                }
-                _ => slot,
+            let slot = match is_packed {
+                true => self.shared.pack_straight(slot, direct)?,
+                false => slot,
             };
             self.shared.send_straight(slot);
         } else {
             let work = slot.header.raw_len;
-            self.shared.send(slot, work);
+            let job = is_packed.then_some(Job::Pack(direct));
+            self.shared.send(slot, work, job);
         }
         Ok(())
     }

@@ -5,16 +5,18 @@
 //! encode:  fd → [delta] → slot ──frame──▶ [match] pack ──in order──▶ fd
 //! decode:  fd → frame   → slot ──frame──▶ unpack       ──in order──▶ fd
 //! ```
-//! A source fills slots and tells of each by an [`Event`]; whoever listens (JavaScript) has it packed or unpacked on
-//! any thread ([`Flow::pack`], [`Flow::unpack`]) and hands the slots to the sink in their order ([`Flow::write`]).
-//! Only slot numbers pass through the listener, never bytes. A slot has one owner at a time; when all are on their
-//! way, the source waits: that is the back-pressure.
+//! A source fills slots. Where something may have to be decided for each, in a session, it tells of them by an [`Event`];
+//! whoever listens (JavaScript) has them packed or unpacked on any thread ([`Flow::pack`], [`Flow::unpack`]) and hands them to
+//! the sink in their order ([`Flow::write`]); only slot numbers pass through the listener, never bytes. Else the flow has
+//! threads of its own for that ([`Crew::threads`]). A slot has one owner at a time; when all are on their way, the source
+//! waits: that is the back-pressure.
 //!
 //! Source and sink are threads of their own, never a worker or the event loop: each polls its descriptor together
 //! with an eventfd, so that both can be stopped at any time ([`Flow::stop`]).
 
 mod arena;
 mod copy;
+mod crew;
 mod decode;
 mod encode;
 mod error;
@@ -41,6 +43,7 @@ use crate::matching::{self, Keeps, Matcher, Window};
 use crate::qemu::Doubt;
 use crate::session::Wire;
 use arena::{Arena, Slot};
+use crew::Job;
 use pressure::Pressure;
 use sink::Target;
 use std::os::fd::OwnedFd;
@@ -152,9 +155,11 @@ struct Shared {
     source_wake: Wake,
     sink_wake: Wake,
     stopped: AtomicBool,
+    /// The flow's own threads, where frames do not go by the listener.
+    crew: Option<crew::Crew>,
     /// Frames that left the source and have not been written yet.
     in_flight: AtomicUsize,
-    /// Those of them that the listener has.
+    /// Those of them that the listener has, or the crew.
     in_lane: AtomicUsize,
     /// What the source packs with where the listener need not be asked: [`Direct`] in a word.
     direct: AtomicU32,
@@ -194,6 +199,9 @@ impl Shared {
         self.stopped.store(true, Ordering::SeqCst);
         self.arena.close();
         self.pressure.wake();
+        if let Some(crew) = &self.crew {
+            crew.close();
+        }
         self.sink.close();
         self.source_wake.signal();
         self.sink_wake.signal();
@@ -208,13 +216,17 @@ impl Shared {
         }
     }
 
-    /// Sends a filled slot on its way; `work` as in [`Event::Data`].
-    fn send(&self, slot: Slot, work: u32) {
+    /// Sends a filled slot on its way: `work`, as in [`Event::Data`], is what the listener hears, `job` what a crew does.
+    fn send(&self, slot: Slot, work: u32, job: Option<Job>) {
         self.counters.frames.fetch_add(1, Ordering::Relaxed);
         self.in_flight.fetch_add(1, Ordering::SeqCst);
         self.pressure.left(slot.header.raw_len);
         self.in_lane.fetch_add(1, Ordering::SeqCst);
         let kind = slot.header.kind;
+        if let Some(crew) = &self.crew {
+            crew.take(self, slot, job);
+            return;
+        }
         let slot = self.arena.park(slot);
         self.tell(if kind.is_content() {
             Event::Data { slot, work }
@@ -273,7 +285,7 @@ impl Shared {
             };
             self.send_straight(slot);
         } else {
-            self.send(slot, work);
+            self.send(slot, work, header.kind.is_content().then_some(Job::Unpack));
         }
         Ok(())
     }
@@ -316,7 +328,7 @@ impl Shared {
             .saturating_sub(in_lane) as u64
     }
 
-    /// A frame that the listener had is with the sink now, or dropped.
+    /// A frame that the listener or the crew had is with the sink now, or dropped.
     fn left_lane(&self) {
         self.in_lane.fetch_sub(1, Ordering::SeqCst);
     }
@@ -352,9 +364,10 @@ impl Shared {
 const STRAIGHT_BYTES: u32 = 16 << 10;
 
 /// What becomes of a frame that goes to the sink without the listener.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Direct {
     /// See [`Flow::store`].
+    #[default]
     AsItIs,
     /// See [`Flow::pack`].
     Packed(Codec, i32),
@@ -399,12 +412,22 @@ enum SourceWork {
     FromWire(Arc<Wire>, u32),
 }
 
+/// How many frames a flow has on its way at the most, and who works on them.
+#[derive(Clone, Copy, Debug)]
+pub struct Crew {
+    /// Frames that may be on their way at once.
+    pub in_flight: u32,
+    /// Those of them that may be packed or unpacked at once.
+    pub packers: u32,
+    /// Threads of the flow's own that do it, in the frames' order as far as the output goes; 0: the listener sees to it.
+    pub threads: u32,
+}
+
 /// The sizes of a flow: see [`Flow::encode`].
 #[derive(Clone, Copy, Debug)]
 struct Sizes {
     frame: usize,
-    in_flight: u32,
-    workers: u32,
+    crew: Crew,
     /// Bytes of memory that a decoder's window may take.
     window_limit: u64,
 }
@@ -419,15 +442,13 @@ pub struct Flow {
 
 impl Flow {
     /// Starts to encode: `input` is any stream, QEMU's or not; `output` gets frames, or the QEMU stream itself
-    /// where `options.frames` is off; `doubt` follows that. `in_flight` frames may be on their way at once and `packers` be
-    /// packed at once.
+    /// where `options.frames` is off; `doubt` follows that.
     pub fn encode(
         input: OwnedFd,
         output: OwnedFd,
         options: EncodeOptions,
         doubt: Option<SharedDoubt>,
-        in_flight: u32,
-        packers: u32,
+        crew: Crew,
         listener: Box<dyn Fn(Event) + Send + Sync>,
     ) -> Result<Flow, FlowError> {
         let output = Output::new(output)?;
@@ -438,8 +459,7 @@ impl Flow {
         };
         let sizes = Sizes {
             frame: options.frame_size,
-            in_flight,
-            workers: packers,
+            crew,
             window_limit: 0,
         };
         let work = SourceWork::Encode(Input::new(input)?, options, None);
@@ -451,14 +471,12 @@ impl Flow {
         input: OwnedFd,
         wire: Arc<Wire>,
         options: EncodeOptions,
-        in_flight: u32,
-        packers: u32,
+        crew: Crew,
         listener: Box<dyn Fn(Event) + Send + Sync>,
     ) -> Result<Flow, FlowError> {
         let sizes = Sizes {
             frame: options.frame_size,
-            in_flight,
-            workers: packers,
+            crew,
             window_limit: 0,
         };
         let work = SourceWork::Encode(Input::new(input)?, options, Some(Arc::clone(&wire)));
@@ -471,20 +489,14 @@ impl Flow {
     pub fn decode(
         input: OwnedFd,
         output: OwnedFd,
-        in_flight: u32,
-        unpackers: u32,
+        crew: Crew,
         window_limit: u64,
         bases: Bases,
         listener: Box<dyn Fn(Event) + Send + Sync>,
     ) -> Result<Flow, FlowError> {
         let work = SourceWork::Decode(Input::new(input)?, bases);
         let target = Target::VerifiedContent(Output::new(output)?);
-        Self::start(
-            work,
-            target,
-            Self::any_frame(in_flight, unpackers, window_limit),
-            listener,
-        )
+        Self::start(work, target, Self::any_frame(crew, window_limit), listener)
     }
 
     /// The same, of frames that the peer of a session sends. The output comes later: [`Event::OutputWanted`]. With `allow`
@@ -493,27 +505,20 @@ impl Flow {
         wire: Arc<Wire>,
         allow: Option<Allow>,
         frame_size: u32,
-        in_flight: u32,
-        unpackers: u32,
+        crew: Crew,
         window_limit: u64,
         listener: Box<dyn Fn(Event) + Send + Sync>,
     ) -> Result<Flow, FlowError> {
         let work = SourceWork::FromWire(Arc::clone(&wire), frame_size);
         let target = Target::FromWire(wire, allow.map(Gate::new).map(Box::new));
-        Self::start(
-            work,
-            target,
-            Self::any_frame(in_flight, unpackers, window_limit),
-            listener,
-        )
+        Self::start(work, target, Self::any_frame(crew, window_limit), listener)
     }
 
     /// Slots as large as the format allows; memory is touched, and so used, only as far as frames fill them.
-    fn any_frame(in_flight: u32, workers: u32, window_limit: u64) -> Sizes {
+    fn any_frame(crew: Crew, window_limit: u64) -> Sizes {
         Sizes {
             frame: crate::frame::MAX_RAW,
-            in_flight,
-            workers,
+            crew,
             window_limit,
         }
     }
@@ -538,7 +543,7 @@ impl Flow {
                 },
                 _,
             ) => {
-                let in_flight = u64::from(sizes.in_flight) * sizes.frame as u64;
+                let in_flight = u64::from(sizes.crew.in_flight) * sizes.frame as u64;
                 let bytes = matching::encoder_bytes(m.window, m.effort, in_flight);
                 let made = Matcher::new(m.window, m.effort, in_flight, keeps);
                 Some(made.map_err(|source| FlowError::Memory { bytes, source })?)
@@ -553,9 +558,18 @@ impl Flow {
             SourceWork::Decode(_, bases) => bases.clone(),
             _ => Bases::default(),
         };
+        let direct = match &work {
+            SourceWork::Encode(_, options, _) => options.direct,
+            _ => Direct::default(),
+        };
+        let Crew {
+            in_flight,
+            packers,
+            threads,
+        } = sizes.crew;
         let wake = || Wake::new().map_err(FlowError::system("make an eventfd"));
         let shared = Arc::new(Shared {
-            arena: Arena::new(sizes.frame, sizes.in_flight, sizes.workers)?,
+            arena: Arena::new(sizes.frame, in_flight, packers)?,
             sink: sink::Queue::default(),
             matcher,
             keeps,
@@ -565,9 +579,10 @@ impl Flow {
             source_wake: wake()?,
             sink_wake: wake()?,
             stopped: AtomicBool::new(false),
+            crew: (threads > 0).then(crew::Crew::default),
             in_flight: AtomicUsize::new(0),
             in_lane: AtomicUsize::new(0),
-            direct: AtomicU32::new(0),
+            direct: AtomicU32::new(direct.to_word()),
             pressure: Pressure::default(),
             late_output: Mutex::default(),
             source_holds: AtomicBool::new(false),
@@ -616,6 +631,15 @@ impl Flow {
             wire: wire.clone(),
             threads: Mutex::new(vec![sink]),
         };
+        for _ in 0..threads {
+            let shared = Arc::clone(&shared);
+            let work = Box::new(move || {
+                if let Some(crew) = &shared.crew {
+                    crew.work(&shared);
+                }
+            });
+            lock(&flow.threads).push(spawn("pagewire-crew", work)?);
+        }
         let source = spawn(
             "pagewire-source",
             Box::new(move || {
@@ -647,8 +671,8 @@ impl Flow {
         Ok(())
     }
 
-    /// What becomes of frames that go to the sink without the listener: small ones, and all where they go as they are, as they
-    /// do at first.
+    /// What becomes of frames that go to the sink without the listener, from now on: small ones, all where they go as they are,
+    /// and all where the flow has its own threads for them.
     pub fn set_direct(&self, direct: Direct) {
         self.shared
             .direct
@@ -712,9 +736,18 @@ impl Flow {
         }
     }
 
-    /// No more slots will come: the sink ends when it has written those that it has.
+    /// No more slots will come: the sink ends when it has written those that it has, and those of the crew.
     pub fn finish(&self) {
-        self.shared.sink.finish();
+        match &self.shared.crew {
+            Some(crew) => crew.end(&self.shared),
+            None => self.shared.sink.finish(),
+        }
+    }
+
+    /// What was wrong with the first frame that its crew could not pack or unpack; the sink has written those before it, once
+    /// it has ended. Taken by the first call.
+    pub fn damage(&self) -> Option<FlowError> {
+        self.shared.crew.as_ref().and_then(crew::Crew::failure)
     }
 
     /// Ends both threads as soon as they can notice it; what is not written by then is dropped. A session's wire stays:
