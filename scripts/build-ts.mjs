@@ -27,7 +27,7 @@ const configs = projects.map((name) => join(root, name, 'tsconfig.json'));
 const { status } = spawnSync(process.execPath, [compiler, '--build', ...configs], { cwd: root, stdio: 'inherit' });
 if (status === 0 && projects.includes('src')) {
   const { bundle } = await import('./bundle.mjs');
-  bundle(join(root, 'dist'), 'cli/filter-main.js', 'filter.cjs');
+  await bundle(join(root, 'dist'), 'cli/filter-main.js', 'filter.cjs');
 }
 process.exit(status ?? 1);
 
