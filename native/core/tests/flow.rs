@@ -765,6 +765,23 @@ fn a_reference_to_what_need_not_be_kept_is_refused() {
     assert!(content.starts_with(&back), "a wrong byte came out");
 }
 
+/// What is small goes past the flow's own threads, where these have nothing left to do.
+#[test]
+fn nothing_small_goes_out_behind_a_large_frame_that_is_damaged() {
+    const LARGE: usize = 64 << 10;
+    let content = text(2 * LARGE + 100);
+    let mut frames = encoded(&content, options(LARGE), |_| Codec::None);
+    // In the second large frame.
+    let middle = frames.len() - LARGE / 2;
+    frames[middle] ^= 1;
+    for _ in 0..300 {
+        let (back, error) = decoded(&frames);
+        assert!(back == content[..LARGE], "{} bytes", back.len());
+        let error = error.expect("damage").to_string();
+        assert!(error.contains("frame 2"), "{error}");
+    }
+}
+
 #[test]
 fn damaged_references_are_told_and_leave_a_prefix() {
     let content = twice(6000);

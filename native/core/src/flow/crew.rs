@@ -78,7 +78,8 @@ impl Crew {
                 }
                 Ok(slot) => discard(shared, slot),
                 Err(error) => {
-                    left(shared, raw_len);
+                    // The lane is never empty again: no frame behind it goes to the sink straight.
+                    shared.landed(raw_len);
                     if !state.is_behind_failure(number) {
                         state.fail(shared, number, error);
                     }
@@ -182,10 +183,6 @@ impl State {
 fn discard(shared: &Shared, slot: Slot) {
     let raw_len = slot.header.raw_len;
     drop(slot);
-    left(shared, raw_len);
-}
-
-fn left(shared: &Shared, raw_len: u32) {
     shared.left_lane();
     shared.landed(raw_len);
 }

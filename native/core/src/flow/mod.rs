@@ -155,6 +155,8 @@ struct Shared {
     source_wake: Wake,
     sink_wake: Wake,
     stopped: AtomicBool,
+    /// Not all of its threads could be started: nobody was given the flow, and nobody is to hear of it.
+    stillborn: AtomicBool,
     /// The flow's own threads, where frames do not go by the listener.
     crew: Option<crew::Crew>,
     /// Frames that left the source and have not been written yet.
@@ -192,7 +194,9 @@ impl Shared {
     }
 
     fn tell(&self, event: Event) {
-        (self.listener)(event);
+        if !self.stillborn.load(Ordering::SeqCst) {
+            (self.listener)(event);
+        }
     }
 
     fn stop(&self) {
@@ -579,6 +583,7 @@ impl Flow {
             source_wake: wake()?,
             sink_wake: wake()?,
             stopped: AtomicBool::new(false),
+            stillborn: AtomicBool::new(false),
             crew: (threads > 0).then(crew::Crew::default),
             in_flight: AtomicUsize::new(0),
             in_lane: AtomicUsize::new(0),
@@ -603,6 +608,7 @@ impl Flow {
             }
             _ => None,
         };
+        let of_spawn = Arc::clone(&shared);
         let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
             let wire = wire.clone();
             std::thread::Builder::new()
@@ -613,7 +619,10 @@ impl Flow {
                     }
                     body();
                 })
-                .map_err(FlowError::system("start a thread"))
+                .map_err(|error| {
+                    of_spawn.stillborn.store(true, Ordering::SeqCst);
+                    FlowError::system("start a thread")(error)
+                })
         };
         let of_sink = Arc::clone(&shared);
         let sink = spawn(

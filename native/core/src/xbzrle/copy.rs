@@ -146,6 +146,7 @@ pub(super) mod x86_64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(target_arch = "x86_64")]
     use crate::xbzrle::Tier;
 
     /// Copies runs of all lengths that take another way, at all distances from a vector's border.
