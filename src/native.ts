@@ -314,6 +314,12 @@ export interface NativeWireOptions {
 }
 
 /** How a wire stands. */
+/**
+ * `leaving`: the package has begun, and not come whole from QEMU. `inTransit`: it has, sent or not, and QEMU will not resume
+ * the guest: it must get there.
+ */
+export const departures = { none: 0, leaving: 1, inTransit: 2 } as const;
+
 export interface WireStatus {
   linked: boolean;
   /** Why the last link was lost. */
@@ -345,7 +351,7 @@ export interface WireStatus {
   peerAbort?: string;
   /** The destination's guest may run, and the source's QEMU does not know it; or the guest is on its way between the two. */
   doubt: boolean;
-  /** Of the source, in doubt: the guest has left in postcopy's package, and needs the source for its pages. */
+  /** Of the source: the guest has left in postcopy's package, and needs the source for its pages. */
   postcopy: boolean;
   /** Bytes of the return path. */
   returnBytes: number;
@@ -373,6 +379,8 @@ export interface NativeWire {
   startReturn(fd: number): void;
   /** Whether the source's QEMU has closed this socket of its without the answer that it waits for. */
   isGivenUp(fd: number): boolean;
+  /** One of {@link departures}: whether postcopy's package takes the guest away, as the source's QEMU sees it. */
+  departure(): number;
   /** Gives nothing more of the stream to a link, and tells whether what was given may let the destination's guest run. */
   stopSending(): boolean;
   bye(): void;

@@ -6,6 +6,7 @@ import { closeSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { PagewireError } from '../errors.js';
 import {
+  departures,
   events,
   type Listener,
   native,
@@ -217,6 +218,11 @@ export class Channel {
   /** Goes on over a link that has been welcomed, from the frame behind those that the peer has. */
   attach(link: NativeLink, peerReceived: number): void {
     this.#wire.attach(link, peerReceived);
+  }
+
+  /** Source: one of `departures`. Nobody is on the way for a QEMU that has closed its side. */
+  get departure(): number {
+    return this.#last || this.isRead ? departures.none : this.#wire.departure();
   }
 
   /** Gives nothing more to a link; tells whether what was given may let the destination's guest run. */

@@ -11,7 +11,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { type Codec, CODECS } from '../codecs.js';
 import { duration } from '../control/quantities.js';
 import { PagewireError } from '../errors.js';
-import { type Guest, native, type NativeTunnel } from '../native.js';
+import { departures, type Guest, native, type NativeTunnel } from '../native.js';
 import type { StreamEnd } from '../pipeline/lane.js';
 import { type CheckedSettings, checkEncoder, DEFAULT_LEVEL, type EncoderSettings } from '../pipeline/settings.js';
 import { Workers } from '../pipeline/workers.js';
@@ -81,6 +81,10 @@ const BYE_MS = 10_000;
 /** How often a session that is held in doubt tries to end that, in milliseconds. */
 const DOUBT_RETRY_MS = 1000;
 
+/** How long postcopy's package may take to come whole from QEMU, and how often to look, in milliseconds. */
+const LEAVING_MS = 5000;
+const LEAVING_LOOK_MS = 50;
+
 /** How often to look whether QEMU has given up, in milliseconds. */
 const CANCEL_LOOK_MS = 250;
 
@@ -126,6 +130,7 @@ export class SourceSession {
   #furtherBytes = 0;
   /** Why the link is lost for good: only a doubt keeps the session then. */
   #hopeless: PagewireError | undefined;
+  #isDeciding = false;
   /** Where QEMU has cancelled. */
   #cutOff: StreamEnd | undefined;
   #stopRequests = 0;
@@ -162,7 +167,7 @@ export class SourceSession {
   /** Somebody wants it to end: the migration fails cleanly, unless both guests might run then. */
   stop(): void {
     this.#stopRequests++;
-    if (afterStop({ doubt: this.#isInDoubt, requests: this.#stopRequests }) === 'fail') {
+    if (afterStop({ doubt: this.#mustArrive, requests: this.#stopRequests }) === 'fail') {
       const why = new PagewireError('STOPPED', 'stopped: the migration fails and the guest stays here');
       if (this.#stopRequests > 1) this.#fail(why);
       else this.#giveUp(why);
@@ -212,6 +217,11 @@ export class SourceSession {
 
   get #isInDoubt(): boolean {
     return isInDoubt(this.#channels.map(({ status }) => status));
+  }
+
+  /** Both guests may run if it ends now, or none would. */
+  get #mustArrive(): boolean {
+    return this.#isInDoubt || this.#channels[0]?.departure === departures.inTransit;
   }
 
   get #held(): Held {
@@ -517,10 +527,28 @@ export class SourceSession {
       this.#finish();
       return;
     }
+    if (this.#isDeciding) return;
     const isFirst = this.#hopeless === undefined;
     this.#hopeless = why;
-    // If QEMU has closed its side, there is nothing left to hold. What is in doubt already may still go on.
-    const doubt = this.#channels[0]?.isRead !== true && (this.#isInDoubt || this.#stopSending());
+    this.#isDeciding = true;
+    this.#decide(why, isFirst, performance.now() + LEAVING_MS);
+  }
+
+  /** A package that has begun is read to its end first, which tells whether QEMU would resume its guest. */
+  #decide(why: PagewireError, isFirst: boolean, until: number): void {
+    if (this.#isOver) return;
+    this.#isDeciding = this.#hopeless === why;
+    // The link came back meanwhile.
+    if (!this.#isDeciding) return;
+    if (this.#channels[0]?.departure === departures.leaving && performance.now() < until) {
+      this.#after(LEAVING_LOOK_MS, () => {
+        this.#decide(why, isFirst, until);
+      });
+      return;
+    }
+    this.#isDeciding = false;
+    // If QEMU has closed its side, there is nothing left to hold. What is in doubt already, or on its way, may still go on.
+    const doubt = this.#channels[0]?.isRead !== true && (this.#mustArrive || this.#stopSending());
     if (afterLoss({ doubt, policy: this.#inDoubt }) === 'fail') this.#fail(why);
     else if (isFirst) this.#hold();
   }

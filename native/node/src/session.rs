@@ -6,7 +6,7 @@ use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi::{Error, Result, Status as NapiStatus};
 use napi_derive::napi;
 use pagewire_core::flow::{FlowError, SharedDoubt};
-use pagewire_core::session::{Bandwidth, Event, Options, Side, Wire, WireError};
+use pagewire_core::session::{Bandwidth, Departure, Event, Options, Side, Wire, WireError};
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::{Arc, PoisonError};
@@ -207,6 +207,16 @@ impl NativeWire {
         if let Some(wire) = self.wire.take() {
             wire.close();
         }
+    }
+
+    /// Whether the guest is on its way, sent or not: 0 if not, 1 if it is about to leave, 2 if it must get there.
+    #[napi]
+    pub fn departure(&self) -> Result<u32, String> {
+        Ok(match self.wire()?.departure() {
+            Departure::None => 0,
+            Departure::Leaving => 1,
+            Departure::InTransit => 2,
+        })
     }
 
     /// How it stands.

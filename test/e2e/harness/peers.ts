@@ -146,7 +146,9 @@ export class ScriptedSource extends Peer {
 
   get runs(): boolean {
     const { turn } = this.script;
-    return turn !== undefined && (!this.hasSent(turn.stops) || (this.isOver() && !this.has(turn.settles)));
+    if (turn === undefined) return false;
+    const hasLeft = this.has(turn.settles) || (turn.leaves !== undefined && this.hasSent(turn.leaves));
+    return !this.hasSent(turn.stops) || (this.isOver() && !hasLeft);
   }
 }
 

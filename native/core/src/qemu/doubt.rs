@@ -114,6 +114,14 @@ impl Doubt {
                 .is_some_and(|number| number != PING_BEFORE_RUN)
     }
 
+    /// Whether the guest is about to leave in a package that has not come whole from the source's QEMU. Only its end tells which
+    /// kind of QEMU that is; one that goes the way of [`guest_in_transit`](Self::guest_in_transit) does not resume its guest any
+    /// more.
+    #[must_use]
+    pub fn guest_is_leaving(&self) -> bool {
+        !self.answered && matches!(self.switchover.phase(), Phase::Discard | Phase::Package)
+    }
+
     /// Whether the source's QEMU must not see its connection end when the bytes before `upto` may be with the destination:
     /// [both guests](Self::in_doubt) might run then, or [none](Self::guest_in_transit).
     #[must_use]

@@ -23,6 +23,7 @@ mod watch;
 pub use daemon::refuse_calls;
 pub use pace::Bandwidth;
 pub(crate) use receiver::{Broken, Receiver};
+pub use watch::Departure;
 
 use crate::descriptor::Wake;
 use crate::fault::caught;
@@ -161,7 +162,7 @@ pub struct Status {
     pub peer_abort: Option<String>,
     /// The destination's guest may run and the source's QEMU does not know it, or the guest is on its way between the two.
     pub doubt: bool,
-    /// Of the source, in doubt: the guest has left in postcopy's package, and needs the source for its pages.
+    /// Of the source: the guest has left in postcopy's package, and needs the source for its pages.
     pub postcopy: bool,
     /// Bytes of the return path that were carried.
     pub return_bytes: u64,
@@ -556,6 +557,11 @@ impl Wire {
         lock(&self.shared.flags).doubt
     }
 
+    /// Whether the guest is on its way, sent or not.
+    pub fn departure(&self) -> Departure {
+        lock(&self.shared.doubt).departure()
+    }
+
     /// Tells the peer that all is done.
     pub fn bye(&self) {
         self.shared.send_session(SessionFrame::Bye, &[]);
@@ -615,7 +621,7 @@ impl Wire {
             status.peer_abort = flags.peer_abort.clone();
             status.doubt = flags.doubt;
         }
-        status.postcopy = status.doubt && lock(&shared.doubt).is_postcopy();
+        status.postcopy = lock(&shared.doubt).is_postcopy();
         if status.confirmed && status.ended && shared.options.side == Side::Source {
             status.not_taken = lock(&shared.doubt).failure();
         }

@@ -13,6 +13,17 @@ pub(super) enum Watch {
     Libvirt(Box<libvirt::Doubt>),
 }
 
+/// Whether a guest is on its way in postcopy's package, as the source's QEMU sees it: whatever of it was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Departure {
+    /// It is not.
+    None,
+    /// The package has begun and has not come whole.
+    Leaving,
+    /// It has, and QEMU will not resume the guest: it must get there.
+    InTransit,
+}
+
 impl Watch {
     pub(super) fn new(libvirt: bool) -> Self {
         if libvirt {
@@ -67,6 +78,15 @@ impl Watch {
         match self {
             Watch::Qemu(doubt) => doubt.switchover().is_postcopy(),
             Watch::Libvirt(_) => false,
+        }
+    }
+
+    /// Where the guest is, if postcopy's package takes it away.
+    pub(super) fn departure(&self) -> Departure {
+        match self {
+            Watch::Qemu(doubt) if doubt.guest_in_transit() => Departure::InTransit,
+            Watch::Qemu(doubt) if doubt.guest_is_leaving() => Departure::Leaving,
+            _ => Departure::None,
         }
     }
 
