@@ -1,4 +1,4 @@
-// Makes one script of the filter's modules, for a start in a third of the time: a guest waits for it.
+// Makes one script of the filter's modules, for a start in two thirds of the time: a guest waits for it.
 //
 //   dist/cli/filter-main.js and all of ours that it imports → dist/filter.cjs
 //

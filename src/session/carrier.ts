@@ -7,7 +7,7 @@ import { native } from '../native.js';
 /** The descriptor by which a session's process gets its connections. */
 export const CONTROL_FD = 4;
 
-/** How long after a session has begun, or others than sessions have come, the spare is seen to, in milliseconds. */
+/** How long after the last session has begun, or the last process came back, spares are brought to one, in milliseconds. */
 const SPARE_MS = 10_000;
 
 /** What a process runs. */
@@ -88,8 +88,8 @@ export class Carrier<Told extends object, Heard> {
 }
 
 /**
- * The one that waits for the next session, so that no migration waits for a process to start. There are more of them for
- * a while where many came to nothing: whoever comes again and again must not make us start a process each time.
+ * The one that waits for the next session, so that no migration waits for a process to start. At the destination there are
+ * more of them for a while where many came to nothing: whoever comes again and again must not make us start a process each time.
  */
 export class Spare<C> {
   readonly #start: () => C;

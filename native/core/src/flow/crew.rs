@@ -68,7 +68,7 @@ impl Crew {
         while let Some((number, slot, job)) = self.next() {
             let raw_len = slot.header.raw_len;
             let result = guarded(|| match job {
-                Job::Pack(direct) => shared.pack_straight(slot, direct),
+                Job::Pack(direct) => shared.pack_as(slot, direct),
                 Job::Unpack => pack::unpack(shared, slot),
             });
             let mut state = lock(&self.state);

@@ -526,7 +526,7 @@ impl Filler<'_> {
         let is_packed = slot.header.kind == FrameType::Data && self.content.is_some();
         if is_done_soon && self.shared.may_go_straight() {
             let slot = match is_packed {
-                true => self.shared.pack_straight(slot, direct)?,
+                true => self.shared.pack_as(slot, direct)?,
                 false => slot,
             };
             self.shared.send_straight(slot);

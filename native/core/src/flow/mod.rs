@@ -239,7 +239,7 @@ impl Shared {
         });
     }
 
-    /// Whether a frame may go to the sink without the listener: no frame before it is still there.
+    /// Whether a frame may go to the sink past the listener, or the crew: no frame before it is still there.
     fn may_go_straight(&self) -> bool {
         self.in_lane.load(Ordering::SeqCst) == 0
     }
@@ -249,7 +249,7 @@ impl Shared {
         Direct::from_word(self.direct.load(Ordering::Relaxed))
     }
 
-    fn pack_straight(&self, slot: Slot, direct: Direct) -> Result<Slot, FlowError> {
+    fn pack_as(&self, slot: Slot, direct: Direct) -> Result<Slot, FlowError> {
         match direct {
             Direct::Packed(codec, level) => pack::pack(self, slot, codec, level),
             Direct::AsItIs => Ok(pack::store(self, slot)),
