@@ -103,12 +103,13 @@ describe('while a stream flows', () => {
       const random = new Random(seed);
       const guest = new SimulatedGuest({ seed, ramBytes: 4 << 20, passes: 8, chunkBytes: 32 << 10 });
       const destination = new SimulatedDestination();
-      let changes = 0;
+      let [changes, given] = [0, 0];
       async function* stream(): AsyncGenerator<Buffer> {
         for (const chunk of guest.stream()) {
           yield chunk;
-          // The source is read again only when there is room, so what is set here meets it at work.
-          await new Promise(setImmediate);
+          given += chunk.length;
+          // What is set here meets it between two chunks, however fast it is.
+          while (encoder.snapshot().totals.bytesIn < given) await new Promise(setImmediate);
           if (random.below(4) === 0) encoder.setDelta(random.below(2) === 0);
           if (random.below(6) === 0)
             encoder.setCacheBytes(
