@@ -530,7 +530,6 @@ export class SourceSession {
     if (this.#isDeciding) return;
     const isFirst = this.#hopeless === undefined;
     this.#hopeless = why;
-    this.#isDeciding = true;
     this.#decide(why, isFirst, performance.now() + LEAVING_MS);
   }
 

@@ -144,6 +144,16 @@ export const precopy = {
   ],
 } satisfies Script;
 
+/** What follows where the guest runs at the destination: pages from this one on, one of them asked for, and the end. */
+const rest = (from: number): Message[] => [
+  back('REQ_PAGES_ID', requestPages(40 * PAGE, PAGE)),
+  there('the page asked for', pages(PART, 40, 41)),
+  there('pages', Buffer.concat([pages(PART, from, 40), pages(PART, 41, PAGES)])),
+  there('end of RAM', pages(END, 0, 0)),
+  there('end of stream', endOfStream),
+  back('SHUT', SHUT),
+];
+
 /** `answers`: what the destination says of the package last. */
 const postcopyMessages = (inPackage: Buffer, ...answers: Message[]): Message[] => [
   there('header', header),
@@ -162,12 +172,7 @@ const postcopyMessages = (inPackage: Buffer, ...answers: Message[]): Message[] =
   back('PONG 4', pong(4)),
   back('PONG 3', pong(3)),
   ...answers,
-  back('REQ_PAGES_ID', requestPages(40 * PAGE, PAGE)),
-  there('the page asked for', pages(PART, 40, 41)),
-  there('pages', Buffer.concat([pages(PART, 24, 40), pages(PART, 41, PAGES)])),
-  there('end of RAM', pages(END, 0, 0)),
-  there('end of stream', endOfStream),
-  back('SHUT', SHUT),
+  ...rest(24),
 ];
 
 const loaded = Buffer.concat([LISTEN, device(3, 'timer', 70), device(4, 'cpu', 12_000), ping(3)]);
@@ -196,11 +201,6 @@ export const recovery: Script = {
     back('the bitmap', bitmap((1n << 30n) - 1n)),
     ...halves('POSTCOPY_RESUME', RESUME),
     back('RESUME_ACK', RESUME_ACK),
-    back('REQ_PAGES_ID', requestPages(40 * PAGE, PAGE)),
-    there('the page asked for', pages(PART, 40, 41)),
-    there('pages', Buffer.concat([pages(PART, 30, 40), pages(PART, 41, PAGES)])),
-    there('end of RAM', pages(END, 0, 0)),
-    there('end of stream', endOfStream),
-    back('SHUT', SHUT),
+    ...rest(30),
   ],
 };

@@ -621,9 +621,12 @@ impl Wire {
             status.peer_abort = flags.peer_abort.clone();
             status.doubt = flags.doubt;
         }
-        status.postcopy = lock(&shared.doubt).is_postcopy();
-        if status.confirmed && status.ended && shared.options.side == Side::Source {
-            status.not_taken = lock(&shared.doubt).failure();
+        if shared.options.side == Side::Source {
+            let doubt = lock(&shared.doubt);
+            status.postcopy = doubt.is_postcopy();
+            if status.confirmed && status.ended {
+                status.not_taken = doubt.failure();
+            }
         }
         shared.outgoing.status(&mut status);
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);

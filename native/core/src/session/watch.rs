@@ -49,7 +49,6 @@ impl Watch {
         }
     }
 
-    /// Nothing comes from the destination any more, because it said so.
     /// The source's QEMU, or daemon, has gone, and this comes for it.
     pub(super) fn unheard(&mut self, bytes: &[u8]) {
         match self {
@@ -58,6 +57,7 @@ impl Watch {
         }
     }
 
+    /// Nothing comes from the destination any more, because it said so.
     pub(super) fn return_ended(&mut self) {
         match self {
             Watch::Qemu(doubt) => doubt.return_ended(),
