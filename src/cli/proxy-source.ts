@@ -8,11 +8,13 @@ import { native } from '../native.js';
 import { listenable } from '../session/endpoints.js';
 import { type Failed, lastErrorOf, tellFailure } from '../session/failure.js';
 import { checkInterception, Interception, interceptionPort, MARK } from '../session/interception.js';
+import { rehearse } from '../session/rehearsal.js';
 import type { SessionSnapshot } from '../session/snapshot.js';
 import { type Belongs, type Session, SourceListener } from '../session/source-process.js';
 import { SourceProcesses } from '../session/source-processes.js';
 import {
   checkSource,
+  defaultEnd,
   SourceMigration,
   SourceProxy,
   type SourceProxySettings,
@@ -116,8 +118,13 @@ function carryGiven(flags: SourceFlags): Promise<number> {
         listener.tell(snapshot, outcome, flags.stats === undefined ? undefined : statsLine(snapshot, outcome ?? null)),
       );
     };
+    const callOff = rehearse(defaultEnd(flags.libvirt), () => {
+      // With interception, where it goes comes with the connection.
+      if (flags.connect.length > 0) checkSource(proxySettings(flags, TUNNEL), log.child({}, { level: 'silent' }));
+    });
     const listener = new SourceListener({
       begin: (fd, session) => {
+        callOff();
         resolve(begin(fd, session));
       },
       further: (fd) => {

@@ -42,8 +42,9 @@ export class Carrier<Told extends object, Heard> {
         // The last one is its CONTROL_FD.
         stdio: ['ignore', 'ignore', 'inherit', 'ipc', theirs],
         serialization: 'json',
-        // Functions are compiled while it waits, not in the session: a quarter less until a connection's first answer.
-        execArgv: [...process.execArgv, '--no-lazy'],
+        // Functions are compiled while it waits, not in the session: a quarter less until a connection's first answer. And
+        // garbage is collected then: rehearsal.ts.
+        execArgv: [...process.execArgv, '--no-lazy', '--expose-gc'],
         detached,
       });
     } catch (error) {

@@ -14,6 +14,7 @@ import type { Refuse } from './hello.js';
 import { Host, type Registry } from './host.js';
 import type { Handover, ToListener, ToSession } from './ipc.js';
 import { readPreamble } from './preamble.js';
+import { rehearse } from './rehearsal.js';
 
 /** How often the listener hears how the session stands, in milliseconds. */
 const SNAPSHOT_MS = 500;
@@ -99,7 +100,9 @@ function begin({ settings, log: logging, lastError }: Extract<ToSession, { type:
   log = ours;
   host = new Host(settings, reception, ours);
   void host.opened.then((session) => carry(session, ours.child({ guest: session.name }), lastError));
+  const callOff = rehearse(settings.end);
   receiver = new native.NativeReceiver(CONTROL_FD, (fd, bytes) => {
+    callOff();
     if (fd >= 0) void handshake(fd, JSON.parse(bytes.toString()) as Handover);
     else receiver?.close();
   });

@@ -7,7 +7,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fs::{FileType, Mode, OFlags, fcntl_getfl, fstat, open};
 use rustix::io::{Errno, read, write};
 use rustix::net::sockopt::socket_domain;
-use rustix::net::{AddressFamily, SendFlags, send};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, recv, send};
 use rustix::pipe::{fcntl_getpipe_size, fcntl_setpipe_size};
 use rustix::termios::isatty;
 use rustix::time::{ClockId, Timespec, clock_gettime};
@@ -103,10 +103,12 @@ pub(crate) enum Ready {
     TimedOut,
 }
 
-/// Where a source reads. Pipes, sockets and terminals are polled before each read, so no read ever blocks.
+/// Where a source reads. Pipes and terminals are polled before each read, and sockets read so that it does not matter: no read
+/// ever blocks.
 pub(crate) struct Input {
     fd: OwnedFd,
     direct: Option<Mutex<DirectReader>>,
+    is_socket: bool,
 }
 
 impl Input {
@@ -116,7 +118,18 @@ impl Input {
             let _ = fcntl_setpipe_size(&fd, PIPE_BYTES);
         }
         let direct = DirectReader::new(fd.as_fd()).map(Mutex::new);
-        Ok(Input { fd, direct })
+        let is_socket =
+            fstat(&fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Socket);
+        Ok(Input {
+            fd,
+            direct,
+            is_socket,
+        })
+    }
+
+    /// Whether a read tells where there is nothing yet, so that nothing need be polled before.
+    pub(crate) fn never_blocks(&self) -> bool {
+        self.is_socket
     }
 
     pub(crate) fn wait(&self, wake: &Wake, block: bool) -> io::Result<bool> {
@@ -137,7 +150,12 @@ impl Input {
             return lock(direct).read(self.fd.as_fd(), buffer);
         }
         loop {
-            match read(&self.fd, &mut *buffer) {
+            let result = if self.is_socket {
+                recv(&self.fd, &mut *buffer, RecvFlags::DONTWAIT).map(|(_, came)| came)
+            } else {
+                read(&self.fd, &mut *buffer)
+            };
+            match result {
                 Err(Errno::INTR) => continue,
                 result => return Ok(result?),
             }

@@ -408,32 +408,63 @@ fn links_that_are_cut_again_and_again_lose_nothing() {
         // A small replay: the sender often waits for an ACK.
         let session = session(300_000 << ((seed % 2) * 8), 32 << 10);
         let (forward, back) = (content(20_000_000, seed + 1), content(500_000, seed + 9));
-        exchange(&session, &forward, &back, || {
-            let mut state = seed + 77;
-            for cut in 0..30 {
-                let knives = session.link();
-                state = state.wrapping_mul(6364136223846793005).wrapping_add(1);
-                std::thread::sleep(Duration::from_micros(state >> 51));
-                let knife = if cut % 2 == 0 { &knives.0 } else { &knives.1 };
-                let _ = knife.shutdown(match cut % 3 {
-                    0 => Shutdown::Both,
-                    1 => Shutdown::Write,
-                    _ => Shutdown::Read,
-                });
-                session.until("both notice", |session| {
-                    let told = |wire: &Wire| !wire.status().linked;
-                    if told(&session.source) != told(&session.destination) {
-                        // The other end only waits: whoever noticed comes back with a new link.
-                        session.source.drop_link("test");
-                        session.destination.drop_link("test");
-                    }
-                    told(&session.source) && told(&session.destination) || cut % 3 > 0
-                });
-            }
-            session.link();
-        });
-        session.ends();
+        cut_again_and_again(&session, &forward, &back, seed);
     }
+}
+
+/// There the threads that read write most frames, and the sinks' the others.
+#[test]
+fn links_of_a_tunnel_that_are_cut_again_and_again_lose_nothing() {
+    for seed in 0..4 {
+        let replay = 300_000 << ((seed % 2) * 8);
+        let allow = Some(Allow::All);
+        let session = session_with(replay, 32 << 10, allow, None, Work::Store);
+        let said = |bytes: usize, kind, seed| -> Vec<u8> {
+            let content = content(bytes, seed);
+            let mut rest = &content[..];
+            let mut packets = Vec::new();
+            for length in (1..).map(|number: usize| 1 + number * number * 4099 % 70_000) {
+                if rest.is_empty() {
+                    break;
+                }
+                let (body, behind) = rest.split_at(length.min(rest.len()));
+                packets.extend(packet(kind, 208, 4, Status::Continue, body));
+                rest = behind;
+            }
+            packets
+        };
+        let forward = said(20_000_000, Kind::Stream, seed + 1);
+        let back = said(500_000, Kind::Reply, seed + 9);
+        cut_again_and_again(&session, &forward, &back, seed);
+    }
+}
+
+fn cut_again_and_again(session: &Session, forward: &[u8], back: &[u8], seed: u64) {
+    exchange(session, forward, back, || {
+        let mut state = seed + 77;
+        for cut in 0..30 {
+            let knives = session.link();
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1);
+            std::thread::sleep(Duration::from_micros(state >> 51));
+            let knife = if cut % 2 == 0 { &knives.0 } else { &knives.1 };
+            let _ = knife.shutdown(match cut % 3 {
+                0 => Shutdown::Both,
+                1 => Shutdown::Write,
+                _ => Shutdown::Read,
+            });
+            session.until("both notice", |session| {
+                let told = |wire: &Wire| !wire.status().linked;
+                if told(&session.source) != told(&session.destination) {
+                    // The other end only waits: whoever noticed comes back with a new link.
+                    session.source.drop_link("test");
+                    session.destination.drop_link("test");
+                }
+                told(&session.source) && told(&session.destination) || cut % 3 > 0
+            });
+        }
+        session.link();
+    });
+    session.ends();
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::frame::{FrameError, HEADER_LEN, Header};
 use crate::matching::{Base, Place, Reference};
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use std::ptr::NonNull;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Room before the payload: the header stands at its end, so that header and payload are one write and the payload
 /// begins on a cache line.
@@ -37,6 +37,8 @@ struct Free {
     /// For packers: a slot to pack into. There is one for each thread that may pack at once, so that packing never
     /// waits for a slot that only packing could free.
     spare: Vec<u32>,
+    /// Threads that wait for a slot; where there are none, waking them is a system call for nothing.
+    waiting: usize,
     closed: bool,
 }
 
@@ -82,6 +84,7 @@ impl Arena {
         let free = Free {
             flight: (0..in_flight).rev().collect(),
             spare: (in_flight..count).rev().collect(),
+            waiting: 0,
             closed: false,
         };
         Ok(Arc::new(Arena {
@@ -110,10 +113,7 @@ impl Arena {
     pub(super) fn wait_for_all_but(&self, mine: usize) -> bool {
         let mut free = lock(&self.free);
         while !free.closed && free.flight.len() + mine < self.in_flight as usize {
-            free = self
-                .freed
-                .wait(free)
-                .unwrap_or_else(PoisonError::into_inner);
+            free = self.wait(free);
         }
         !free.closed
     }
@@ -151,11 +151,19 @@ impl Arena {
                     base: None,
                 });
             }
-            free = self
-                .freed
-                .wait(free)
-                .unwrap_or_else(PoisonError::into_inner);
+            free = self.wait(free);
         }
+    }
+
+    /// Waits until something has become free, or the arena is closed.
+    fn wait<'a>(&self, mut free: MutexGuard<'a, Free>) -> MutexGuard<'a, Free> {
+        free.waiting += 1;
+        free = self
+            .freed
+            .wait(free)
+            .unwrap_or_else(PoisonError::into_inner);
+        free.waiting -= 1;
+        free
     }
 
     /// Ends every wait for a slot, now and later.
@@ -256,6 +264,11 @@ impl Slot {
         unsafe { std::slice::from_raw_parts(self.at(HEADROOM), len) }
     }
 
+    /// The length of [`wire`](Self::wire).
+    pub(super) fn wire_len(&self) -> usize {
+        HEADER_LEN + self.payload().len()
+    }
+
     /// Writes the header before the payload and returns both, ready for the wire.
     pub(super) fn wire(&mut self) -> &[u8] {
         let header = self.header.to_bytes();
@@ -291,8 +304,11 @@ impl Drop for Slot {
             Home::Flight => free.flight.push(self.index),
             Home::Spare => free.spare.push(self.index),
         }
+        let is_awaited = free.waiting > 0;
         drop(free);
-        self.arena.freed.notify_all();
+        if is_awaited {
+            self.arena.freed.notify_all();
+        }
     }
 }
 

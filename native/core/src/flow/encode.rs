@@ -4,12 +4,13 @@ mod tunnel;
 
 use super::arena::Slot;
 use super::crew::Job;
-use super::{Direct, Event, FlowError, STRAIGHT_BYTES, Shared, StreamEnd, lock};
+use super::{Direct, Event, FlowError, STRAIGHT_BYTES, Shared, StreamEnd, lock, tell_cpu};
 use crate::archive::{Builder, Watcher};
 use crate::checksum::ContentHash;
 use crate::delta::{self, Filter, Host, Stopped};
-use crate::descriptor::{Input, thread_cpu_ns};
+use crate::descriptor::Input;
 use crate::frame::{End, Ending, FrameType, Header, Start};
+use crate::libvirt::Growing;
 use crate::matching::Effort;
 use crate::qemu::GuestRam;
 use crate::session::Wire;
@@ -152,9 +153,11 @@ pub(super) fn run(
                 .index
                 .as_ref()
                 .map(|index| Watcher::new(Arc::clone(index))),
+            growing: Growing::default(),
         },
         bytes_in: 0,
         paused: false,
+        is_empty: false,
         was_full: false,
     };
     if options.frames {
@@ -206,6 +209,8 @@ struct Source<'a> {
     bytes_in: u64,
     /// There was no input at the last look.
     paused: bool,
+    /// The last read has found nothing.
+    is_empty: bool,
     /// The link has held the stream up at some time.
     was_full: bool,
 }
@@ -323,10 +328,17 @@ impl Source<'_> {
             let holds = self.filler.filled > 0;
             shared.source_holds.store(holds, Ordering::SeqCst);
             if self.paused && holds && shared.in_flight.load(Ordering::SeqCst) <= DRY {
+                // Nobody need wake this thread for it.
+                shared.source_holds.store(false, Ordering::SeqCst);
                 self.filler.seal(Urgency::Now)?;
                 continue;
             }
-            let ready = self.input.wait(&shared.source_wake, self.paused);
+            let ready = if !self.paused && self.input.never_blocks() {
+                // The read that comes next tells.
+                Ok(!std::mem::take(&mut self.is_empty))
+            } else {
+                self.input.wait(&shared.source_wake, self.paused)
+            };
             if ready.map_err(|e| self.failed(e))? {
                 shared.source_holds.store(false, Ordering::SeqCst);
                 return Ok(Wait::Readable);
@@ -342,7 +354,7 @@ impl Source<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, FlowError> {
         match self.input.read(buffer) {
             Ok(n) => {
-                self.paused = false;
+                (self.paused, self.is_empty) = (false, false);
                 self.bytes_in += n as u64;
                 self.filler
                     .shared
@@ -351,7 +363,10 @@ impl Source<'_> {
                     .store(self.bytes_in, Ordering::Relaxed);
                 Ok(Some(n))
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.is_empty = true;
+                Ok(None)
+            }
             Err(error) => Err(self.failed(error)),
         }
     }
@@ -418,6 +433,8 @@ struct Filler<'a> {
     refused: Option<FlowError>,
     /// Of the pages in the stream, where it gets an index.
     watcher: Option<Watcher>,
+    /// The packet at the end of what the slot holds, in a conversation of libvirt's.
+    growing: Growing,
 }
 
 impl Filler<'_> {
@@ -453,6 +470,7 @@ impl Filler<'_> {
 
     /// Makes a frame of what the slot holds, if it holds anything.
     fn seal(&mut self, urgency: Urgency) -> Result<(), FlowError> {
+        self.growing.end();
         let len = std::mem::take(&mut self.filled);
         let Some(mut slot) = self.slot.take() else {
             return Ok(());
@@ -539,10 +557,7 @@ impl Filler<'_> {
     }
 
     fn publish(&self) {
-        self.shared
-            .counters
-            .source_cpu_ns
-            .store(thread_cpu_ns(), Ordering::Relaxed);
+        tell_cpu(&self.shared.counters.source_cpu_ns);
     }
 
     fn publish_delta(&self, filter: &Filter, when: Publish) {
@@ -567,6 +582,7 @@ impl Filler<'_> {
     }
 
     fn fill(&mut self, mut bytes: &[u8]) -> Result<(), FlowError> {
+        self.growing.end();
         while !bytes.is_empty() {
             let filled = self.filled;
             let mut slot = self.take_slot()?;

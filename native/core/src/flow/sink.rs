@@ -1,10 +1,10 @@
-//! The sink thread: takes slots in the order of their frames and writes them.
+//! The sink: takes slots in the order of their frames and writes them, on a thread of its own or on the source's.
 
 use super::arena::Slot;
-use super::{Event, FlowError, Shared, SharedDoubt, gate, lock, pack};
+use super::{Event, FlowError, Shared, SharedDoubt, gate, guarded, lock, pack, tell_cpu};
 use crate::archive::Scribe;
 use crate::checksum::ContentHash;
-use crate::descriptor::{Output, thread_cpu_ns};
+use crate::descriptor::Output;
 use crate::frame::{End, Ending, FrameError, FrameType};
 use crate::libvirt::Gate;
 use crate::session::Wire;
@@ -12,7 +12,7 @@ use rustix::net::{Shutdown, shutdown};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 /// Where the slots' frames go, and what of them.
@@ -46,6 +46,8 @@ impl Target {
 pub(super) struct Queue {
     state: Mutex<State>,
     changed: Condvar,
+    /// Who holds it writes; slots are taken out of the queue by nobody else, and so go out in their order.
+    writer: Mutex<Option<Writer>>,
 }
 
 #[derive(Default)]
@@ -54,6 +56,19 @@ struct State {
     finished: bool,
     closed: bool,
     poked: bool,
+    /// What the source's thread failed with when it wrote.
+    failed: Option<FlowError>,
+}
+
+impl State {
+    fn is_idle(&self) -> bool {
+        self.slots.is_empty() && !self.has_word()
+    }
+
+    /// Whether there is something else to look at than slots.
+    fn has_word(&self) -> bool {
+        self.finished || self.closed || self.poked || self.failed.is_some()
+    }
 }
 
 enum Next {
@@ -62,14 +77,51 @@ enum Next {
     Poked,
     Finished,
     Closed,
+    Failed(FlowError),
 }
 
 impl Queue {
+    /// For [`run`], before it is called.
+    pub(super) fn open(&self, target: Target, scribe: Option<Scribe>) {
+        *lock(&self.writer) = Some(Writer {
+            target,
+            scribe,
+            content: ContentHash::new(),
+            ending: None,
+            frames: 0,
+            late: None,
+            wanted: false,
+            waiting: VecDeque::new(),
+        });
+    }
+
+    /// Behind [`run`], whatever has ended it: lets go of what was written to.
+    pub(super) fn leave(&self) {
+        drop(lock(&self.writer).take());
+    }
+
     pub(super) fn push(&self, slot: Slot) {
         let mut state = lock(&self.state);
         if !state.closed && !state.finished {
             state.slots.push_back(slot);
             self.changed.notify_one();
+        }
+    }
+
+    /// Writes a slot on the calling thread, or gives it to the sink's, where that has something to do still or would have to
+    /// wait before it could begin.
+    pub(super) fn write_or_push(&self, shared: &Shared, slot: Slot) {
+        let Ok(mut writer) = self.writer.try_lock() else {
+            return self.push(slot);
+        };
+        match writer.as_mut() {
+            Some(writer) if lock(&self.state).is_idle() && writer.can_begin(&slot) => {
+                if let Err(error) = guarded(|| writer.write(shared, slot, Whose::Source)) {
+                    lock(&self.state).failed = Some(error);
+                    self.changed.notify_one();
+                }
+            }
+            _ => self.push(slot),
         }
     }
 
@@ -107,143 +159,205 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    fn next(&self) -> Next {
+    /// Waits until there is something to do, and becomes the one who writes.
+    fn writer(&self) -> MutexGuard<'_, Option<Writer>> {
         let mut state = lock(&self.state);
-        loop {
-            if state.closed {
-                return Next::Closed;
-            }
-            if std::mem::take(&mut state.poked) {
-                return Next::Poked;
-            }
-            if let Some(slot) = state.slots.pop_front() {
-                return Next::Slot(slot);
-            }
-            if state.finished {
-                return Next::Finished;
-            }
+        while state.is_idle() {
             state = self
                 .changed
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
         }
+        drop(state);
+        lock(&self.writer)
+    }
+
+    /// What is to be done, for the one who writes; there is something.
+    fn next(&self) -> Next {
+        let mut state = lock(&self.state);
+        if state.closed {
+            Next::Closed
+        } else if let Some(error) = state.failed.take() {
+            Next::Failed(error)
+        } else if std::mem::take(&mut state.poked) {
+            Next::Poked
+        } else if let Some(slot) = state.slots.pop_front() {
+            Next::Slot(slot)
+        } else {
+            Next::Finished
+        }
     }
 }
 
 /// Runs until the queue is finished. Where content is verified, returns what the last END said of the original stream.
-pub(super) fn run(shared: &Shared, mut target: Target) -> Result<Option<Ending>, FlowError> {
-    let mut content = ContentHash::new();
-    let mut ending = None;
-    let mut frames = 0;
-    // A session's: what has come before there is an output, and whether the listener knows.
-    let (mut late, mut wanted) = (None, false);
-    let mut waiting = VecDeque::new();
-    let mut scribe = shared.index.clone().map(Scribe::new);
+pub(super) fn run(shared: &Shared) -> Result<Option<Ending>, FlowError> {
     loop {
-        match shared.sink.next() {
-            Next::Slot(slot) => waiting.push_back(slot),
-            Next::Poked => {}
-            // What was asked for is waited for; a stream that failed before that leaves nothing to write.
-            Next::Finished if !wants_output(&waiting) => {
-                if let Some(output) = target.output().or(late.as_ref()) {
-                    output.finish().map_err(|e| write_failed(shared, e))?;
-                }
-                return Ok(ending);
+        let mut held = shared.sink.writer();
+        let Some(writer) = held.as_mut() else {
+            return Err(FlowError::Stopped);
+        };
+        let ended = match shared.sink.next() {
+            Next::Slot(slot) => {
+                writer.waiting.push_back(slot);
+                None
             }
-            Next::Finished => shared.sink.until_poked(),
-            Next::Closed => return Err(FlowError::Stopped),
-        }
-        if matches!(target, Target::FromWire(..)) && late.is_none() {
-            late = lock(&shared.late_output).take();
-            if late.is_none() {
-                if !wanted && wants_output(&waiting) {
-                    wanted = true;
-                    shared.tell(Event::OutputWanted);
-                }
+            Next::Poked => None,
+            // What was asked for is waited for; a stream that failed before that leaves nothing to write.
+            Next::Finished if !wants_output(&writer.waiting) => Some(writer.finish(shared)),
+            Next::Finished => {
+                drop(held);
+                shared.sink.until_poked();
                 continue;
             }
+            Next::Closed => Some(Err(FlowError::Stopped)),
+            Next::Failed(error) => Some(Err(error)),
+        };
+        let ended = ended.or_else(|| writer.write_waiting(shared).err().map(Err));
+        if let Some(ended) = ended {
+            // Before anybody else can write: nothing goes out behind a frame that did not.
+            *held = None;
+            return ended;
         }
-        for mut slot in waiting.drain(..) {
-            let started = Instant::now();
-            slot = pack::resolve(slot)?;
-            let (kind, raw_len) = (slot.header.kind, slot.header.raw_len);
-            // How long a link takes for the frame is known better than how long it took to give it to the kernel.
-            let mut on_link = None;
-            match (&mut target, kind) {
-                (Target::Frames(output), _) => {
-                    if let Some(scribe) = &mut scribe {
-                        let mut header = slot.header;
-                        let index = scribe.before(&mut header, slot.room());
-                        slot.header = header;
-                        write_all(shared, output, &index)?;
-                    }
-                    write_all(shared, output, slot.wire())?;
-                }
-                (Target::ToWire(wire), _) => {
-                    slot.header.channel = wire.channel();
-                    let upto = slot.header.offset + u64::from(slot.header.raw_len);
-                    let last = matches!(kind, FrameType::End | FrameType::Abort);
-                    let bytes = slot.wire();
-                    wire.send(bytes, upto, last)?;
-                    on_link = wire.time_for(bytes.len());
-                    let counter = &shared.counters.bytes_out;
-                    counter.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                }
-                (Target::Content(output, doubt), FrameType::Data) => {
-                    if let Some(doubt) = doubt {
-                        // Before it is written: from then on the far guest may run.
-                        lock(doubt).sent(slot.payload());
-                    }
-                    write_all(shared, output, slot.payload())?;
-                }
-                (Target::VerifiedContent(output), FrameType::Data) => {
-                    // Hashed before it is written: the bytes are in this core's cache then.
-                    content.update(slot.payload());
-                    write_all(shared, output, slot.payload())?;
-                }
-                (Target::FromWire(wire, gate), FrameType::Data) => {
-                    content.update(slot.payload());
-                    match (&late, gate) {
-                        (Some(output), Some(gate)) => {
-                            gate::pass(shared, gate, output, wire, slot.payload())?;
-                        }
-                        (Some(output), None) => {
-                            write_all(shared, output, slot.payload())?;
-                        }
-                        (None, _) => {}
-                    }
-                }
-                (Target::VerifiedContent(_), FrameType::End) => {
-                    let ended = verify(&slot, content.digest())?;
-                    content = ContentHash::new();
-                    // Of concatenated streams, one that was cut off is not made whole by the next.
-                    if ending != Some(Ending::TruncatedInput) {
-                        ending = Some(ended);
-                    }
-                }
-                (Target::FromWire(wire, _), FrameType::End) => {
-                    ending = Some(verify(&slot, content.digest())?);
-                    // The other half stays open: QEMU may still have something to say.
-                    if let Some(socket) = late.as_ref().and_then(Output::as_socket) {
-                        let _ = shutdown(socket, Shutdown::Write);
-                    }
-                    wire.ended();
-                }
-                _ => {}
-            }
-            frames += 1;
-            if let Target::FromWire(wire, _) = &target {
-                wire.delivered(frames, kind == FrameType::End);
-            }
-            let time = on_link.unwrap_or_else(|| started.elapsed());
-            shared.pressure.drained(raw_len, time);
-            shared
-                .counters
-                .sink_cpu_ns
-                .store(thread_cpu_ns(), Ordering::Relaxed);
-            drop(slot);
-            shared.landed(raw_len);
+        tell_cpu(&shared.counters.sink_cpu_ns);
+    }
+}
+
+/// The thread that writes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    Sink,
+    Source,
+}
+
+/// Where slots go, and what has gone there.
+struct Writer {
+    target: Target,
+    scribe: Option<Scribe>,
+    content: ContentHash,
+    ending: Option<Ending>,
+    frames: u64,
+    /// A session's: what has come before there is an output, and whether the listener knows.
+    late: Option<Output>,
+    wanted: bool,
+    waiting: VecDeque<Slot>,
+}
+
+impl Writer {
+    /// Whether nothing has to be waited for before a slot can be written but room for all of it.
+    fn can_begin(&self, slot: &Slot) -> bool {
+        match &self.target {
+            Target::ToWire(wire) => wire.takes(slot.wire_len()),
+            Target::FromWire(..) => self.late.is_some() && self.waiting.is_empty(),
+            _ => true,
         }
+    }
+
+    /// Writes what waits, if there is an output.
+    fn write_waiting(&mut self, shared: &Shared) -> Result<(), FlowError> {
+        if matches!(self.target, Target::FromWire(..)) && self.late.is_none() {
+            self.late = lock(&shared.late_output).take();
+            if self.late.is_none() {
+                if !self.wanted && wants_output(&self.waiting) {
+                    self.wanted = true;
+                    shared.tell(Event::OutputWanted);
+                }
+                return Ok(());
+            }
+        }
+        while let Some(slot) = self.waiting.pop_front() {
+            self.write(shared, slot, Whose::Sink)?;
+        }
+        Ok(())
+    }
+
+    /// All is written.
+    fn finish(&self, shared: &Shared) -> Result<Option<Ending>, FlowError> {
+        if let Some(output) = self.target.output().or(self.late.as_ref()) {
+            output.finish().map_err(|e| write_failed(shared, e))?;
+        }
+        Ok(self.ending)
+    }
+
+    fn write(&mut self, shared: &Shared, slot: Slot, whose: Whose) -> Result<(), FlowError> {
+        let started = Instant::now();
+        let mut slot = pack::resolve(slot)?;
+        let (kind, raw_len) = (slot.header.kind, slot.header.raw_len);
+        // How long a link takes for the frame is known better than how long it took to give it to the kernel.
+        let mut on_link = None;
+        match (&mut self.target, kind) {
+            (Target::Frames(output), _) => {
+                if let Some(scribe) = &mut self.scribe {
+                    let mut header = slot.header;
+                    let index = scribe.before(&mut header, slot.room());
+                    slot.header = header;
+                    write_all(shared, output, &index)?;
+                }
+                write_all(shared, output, slot.wire())?;
+            }
+            (Target::ToWire(wire), _) => {
+                slot.header.channel = wire.channel();
+                let upto = slot.header.offset + u64::from(slot.header.raw_len);
+                let last = matches!(kind, FrameType::End | FrameType::Abort);
+                let bytes = slot.wire();
+                match whose {
+                    Whose::Sink => wire.send(bytes, upto, last)?,
+                    Whose::Source => wire.send_or_keep(bytes, upto, last),
+                }
+                on_link = wire.time_for(bytes.len());
+                let counter = &shared.counters.bytes_out;
+                counter.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            }
+            (Target::Content(output, doubt), FrameType::Data) => {
+                if let Some(doubt) = doubt {
+                    // Before it is written: from then on the far guest may run.
+                    lock(doubt).sent(slot.payload());
+                }
+                write_all(shared, output, slot.payload())?;
+            }
+            (Target::VerifiedContent(output), FrameType::Data) => {
+                // Hashed before it is written: the bytes are in this core's cache then.
+                self.content.update(slot.payload());
+                write_all(shared, output, slot.payload())?;
+            }
+            (Target::FromWire(wire, gate), FrameType::Data) => {
+                self.content.update(slot.payload());
+                match (&self.late, gate) {
+                    (Some(output), Some(gate)) => {
+                        gate::pass(shared, gate, output, wire, slot.payload())?;
+                    }
+                    (Some(output), None) => {
+                        write_all(shared, output, slot.payload())?;
+                    }
+                    (None, _) => {}
+                }
+            }
+            (Target::VerifiedContent(_), FrameType::End) => {
+                let ended = verify(&slot, self.content.digest())?;
+                self.content = ContentHash::new();
+                // Of concatenated streams, one that was cut off is not made whole by the next.
+                if self.ending != Some(Ending::TruncatedInput) {
+                    self.ending = Some(ended);
+                }
+            }
+            (Target::FromWire(wire, _), FrameType::End) => {
+                self.ending = Some(verify(&slot, self.content.digest())?);
+                // The other half stays open: QEMU may still have something to say.
+                if let Some(socket) = self.late.as_ref().and_then(Output::as_socket) {
+                    let _ = shutdown(socket, Shutdown::Write);
+                }
+                wire.ended();
+            }
+            _ => {}
+        }
+        self.frames += 1;
+        if let Target::FromWire(wire, _) = &self.target {
+            wire.delivered(self.frames, kind == FrameType::End);
+        }
+        let time = on_link.unwrap_or_else(|| started.elapsed());
+        shared.pressure.drained(raw_len, time);
+        drop(slot);
+        shared.landed(raw_len);
+        Ok(())
     }
 }
 

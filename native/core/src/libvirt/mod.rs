@@ -15,6 +15,7 @@
 mod doubt;
 mod error;
 mod gate;
+mod growing;
 mod guest;
 mod packet;
 mod tunnel;
@@ -22,10 +23,11 @@ mod tunnel;
 pub use doubt::Doubt;
 pub use error::Refusal;
 pub use gate::{Allow, Gate, Outlet};
+pub use growing::{Call, Growing};
 pub use packet::{
     HEADER_LEN, Header, HeaderError, Key, Kind, MAX_PACKET, PacketError, Packets, Part, Status,
 };
-pub use tunnel::{Report, Tunnel, TunnelError};
+pub use tunnel::{Host, Report, Tunnel, TunnelError};
 
 /// Numbers of programs.
 pub mod program {

@@ -100,14 +100,29 @@ fn conversation(body: usize) -> Vec<u8> {
     .concat()
 }
 
+/// Takes what comes in frames of this size, which packets do not go beyond.
+const FRAME: usize = 100_000;
+
 #[derive(Default)]
 struct Out {
     bytes: Vec<u8>,
+    /// Where the last frame begins.
+    frame: usize,
+    growing: Growing,
     cache: u64,
+}
+
+impl Out {
+    /// What came has gone: nothing of it changes any more.
+    fn seal(&mut self) {
+        self.growing.end();
+        self.frame = self.bytes.len();
+    }
 }
 
 impl delta::Host for Out {
     fn put(&mut self, bytes: &[u8]) -> Result<(), Stopped> {
+        self.growing.end();
         self.bytes.extend_from_slice(bytes);
         Ok(())
     }
@@ -115,6 +130,23 @@ impl delta::Host for Out {
     fn guest(&mut self, guest: &GuestRam) -> Result<u64, Stopped> {
         self.cache = delta::full_cache(guest);
         Ok(self.cache)
+    }
+}
+
+impl Host for Out {
+    fn piece(&mut self, of: &Call, mut bytes: &[u8]) -> Result<(), Stopped> {
+        while !bytes.is_empty() {
+            let filled = self.bytes.len() - self.frame;
+            self.bytes.resize(self.frame + FRAME.max(filled), 0);
+            let room = &mut self.bytes[self.frame..];
+            let (filled, taken) = self.growing.put(of, bytes, room, filled);
+            self.bytes.truncate(self.frame + filled);
+            bytes = &bytes[taken..];
+            if taken == 0 || filled >= FRAME {
+                self.seal();
+            }
+        }
+        Ok(())
     }
 }
 
@@ -163,7 +195,7 @@ fn apart(bytes: &[u8]) -> (Vec<(Header, Vec<u8>)>, Vec<(u32, Vec<u8>)>) {
             others.push((header, body));
             continue;
         }
-        assert!(body.len() <= 64 << 10);
+        assert!(HEADER_LEN + body.len() <= FRAME);
         match guests.last_mut() {
             Some((serial, whole)) if *serial == header.key.serial => whole.extend(body),
             _ => guests.push((header.key.serial, body)),
@@ -267,7 +299,7 @@ fn nothing_waits_when_the_input_pauses_but_the_head_of_a_record() {
 }
 
 #[test]
-fn a_stream_of_which_nothing_is_changed_keeps_its_packets() {
+fn a_stream_of_which_nothing_is_changed_keeps_its_packets_where_each_goes_at_once() {
     for body in [999, 8192, 40_000, 64 << 10] {
         let input = migration(2, &guest(1), body);
         let (mut tunnel, mut out) = (Tunnel::new(DELTA), Out::default());
@@ -282,9 +314,73 @@ fn a_stream_of_which_nothing_is_changed_keeps_its_packets() {
             let packet = &before[..before.len() - rest.len()];
             tunnel.push(packet, &mut out).expect("packets");
             tunnel.pause(&mut out).expect("room");
+            out.seal();
         }
         assert!(out.bytes == input, "packets of {body} bytes");
     }
+}
+
+#[test]
+fn pieces_that_go_together_are_one_packet() {
+    let call = |serial| Call {
+        key: Key {
+            program: program::REMOTE,
+            procedure: TUNNEL,
+            serial,
+        },
+        version: 1,
+    };
+    let (one, other) = (call(2), call(3));
+    let mut room = vec![0; 300 << 10];
+    let mut growing = Growing::default();
+    let put = |growing: &mut Growing, room: &mut [u8], of, piece: &[u8], filled| {
+        let (upto, taken) = growing.put(of, piece, room, filled);
+        assert_eq!(taken, piece.len());
+        upto
+    };
+    let mut at = 0;
+    for piece in [&[1; 5][..], &[2; 70_000]] {
+        at = put(&mut growing, &mut room, &one, piece, at);
+        assert_eq!(at_border(&room[..at]), Some(1), "whole at any time");
+    }
+    at = put(&mut growing, &mut room, &other, &[3], at);
+    at = put(&mut growing, &mut room, &one, &[4], at);
+    growing.end();
+    at = put(&mut growing, &mut room, &one, &[5], at);
+    let found = packets(&room[..at]);
+    let lengths: Vec<_> = found
+        .iter()
+        .map(|(header, body)| (header.key.serial, body.len()))
+        .collect();
+    assert_eq!(lengths, [(2, 70_005), (3, 1), (2, 1), (2, 1)]);
+
+    // A packet has a most, and a room an end: where nothing fits between, nothing is begun.
+    let mut growing = Growing::default();
+    let long = vec![6; 300 << 10];
+    let (at, taken) = growing.put(&one, &long, &mut room, 0);
+    assert_eq!((at, taken), (256 << 10, (256 << 10) - HEADER_LEN));
+    let (at, rest) = growing.put(&one, &long[taken..], &mut room, at);
+    assert_eq!(rest, (44 << 10) - HEADER_LEN);
+    assert_eq!(at, 300 << 10);
+    assert_eq!(
+        growing.put(&one, &long[taken + rest..], &mut room, at),
+        (at, 0)
+    );
+    let mut growing = Growing::default();
+    assert_eq!(growing.put(&one, &[7], &mut room[..HEADER_LEN], 0), (0, 0));
+    assert_eq!(
+        growing.put(&one, &[7, 8], &mut room[..HEADER_LEN + 1], 0),
+        (HEADER_LEN + 1, 1)
+    );
+}
+
+/// How many packets these bytes are, if they end with one.
+fn at_border(mut bytes: &[u8]) -> Option<usize> {
+    let (mut packets, mut found) = (Packets::default(), 0);
+    while let Some(part) = packets.next(&mut bytes).expect("packets") {
+        found += usize::from(matches!(part, Part::Header(_)));
+    }
+    packets.at_border().then_some(found)
 }
 
 /// How many packets that carry no guest there are, as far as their headers came, and bytes of all bodies.

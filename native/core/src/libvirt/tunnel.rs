@@ -1,17 +1,12 @@
 //! The source's end: the guest's stream inside the conversation goes through delta.
 
 use super::carries_guest;
+use super::growing::Call;
 use super::guest::Naming;
-use super::packet::{HEADER_LEN, Header, Key, Kind, PacketError, Packets, Part, Status};
-use crate::delta::{self, Filter, Host, Stopped, StreamEnd};
+use super::packet::{Header, Key, Kind, PacketError, Packets, Part, Status};
+use crate::delta::{self, Filter, Stopped, StreamEnd};
 use crate::qemu::GuestRam;
 use thiserror::Error;
-
-/// The most of a guest's stream that a packet carries: what libvirt itself sends at once.
-const BODY: usize = 64 << 10;
-
-/// What goes out at once, at the end of a packet, without being copied to the rest of it.
-const LARGE: usize = 16 << 10;
 
 /// How much is put behind an element that is not whole to make it so: enough for a page of 4 KiB.
 const COMPLETION: usize = 8 << 10;
@@ -58,7 +53,6 @@ pub struct Tunnel {
     delta_on: bool,
     streams: Vec<Stream>,
     now: Now,
-    out: Outgoing,
     naming: Naming,
     report: Report,
     /// What delta did in the last stream that it has left.
@@ -75,8 +69,7 @@ enum Now {
 
 /// A guest's stream.
 struct Stream {
-    key: Key,
-    version: u32,
+    call: Call,
     /// `None` where the rest is only to be copied.
     filter: Option<Filter>,
     /// What the filter has not consumed.
@@ -87,78 +80,25 @@ struct Stream {
     is_given_up: bool,
 }
 
-/// The packet of a guest's stream that is being filled.
-struct Outgoing {
-    /// Room for the header, then the body so far.
-    bytes: Vec<u8>,
-    /// The stream's call.
-    of: Option<(Key, u32)>,
-}
-
-impl Outgoing {
-    fn put<H: Host>(&mut self, mut bytes: &[u8], host: &mut H) -> Result<(), Stopped> {
-        while !bytes.is_empty() {
-            let room = HEADER_LEN + BODY - self.bytes.len();
-            let (now, rest) = bytes.split_at(bytes.len().min(room));
-            bytes = rest;
-            if now.len() < LARGE {
-                self.bytes.extend_from_slice(now);
-                if self.bytes.len() == HEADER_LEN + BODY {
-                    self.flush(host)?;
-                }
-            } else {
-                self.send(now, host)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// What comes next is a piece of this stream.
-    fn begin<H: Host>(&mut self, stream: &Stream, host: &mut H) -> Result<(), Stopped> {
-        if self.of != Some((stream.key, stream.version)) {
-            self.flush(host)?;
-            self.of = Some((stream.key, stream.version));
-        }
-        Ok(())
-    }
-
-    /// Sends the packet, if it has a body.
-    fn flush<H: Host>(&mut self, host: &mut H) -> Result<(), Stopped> {
-        if self.bytes.len() > HEADER_LEN {
-            self.send(&[], host)?;
-        }
-        Ok(())
-    }
-
-    /// Sends the packet, these bytes at its end.
-    fn send<H: Host>(&mut self, end: &[u8], host: &mut H) -> Result<(), Stopped> {
-        let Some((key, version)) = self.of else {
-            return Ok(());
-        };
-        let header = Header {
-            length: (self.bytes.len() + end.len()) as u32,
-            version,
-            key,
-            kind: Kind::Stream,
-            status: Status::Continue,
-        };
-        self.bytes[..HEADER_LEN].copy_from_slice(&header.to_bytes());
-        host.put(&self.bytes)?;
-        self.bytes.truncate(HEADER_LEN);
-        host.put(end)
-    }
+/// What a tunnel needs from the one who runs it.
+pub trait Host: delta::Host {
+    /// Takes a piece of the stream of this call, in order with all else; [`Growing`] makes packets of such.
+    ///
+    /// # Errors
+    /// To stop.
+    fn piece(&mut self, of: &Call, bytes: &[u8]) -> Result<(), Stopped>;
 }
 
 /// What a stream's filter writes to.
 struct Body<'a, H> {
-    out: &'a mut Outgoing,
+    of: &'a Call,
     host: &'a mut H,
     granted: &'a mut u64,
 }
 
-impl<H: Host> Host for Body<'_, H> {
+impl<H: Host> delta::Host for Body<'_, H> {
     fn put(&mut self, bytes: &[u8]) -> Result<(), Stopped> {
-        self.out.put(bytes, self.host)
+        self.host.piece(self.of, bytes)
     }
 
     fn guest(&mut self, guest: &GuestRam) -> Result<u64, Stopped> {
@@ -181,10 +121,6 @@ impl Tunnel {
             left: None,
             streams: Vec::new(),
             now: Now::Through,
-            out: Outgoing {
-                bytes: vec![0; HEADER_LEN],
-                of: None,
-            },
             naming: Naming::default(),
             report: Report::default(),
         }
@@ -205,10 +141,7 @@ impl Tunnel {
                 }
                 Ok(Some(Part::Body(body))) => self.body(body, host),
                 Ok(None) => return Ok(()),
-                Err(error) => {
-                    self.out.flush(host)?;
-                    return Err(error.into());
-                }
+                Err(error) => return Err(error.into()),
             };
             if done.is_err() {
                 self.stopped_in = self.current;
@@ -275,7 +208,7 @@ impl Tunnel {
     /// If the host stops.
     pub fn give_up<H: Host>(&mut self, calls: &[Key], host: &mut H) -> Result<(), Stopped> {
         for stream in &mut self.streams {
-            stream.is_given_up |= calls.contains(&stream.key);
+            stream.is_given_up |= calls.contains(&stream.call.key);
         }
         if self.is_within_another() {
             return Ok(());
@@ -337,7 +270,7 @@ impl Tunnel {
         for number in 0..self.streams.len() {
             self.filtered(number, host, |filter, held, body| filter.pause(held, body))?;
         }
-        self.out.flush(host)
+        Ok(())
     }
 
     fn leave_given_up<H: Host>(&mut self, host: &mut H) -> Result<(), Stopped> {
@@ -410,8 +343,7 @@ impl Tunnel {
             let stream = &mut self.streams[number];
             let Some(consumed) = consumed else {
                 // There is no filter any more, and so nothing was held.
-                self.out.begin(stream, host)?;
-                return self.out.put(piece, host);
+                return host.piece(&stream.call, piece);
             };
             held.extend_from_slice(&rest[consumed..]);
         }
@@ -436,10 +368,9 @@ impl Tunnel {
         let Some(mut filter) = stream.filter.take() else {
             return Ok(None);
         };
-        self.out.begin(stream, host)?;
         let mut granted = stream.granted;
         let mut body = Body {
-            out: &mut self.out,
+            of: &stream.call,
             host,
             granted: &mut granted,
         };
@@ -450,7 +381,9 @@ impl Tunnel {
     }
 
     fn number(&self, key: Key) -> Option<usize> {
-        self.streams.iter().position(|stream| stream.key == key)
+        self.streams
+            .iter()
+            .position(|stream| stream.call.key == key)
     }
 
     /// The number of the stream that a packet is a piece of, which may begin here; `None` where it passes as it is.
@@ -471,8 +404,10 @@ impl Tunnel {
         });
         self.report.begun += 1;
         self.streams.push(Stream {
-            key: header.key,
-            version: header.version,
+            call: Call {
+                key: header.key,
+                version: header.version,
+            },
             filter,
             held: Vec::new(),
             granted: 0,
@@ -496,7 +431,6 @@ impl Tunnel {
     /// A stream is over.
     fn end<H: Host>(&mut self, number: usize, status: Status, host: &mut H) -> Result<(), Stopped> {
         let is_whole = self.leave(number, host)?;
-        self.out.flush(host)?;
         self.streams.remove(number);
         if status == Status::Ok && is_whole {
             self.report.complete += 1;

@@ -5,8 +5,11 @@ use super::tunnel::Tunnel;
 use crate::descriptor::{Input, Output, Ready, Wake};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, recv, sendmsg, shutdown};
-use std::io::{self, IoSlice};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, recv, recvmsg,
+    sendmsg, shutdown,
+};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -71,6 +74,16 @@ impl Link {
         match &self.tunnel {
             None => self.transport.read(buf),
             Some(tunnel) => tunnel.read(&self.transport, buf),
+        }
+    }
+
+    /// As [`Link::try_read`]; what `buf` has no room for may go to `more`, where that saves asking again. At least one byte of
+    /// `buf` is there before that, and all of it before the first of `more`.
+    pub fn try_read_more(&self, buf: &mut [u8], more: &mut [u8]) -> io::Result<usize> {
+        self.still_open()?;
+        match (&self.tunnel, &self.transport.read) {
+            (None, Source::Socket(socket)) => recv_both(socket, buf, more),
+            _ => self.try_read(buf),
         }
     }
 
@@ -244,6 +257,18 @@ impl Transport {
     /// The socket, where it is one.
     pub(super) fn as_socket(&self) -> Option<BorrowedFd<'_>> {
         self.write.as_socket()
+    }
+}
+
+/// Fills these two, one behind the other, as far as there is something.
+fn recv_both(socket: &OwnedFd, first: &mut [u8], then: &mut [u8]) -> io::Result<usize> {
+    let mut pieces = [IoSliceMut::new(first), IoSliceMut::new(then)];
+    let mut nothing_else = RecvAncillaryBuffer::default();
+    loop {
+        match recvmsg(socket, &mut pieces, &mut nothing_else, RecvFlags::DONTWAIT) {
+            Err(Errno::INTR) => continue,
+            result => return Ok(result?.bytes),
+        }
     }
 }
 

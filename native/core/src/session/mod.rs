@@ -663,6 +663,19 @@ impl Wire {
         self.shared.outgoing.send(&self.shared, frame, upto, last)
     }
 
+    /// The same for whoever must not be kept while there is no link: then the frame is kept, and written by whoever
+    /// finds the next one. Where it [is taken](Self::takes) nothing else is waited for but room on the link.
+    pub(crate) fn send_or_keep(&self, frame: &[u8], upto: u64, last: bool) {
+        self.shared
+            .outgoing
+            .send_or_keep(&self.shared, frame, upto, last);
+    }
+
+    /// Whether there is a link, and a frame of so many bytes may be kept, too.
+    pub(crate) fn takes(&self, bytes: usize) -> bool {
+        self.shared.link_to_write().is_some() && self.shared.outgoing.may_keep(bytes)
+    }
+
     /// The frames of the peer's direction.
     pub(crate) fn receiver(&self) -> Receiver<'_> {
         Receiver::new(&self.shared)

@@ -4,17 +4,13 @@ use super::pace::{Bandwidth, Rate};
 use super::wait::Waits;
 use super::{Shared, Status, WireError, lock};
 use crate::descriptor::{Ready, Wake};
+use crate::frame::HEADER_LEN;
 use crate::net::Link;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
-
-/// Buffers that acknowledged frames leave behind are used again, the last one first: it is warm. So many bytes of them are kept:
-/// on a fast link as much is on its way between two ACKs, and memory that comes anew from the kernel costs more than the
-/// copying. More would only hold memory.
-const SPARE_BYTES: usize = 8 << 20;
 
 /// What the kernel may hold unsent: so many seconds of what the link takes, within these bounds. It is on its way, and
 /// late, when the guest stops.
@@ -59,40 +55,94 @@ struct Replay {
     spare: Spare,
     /// The last frame of the stream is among those that were sent.
     complete: bool,
+    /// Threads that wait for a change; where there are none, waking them is a system call for nothing.
+    waiting: usize,
 }
 
+/// Buffers that acknowledged frames leave behind. They are used again, the last one first: it is warm, and memory that comes
+/// anew from the kernel costs more than the copying.
 #[derive(Default)]
 struct Spare {
-    buffers: Vec<Vec<u8>>,
+    buffers: Vec<Buffer>,
     /// Of memory in them.
     bytes: usize,
 }
 
+/// Room for a frame.
+#[derive(Default)]
+struct Buffer {
+    bytes: Vec<u8>,
+    /// So much of it was ever written to, and takes memory.
+    touched: usize,
+}
+
+/// What a buffer has room for at least. A frame that does not fit into one that is left needs a new one, and frames that go
+/// over a link as they are come in all sizes up to this.
+const USUAL: usize = (256 << 10) + HEADER_LEN;
+
 impl Spare {
-    fn take(&mut self) -> Vec<u8> {
-        let buffer = self.buffers.pop().unwrap_or_default();
-        self.bytes -= buffer.capacity();
+    /// A buffer with a copy of this frame.
+    fn take(&mut self, frame: &[u8]) -> Buffer {
+        let fits = |buffer: &Buffer| buffer.bytes.capacity() >= frame.len();
+        let mut buffer = match self.buffers.iter().rposition(fits) {
+            Some(at) => self.buffers.remove(at),
+            None => Buffer {
+                bytes: Vec::with_capacity(frame.len().max(USUAL)),
+                touched: 0,
+            },
+        };
+        self.bytes -= buffer.touched;
+        buffer.bytes.extend_from_slice(frame);
+        buffer.touched = buffer.touched.max(frame.len());
         buffer
     }
 
-    fn put(&mut self, mut buffer: Vec<u8>) {
-        if self.bytes + buffer.capacity() <= SPARE_BYTES {
-            buffer.clear();
-            self.bytes += buffer.capacity();
-            self.buffers.push(buffer);
+    fn put(&mut self, mut buffer: Buffer) {
+        buffer.bytes.clear();
+        self.bytes += buffer.touched;
+        self.buffers.push(buffer);
+    }
+
+    /// Takes so many bytes of memory at the most.
+    fn keep_within(&mut self, bytes: usize) {
+        while self.bytes > bytes {
+            let Some(buffer) = self.buffers.pop() else {
+                return;
+            };
+            self.bytes -= buffer.touched;
         }
     }
 }
 
 struct Frame {
-    bytes: Vec<u8>,
+    buffer: Buffer,
     /// Where its last byte stands in the stream.
     upto: u64,
+}
+
+impl Frame {
+    fn bytes(&self) -> &[u8] {
+        &self.buffer.bytes
+    }
 }
 
 impl Replay {
     fn next(&self) -> u64 {
         self.first + self.frames.len() as u64
+    }
+
+    fn has_room(&self, bytes: usize, limit: usize) -> bool {
+        self.frames.is_empty() || self.bytes + bytes <= limit
+    }
+
+    /// Keeps a frame; returns its number. All that is kept and the buffers that are left take so many bytes at the most.
+    fn keep(&mut self, frame: &[u8], upto: u64, last: bool, limit: usize) -> u64 {
+        let buffer = self.spare.take(frame);
+        self.frames.push_back(Arc::new(Frame { buffer, upto }));
+        self.bytes += frame.len();
+        self.spare.keep_within(limit.saturating_sub(self.bytes));
+        self.complete |= last;
+        self.next() - 1
     }
 
     /// Bytes that are kept and not written to the link of the moment.
@@ -101,7 +151,7 @@ impl Replay {
         self.frames
             .iter()
             .skip(skip)
-            .map(|frame| frame.bytes.len())
+            .map(|frame| frame.bytes().len())
             .sum()
     }
 }
@@ -184,21 +234,13 @@ impl Outgoing {
     ) -> Result<(), WireError> {
         let number = {
             let mut replay = lock(&self.replay);
-            while !replay.frames.is_empty() && replay.bytes + frame.len() > self.limit_bytes {
+            while !replay.has_room(frame.len(), self.limit_bytes) {
                 if shared.closed() {
                     return Err(WireError::Closed);
                 }
-                replay = self
-                    .changed
-                    .wait(replay)
-                    .unwrap_or_else(PoisonError::into_inner);
+                replay = self.wait(replay, None);
             }
-            let mut bytes = replay.spare.take();
-            bytes.extend_from_slice(frame);
-            replay.frames.push_back(Arc::new(Frame { bytes, upto }));
-            replay.bytes += frame.len();
-            replay.complete |= last;
-            replay.next() - 1
+            replay.keep(frame, upto, last, self.limit_bytes)
         };
         loop {
             self.pump(shared);
@@ -210,12 +252,42 @@ impl Outgoing {
                 return Err(WireError::Closed);
             }
             // There is no link: whoever attaches the next one wakes us, or the keeper writes it for us.
-            drop(
-                self.changed
-                    .wait_timeout(replay, Duration::from_secs(1))
-                    .unwrap_or_else(PoisonError::into_inner),
-            );
+            drop(self.wait(replay, Some(Duration::from_secs(1))));
         }
+    }
+
+    /// Waits for a change.
+    fn wait<'a>(
+        &self,
+        mut replay: MutexGuard<'a, Replay>,
+        most: Option<Duration>,
+    ) -> MutexGuard<'a, Replay> {
+        replay.waiting += 1;
+        replay = match most {
+            None => self
+                .changed
+                .wait(replay)
+                .unwrap_or_else(PoisonError::into_inner),
+            Some(most) => {
+                self.changed
+                    .wait_timeout(replay, most)
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .0
+            }
+        };
+        replay.waiting -= 1;
+        replay
+    }
+
+    /// The same, but returns when there is no link, too: whoever attaches the next one writes the frame.
+    pub(super) fn send_or_keep(&self, shared: &Shared, frame: &[u8], upto: u64, last: bool) {
+        lock(&self.replay).keep(frame, upto, last, self.limit_bytes);
+        self.pump(shared);
+    }
+
+    /// Whether a frame of so many bytes may be kept now.
+    pub(super) fn may_keep(&self, bytes: usize) -> bool {
+        lock(&self.replay).has_room(bytes, self.limit_bytes)
     }
 
     /// Writes what is to be written, as long as there is a link.
@@ -240,19 +312,22 @@ impl Outgoing {
                 None => Ok(()),
             };
             let written = written
-                .and_then(|()| self.write(shared, &mut writer, &link, generation, &frame.bytes));
+                .and_then(|()| self.write(shared, &mut writer, &link, generation, frame.bytes()));
             if let Err(error) = written {
                 shared.write_failed(generation, &error);
                 return;
             }
-            {
+            let is_awaited = {
                 let mut replay = lock(&self.replay);
                 // A new link may have begun elsewhere meanwhile.
                 if replay.to_write == number {
                     replay.to_write += 1;
                 }
+                replay.waiting > 0
+            };
+            if is_awaited {
+                self.changed.notify_all();
             }
-            self.changed.notify_all();
         }
     }
 
@@ -407,9 +482,9 @@ impl Outgoing {
         }
         while replay.first < frames {
             if let Some(frame) = replay.frames.pop_front() {
-                replay.bytes -= frame.bytes.len();
-                if let Ok(Frame { bytes, .. }) = Arc::try_unwrap(frame) {
-                    replay.spare.put(bytes);
+                replay.bytes -= frame.bytes().len();
+                if let Ok(Frame { buffer, .. }) = Arc::try_unwrap(frame) {
+                    replay.spare.put(buffer);
                 }
             }
             replay.first += 1;

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// What is read at once. Small frames come several to a read; of a large one, the rest goes straight into its slot.
-const BUFFER: usize = 64 << 10;
+/// What is read at once. Small frames come several to a read; of a large one, the rest goes straight into its slot: the
+/// less stands here, the less is copied.
+const BUFFER: usize = 16 << 10;
 
 /// A link that cannot be written any more may still hold what the peer sent before: it is read until it ends, or is
 /// quiet for this long.
@@ -204,25 +205,20 @@ impl<'a> Receiver<'a> {
     fn fill(&mut self, out: &mut [u8]) -> Result<(), Broken> {
         let mut done = 0;
         while done < out.len() {
-            if self.at < self.filled {
-                let n = (out.len() - done).min(self.filled - self.at);
-                out[done..done + n].copy_from_slice(&self.buffer[self.at..self.at + n]);
-                (self.at, done) = (self.at + n, done + n);
+            if self.at == self.filled {
+                done += self.read_some(&mut out[done..])?;
                 continue;
             }
-            let rest = &mut out[done..];
-            if rest.len() >= BUFFER {
-                done += self.read_into(Some(rest))?;
-            } else {
-                (self.at, self.filled) = (0, 0);
-                self.filled = self.read_into(None)?;
-            }
+            let n = (out.len() - done).min(self.filled - self.at);
+            out[done..done + n].copy_from_slice(&self.buffer[self.at..self.at + n]);
+            (self.at, done) = (self.at + n, done + n);
         }
         Ok(())
     }
 
-    /// Reads what there is, at least one byte, into `out` or the buffer.
-    fn read_into(&mut self, out: Option<&mut [u8]>) -> Result<usize, Broken> {
+    /// Reads what there is, at least one byte, into the buffer; what would only be copied out of it again goes to `out`.
+    /// Returns how much that was.
+    fn read_some(&mut self, out: &mut [u8]) -> Result<usize, Broken> {
         let shared = self.shared;
         if shared.closed() {
             return Err(WireError::Closed.into());
@@ -235,12 +231,16 @@ impl<'a> Receiver<'a> {
         let Some((link, generation)) = self.link.clone() else {
             return Err(Broken::Link);
         };
-        let target = match out {
-            Some(out) => out,
-            None => &mut self.buffer[..],
-        };
-        match read(shared, &link, generation, target) {
-            Ok(n) => Ok(n),
+        let straight = if out.len() < BUFFER { 0 } else { out.len() };
+        let came = read(shared, generation, &link, || match straight {
+            0 => link.try_read(&mut self.buffer),
+            _ => link.try_read_more(out, &mut self.buffer),
+        });
+        match came {
+            Ok(n) => {
+                (self.at, self.filled) = (0, n.saturating_sub(straight));
+                Ok(n.min(straight))
+            }
             Err(reason) => {
                 if shared.closed() {
                     return Err(WireError::Closed.into());
@@ -253,9 +253,14 @@ impl<'a> Receiver<'a> {
 }
 
 /// At least one byte, or why there will be none.
-fn read(shared: &Shared, link: &Link, generation: u64, buffer: &mut [u8]) -> Result<usize, String> {
+fn read(
+    shared: &Shared,
+    generation: u64,
+    link: &Link,
+    mut try_read: impl FnMut() -> io::Result<usize>,
+) -> Result<usize, String> {
     loop {
-        match link.try_read(buffer) {
+        match try_read() {
             Ok(0) => {
                 return Err(lock(&shared.links)
                     .write_error(generation)

@@ -1,11 +1,11 @@
 //! The source of an encoder whose input is the conversation of two libvirt daemons.
 
 use super::{EncodeOptions, Filler, PARSE_BUFFER, PUBLISH_EVERY, Publish, Source, Urgency, Wait};
-use crate::delta;
+use crate::delta::{self, Stopped};
 use crate::descriptor::Ready;
 use crate::flow::{Event, FlowError, StreamEnd, lock};
 use crate::frame::Ending;
-use crate::libvirt::{Report, Tunnel, TunnelError};
+use crate::libvirt::{self, Call, Report, Tunnel, TunnelError};
 use rustix::event::PollFlags;
 use std::ops::Range;
 use std::os::fd::AsFd;
@@ -124,7 +124,33 @@ impl Source<'_> {
     }
 }
 
+impl libvirt::Host for Filler<'_> {
+    fn piece(&mut self, of: &Call, bytes: &[u8]) -> Result<(), Stopped> {
+        self.fill_packets(of, bytes).map_err(|error| {
+            self.refused = Some(error);
+            Stopped
+        })
+    }
+}
+
 impl Filler<'_> {
+    /// Puts a piece of a stream into the slot in packets, each of which lies in one frame. The last of them grows with what
+    /// comes next, until the frame is sealed: a daemon has less to do for what comes in fewer packets.
+    fn fill_packets(&mut self, of: &Call, mut bytes: &[u8]) -> Result<(), FlowError> {
+        while !bytes.is_empty() {
+            let mut slot = self.take_slot()?;
+            let room = &mut slot.room()[..self.limit];
+            let (filled, taken) = self.growing.put(of, bytes, room, self.filled);
+            self.slot = Some(slot);
+            bytes = &bytes[taken..];
+            self.filled = filled;
+            if taken == 0 || filled == self.limit {
+                self.seal(Urgency::None)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Tells of migrations that have begun or ended since the last time.
     fn publish_tunnel(&self, tunnel: &Tunnel, told: &mut Report, when: Publish) {
         if let Some(counters) = tunnel.delta() {
