@@ -571,6 +571,11 @@ impl Flow {
             packers,
             threads,
         } = sizes.crew;
+        // Without frames nothing is ever packed: the crew hands on what it gets, and needs no thread for that.
+        let working = match target {
+            Target::Content(..) => 0,
+            _ => threads,
+        };
         let wake = || Wake::new().map_err(FlowError::system("make an eventfd"));
         let shared = Arc::new(Shared {
             arena: Arena::new(sizes.frame, in_flight, packers)?,
@@ -640,7 +645,7 @@ impl Flow {
             wire: wire.clone(),
             threads: Mutex::new(vec![sink]),
         };
-        for _ in 0..threads {
+        for _ in 0..working {
             let shared = Arc::clone(&shared);
             let work = Box::new(move || {
                 if let Some(crew) = &shared.crew {
