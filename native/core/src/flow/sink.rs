@@ -199,6 +199,9 @@ pub(super) fn run(shared: &Shared, mut target: Target) -> Result<Option<Ending>,
                 (Target::VerifiedContent(output), FrameType::Data) => {
                     // Hashed before it is written: the bytes are in this core's cache then.
                     content.update(slot.payload());
+                    if let Some(check) = &shared.check {
+                        lock(check).content(slot.header.offset, slot.payload())?;
+                    }
                     write_all(shared, output, slot.payload())?;
                 }
                 (Target::FromWire(wire, gate), FrameType::Data) => {
@@ -216,6 +219,9 @@ pub(super) fn run(shared: &Shared, mut target: Target) -> Result<Option<Ending>,
                 (Target::VerifiedContent(_), FrameType::End) => {
                     let ended = verify(&slot, content.digest())?;
                     content = ContentHash::new();
+                    if let Some(check) = &shared.check {
+                        lock(check).end()?;
+                    }
                     // Of concatenated streams, one that was cut off is not made whole by the next.
                     if ending != Some(Ending::TruncatedInput) {
                         ending = Some(ended);
