@@ -28,6 +28,7 @@ const { status } = spawnSync(process.execPath, [compiler, '--build', ...configs]
 if (status === 0 && projects.includes('src')) {
   const { bundle } = await import('./bundle.mjs');
   await bundle(join(root, 'dist'), 'cli/filter-main.js', 'filter.cjs');
+  await bundle(join(root, 'dist'), 'libvirt/filter.js', 'libvirt/filter.cjs');
 }
 process.exit(status ?? 1);
 

@@ -85,6 +85,8 @@ export interface NativeDecodeOptions {
   bases: string[];
   /** A folder where it may be besides. */
   beside?: string;
+  /** The file that the input is, from its first byte on: it is held against its index. */
+  file?: string;
 }
 
 export interface NativeTotals {
@@ -173,6 +175,8 @@ export interface NativeFlow {
   tunnel(): NativeTunnel;
   sourceResult(): NativeResult | null;
   sinkResult(): NativeResult | null;
+  /** Whether a stream that was decoded had an index that nothing was held against. */
+  indexLeft(): boolean;
   /** What was wrong with the first frame that the flow's own threads could not pack or unpack; to be asked once the sink has ended. */
   damage(): NativeResult | null;
 }

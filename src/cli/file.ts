@@ -1,5 +1,4 @@
 /** Files that are written: under another name until all is well. */
-import { randomBytes } from 'node:crypto';
 import {
   closeSync,
   constants,
@@ -19,6 +18,7 @@ import {
 } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { promisify } from 'node:util';
+import { partialName } from '../control/replace.js';
 import { hasCode, PagewireError } from '../errors.js';
 import { native } from '../native.js';
 import type { FileOptions, Place, Target, TargetOptions } from './places.js';
@@ -69,8 +69,7 @@ export function openFile(
   const { replace = true, fsync: isDurable = false, like } = options;
   if (existing && !replace) throw exists(path);
   const final = existing ? realpathSync(path) : linked(path);
-  // Not the process's number: in a container that is the same every time, and what a killed one left is in the way.
-  const partial = `${final}.${randomBytes(4).toString('hex')}.part`;
+  const partial = partialName(final);
   const model = like && fstatSync(like.fd).isFile() ? like : undefined;
   let fd: number;
   try {

@@ -1,9 +1,9 @@
 /**
- * What contrib/libvirt/filter.sh runs: `filter.js save` or `filter.js restore [N]`, from standard input to standard
+ * What contrib/libvirt/filter.sh runs: `filter.cjs save` or `filter.cjs restore [N]`, from standard input to standard
  * output; of a file, N bytes have been read already.
  *
- * It loads the pipeline and nothing else, since the guest stands still while it starts. What libvirt expects of a
- * filter that fails is the shell's to do, also where this cannot start.
+ * It loads the pipeline and nothing else, in one script (scripts/bundle.mjs), since the guest stands still while it starts.
+ * What libvirt expects of a filter that fails is the shell's to do, also where this cannot start.
  */
 import { plain, replaceStandardStreams, tell } from '../control/standard-streams.js';
 
@@ -40,10 +40,12 @@ function say(error: unknown): void {
 
 // What Node makes of these two would be non-blocking for libvirt and QEMU too.
 replaceStandardStreams('stdout', 'stderr');
-try {
-  const [, , direction, alreadyRead = '0'] = process.argv;
-  process.exit(await (direction === 'restore' ? restore(Number(alreadyRead)) : save()));
-} catch (error) {
-  say(error);
-  process.exit(EXIT.failed);
-}
+const [, , direction, alreadyRead = '0'] = process.argv;
+const done = direction === 'restore' ? restore(Number(alreadyRead)) : save();
+done.then(
+  (code) => process.exit(code),
+  (error: unknown) => {
+    say(error);
+    process.exit(EXIT.failed);
+  },
+);

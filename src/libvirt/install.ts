@@ -47,7 +47,7 @@ export interface Filter {
 
 /** The Node and the package that run now. */
 export function thisFilter(): Filter {
-  return { node: process.execPath, program: fileURLToPath(new URL('filter.js', import.meta.url)) };
+  return { node: process.execPath, program: fileURLToPath(new URL('filter.cjs', import.meta.url)) };
 }
 
 /** What an installation makes, in its order: what something leads to comes first. `paths` are the daemons' own. */

@@ -21,6 +21,8 @@ export interface DecoderOptions {
   bases?: readonly string[] | undefined;
   /** A folder where bases are looked for besides: that of the file which is decoded. */
   baseFolder?: string | undefined;
+  /** The file that the input is, from its first byte on: what is decoded is held against its index, see {@link Decoder.indexLeft}. */
+  file?: string | undefined;
   /** Ends the decoder when it is aborted. */
   signal?: AbortSignal | undefined;
 }
@@ -34,6 +36,7 @@ export interface DecoderSnapshot {
 export class Decoder {
   readonly #transfer: Transfer;
   #last: DecoderSnapshot | undefined;
+  #indexLeft = false;
 
   constructor(options: DecoderOptions) {
     const threads = checkThreads(options.threads);
@@ -44,6 +47,7 @@ export class Decoder {
       windowLimit: windowLimit(threads, options.memoryLimit),
       bases: (options.bases ?? []).map((base) => resolve(base)),
       ...(options.baseFolder !== undefined && { beside: resolve(options.baseFolder) }),
+      ...(options.file !== undefined && { file: resolve(options.file) }),
     };
     this.#transfer = new Transfer({
       input: options.input,
@@ -52,6 +56,7 @@ export class Decoder {
       start: (input, output, listener) => native.NativeFlow.decode(input, output, settings, listener),
       closing: () => {
         this.#last = this.snapshot();
+        this.#indexLeft = this.#transfer.flow.indexLeft();
       },
     });
   }
@@ -59,6 +64,14 @@ export class Decoder {
   /** Resolves once all is written and has proved right; rejects with a PagewireError. */
   get done(): Promise<StreamEnd> {
     return this.#transfer.done;
+  }
+
+  /**
+   * Once {@link done} is resolved: whether an index went by that nothing was held against. `verifyFile` does it then. That of one
+   * stream is found by the file's last bytes; where a stream before it begins, only a look at all of the frames tells.
+   */
+  get indexLeft(): boolean {
+    return this.#indexLeft;
   }
 
   /** What has happened so far, or in all once {@link done} is settled. */

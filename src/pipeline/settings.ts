@@ -3,7 +3,7 @@ import { type Codec, CODECS, codecNumber } from '../codecs.js';
 import { PagewireError } from '../errors.js';
 import { bytes } from '../telemetry/amounts.js';
 import { native, type NativeDeltaOptions, type NativeEncodeOptions, type NativeMatchOptions } from '../native.js';
-import { BASE_BYTES, defaultMemoryLimit, WORKER_BYTES } from '../policy/memory.js';
+import { BASE_BYTES, defaultMemoryLimit, THREAD_BYTES, WORKER_BYTES } from '../policy/memory.js';
 import { defaultThreads, MOST_THREADS } from './workers.js';
 
 /** How large the page cache is to be: in bytes, or in percent of what the guest's whole RAM takes. */
@@ -93,10 +93,10 @@ export interface CheckedSettings {
 }
 
 /**
- * Fills in the defaults; throws a BAD_OPTION that says what is wrong. `reserved` bytes of the memory limit are for what
- * stands beside the encoder.
+ * Fills in the defaults; throws a BAD_OPTION that says what is wrong. With `replayBytes` the encoder is a session's, which
+ * holds so much beside it, and whose workers have JavaScript engines of their own.
  */
-export function checkEncoder(settings: EncoderSettings, reserved = 0): CheckedSettings {
+export function checkEncoder(settings: EncoderSettings, replayBytes?: number): CheckedSettings {
   const { stock = false, delta = true } = settings;
   if (stock && !delta) throw badOption('stock without delta would only copy: leave one of the two out');
   for (const name of ['codec', 'level'] as const) {
@@ -114,8 +114,9 @@ export function checkEncoder(settings: EncoderSettings, reserved = 0): CheckedSe
   const match = checkMatch(settings, level);
   const matchMemory = match ? native.matchBytes(match.window, match.deep, framesInFlight(threads) * frameSize) : 0;
   const baseMemory = settings.base === undefined ? 0 : native.baseBytes();
+  const threadBytes = replayBytes === undefined ? THREAD_BYTES : WORKER_BYTES;
   const fixedMemory = (codec: Codec, level: number): number =>
-    fixedMemoryOf(codec, level, threads, frameSize) + matchMemory + baseMemory + reserved;
+    fixedMemoryOf(codec, level, threads, frameSize, threadBytes) + matchMemory + baseMemory + (replayBytes ?? 0);
   const fixed = fixedMemory(codec, level);
   const memoryLimit = checkMemoryLimit(settings, fixed, delta);
   return {
@@ -197,11 +198,14 @@ export function checkAmount(name: string, amount: number): void {
   if (!Number.isInteger(amount) || amount < 0) throw badOption(`${name} ${amount}: a whole number, not negative`);
 }
 
-/** What all but the page cache takes, in bytes. */
-function fixedMemoryOf(codec: Codec, level: number, threads: number, frameSize: number): number {
+/**
+ * What Node, frames and threads take, in bytes. Where nothing is packed a session has no workers, and a flow's own threads
+ * have next to nothing to do.
+ */
+function fixedMemoryOf(codec: Codec, level: number, threads: number, frameSize: number, threadBytes: number): number {
   const arena = native.arenaBytes(frameSize, framesInFlight(threads), threads + 1);
-  const worker = WORKER_BYTES + native.packerBytes(codecNumber(codec), level, frameSize);
-  return BASE_BYTES + arena + (codec === 'none' ? 0 : threads * worker);
+  const thread = threadBytes + native.packerBytes(codecNumber(codec), level, frameSize);
+  return BASE_BYTES + arena + (codec === 'none' ? 0 : threads * thread);
 }
 
 /** What a window takes at the most, at either end, beside frames of so many bytes in all on their way. */
@@ -211,9 +215,8 @@ export function windowBytes(match: number, inFlightBytes: number): number {
 
 /** What a decoder takes at the most beside its window, in bytes. Its frames may be as large as the format allows. */
 export function decoderBytes(threads: number): number {
-  return (
-    BASE_BYTES + native.arenaBytes(FRAME_SIZES.most, framesInFlight(threads), threads + 1) + threads * WORKER_BYTES
-  );
+  const arena = native.arenaBytes(FRAME_SIZES.most, framesInFlight(threads), threads + 1);
+  return BASE_BYTES + arena + threads * THREAD_BYTES;
 }
 
 /** What a decoder's window may take, in bytes. */

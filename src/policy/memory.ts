@@ -6,8 +6,14 @@ const MiB = 2 ** 20;
 /** What Node itself and our code take before the first frame, in bytes: measured 62 MiB, rounded up. */
 export const BASE_BYTES = 64 * MiB;
 
-/** What a worker thread's own JavaScript engine takes, in bytes: measured 9 to 11 MiB. */
+/** What the JavaScript engine of a session's worker takes, in bytes: measured 9 to 11 MiB. */
 export const WORKER_BYTES = 12 * MiB;
+
+/**
+ * What a thread of a flow's own takes beside its frames and its codec's memory to pack, in bytes: measured up to 40 KiB where
+ * it packs, 90 where it unpacks.
+ */
+export const THREAD_BYTES = 2 ** 17;
 
 function read(path: string): string | undefined {
   try {

@@ -1,11 +1,12 @@
 // Files through the library and the command line, against the simulator's guests, which know nothing of them.
 import assert from 'node:assert/strict';
-import { readdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
+import { closeSync, openSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
-import { PagewireError, readInfo, readPage, salvage, verifyFile } from '#src/index.js';
+import { createEncoder, PagewireError, readInfo, readPage, salvage, verifyFile } from '#src/index.js';
 import type { SimulatedGuest } from '#src/simulator/guest.js';
 import { folder, PAGEWIRE, pagewire } from '../cli/command.js';
 import { mixed, simulated } from '../pipeline/content.js';
+import { HEADER_BYTES, readFrames } from '../pipeline/frames.js';
 
 const isA = (code: string) => (error: unknown) => error instanceof PagewireError && error.code === code;
 
@@ -59,6 +60,45 @@ describe('a saved guest', () => {
     const { code, stderr } = await pagewire(t, ['-l', at('nothing')]);
     assert.equal(code, 2);
     assert.match(stderr, /nothing: cannot open: No such file/);
+  });
+});
+
+describe('-t', () => {
+  it('finds an index that tells of another stream, though every frame is right, in one file and in several streams', async (t) => {
+    const at = folder(t);
+    const { stream } = simulated({ passes: 0 });
+    const changed = Buffer.from(stream);
+    mixed(32, 1).copy(changed, 200_000);
+    const index = (file: Buffer): number => readFrames(file).find(({ kind }) => kind === 0x81)!.at;
+    // From a file, which never pauses: all frames are full ones.
+    const saved = async (content: Buffer): Promise<Buffer> => {
+      writeFileSync(at('stream'), content);
+      const [input, output] = [openSync(at('stream'), 'r'), openSync(at('saved'), 'w')];
+      await createEncoder({ input, output, delta: false, codec: 'none', index: true }).done;
+      for (const fd of [input, output]) closeSync(fd);
+      return readFileSync(at('saved'));
+    };
+    const [right, other] = [await saved(stream), await saved(changed)];
+    assert.equal(index(right), index(other));
+    const end = -2 * HEADER_BYTES;
+    const wrong = Buffer.concat([
+      right.subarray(0, index(right)),
+      other.subarray(index(other), other.length + end),
+      right.subarray(end),
+    ]);
+    assert.equal((await pagewire(t, ['-t'], { input: wrong })).code, 0);
+    for (const [streams, code] of [
+      [[right], 0],
+      [[wrong], 4],
+      [[right, right], 0],
+      [[wrong, right], 4],
+    ] as const) {
+      writeFileSync(at('file.pw'), Buffer.concat(streams));
+      const tested = await pagewire(t, ['-t', at('file.pw')]);
+      assert.equal(tested.code, code, tested.stderr);
+      if (code > 0)
+        assert.match(tested.stderr, /^pagewire: .*the index at byte \d+ is damaged: it tells of other pages/);
+    }
   });
 });
 

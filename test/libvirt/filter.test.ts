@@ -109,8 +109,8 @@ const broken: [what: string, why: RegExp, make: (t: TestContext) => [Installed, 
   ],
   [
     'our program is gone',
-    /there is no \/nonexistent\/filter\.js: run/,
-    (t) => [new Installed(t, 'lzop', { ...thisFilter(), program: '/nonexistent/filter.js' }), {}, []],
+    /there is no \/nonexistent\/filter\.cjs: run/,
+    (t) => [new Installed(t, 'lzop', { ...thisFilter(), program: '/nonexistent/filter.cjs' }), {}, []],
   ],
   [
     'Node cannot start',

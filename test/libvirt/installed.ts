@@ -126,7 +126,7 @@ export class RunningFilter {
   /** Ends the program that the shell runs, as the kernel does where memory is short. */
   async killProgram(): Promise<void> {
     for (;;) {
-      const node = below(this.#child.pid!).find((pid) => argumentsOf(pid)[1]?.endsWith('/filter.js'));
+      const node = below(this.#child.pid!).find((pid) => argumentsOf(pid)[1]?.endsWith('/filter.cjs'));
       if (node !== undefined) {
         process.kill(node, 'SIGKILL');
         return;

@@ -1,8 +1,16 @@
 import assert from 'node:assert/strict';
 import { totalmem } from 'node:os';
 import { describe, it } from 'node:test';
+import type { Codec } from '#src/codecs.js';
 import { checkEncoder } from '#src/pipeline/settings.js';
-import { BASE_BYTES, defaultMemoryLimit, groupFree, sessionMatch, WORKER_BYTES } from '#src/policy/memory.js';
+import {
+  BASE_BYTES,
+  defaultMemoryLimit,
+  groupFree,
+  sessionMatch,
+  THREAD_BYTES,
+  WORKER_BYTES,
+} from '#src/policy/memory.js';
 
 describe('the memory limit', () => {
   it('is at most half of the machine, in whole bytes', () => {
@@ -55,16 +63,25 @@ describe('what everything but the cache takes', () => {
     checkEncoder(settings).native.delta?.fixedMemory ?? NaN;
   const [frame, page] = [1 << 20, 4096];
 
-  it('is Node, the slots, and for each worker its engine and its codec', () => {
+  it('is Node, the slots, and for each thread its own and its codec', () => {
     // docs/library.md: threads + 4 slots on their way and threads + 1 to pack into, each with room for its header.
     const slots = (threads: number, frameSize: number): number => (2 * threads + 5) * (frameSize + page);
     assert.equal(fixed({ codec: 'none', threads: 1 }), BASE_BYTES + slots(1, frame / 4));
     assert.equal(fixed({ codec: 'none', threads: 4, frameSize: 64 << 10 }), BASE_BYTES + slots(4, 64 << 10));
     for (const codec of ['lz4', 'zlib', 'zstd'] as const) {
       const [two, three] = [fixed({ codec, threads: 2 }), fixed({ codec, threads: 3 })];
-      assert.ok(two > BASE_BYTES + slots(2, frame) + 2 * WORKER_BYTES, codec);
-      assert.ok(three - two > WORKER_BYTES + 2 * frame, codec);
+      assert.ok(two > BASE_BYTES + slots(2, frame) + 2 * THREAD_BYTES, codec);
+      const more = three - two - (slots(3, frame) - slots(2, frame));
+      assert.ok(more > THREAD_BYTES && more < THREAD_BYTES + 4 * frame, codec);
     }
+  });
+
+  it('is in a session what is kept to be sent again, too, and the JavaScript engine of each worker', () => {
+    const replay = 5 << 20;
+    const more = (settings: Parameters<typeof checkEncoder>[0], codec: Codec): number =>
+      checkEncoder(settings, replay).fixedMemory(codec, 0) - checkEncoder(settings).fixedMemory(codec, 0);
+    assert.equal(more({ threads: 3 }, 'zstd'), replay + 3 * (WORKER_BYTES - THREAD_BYTES));
+    assert.equal(more({ threads: 3 }, 'none'), replay);
   });
 
   it('grows with the level and with the frames', () => {

@@ -17,6 +17,7 @@ it('npm pack gives a package that installs and works in an empty folder', async 
       'bin/package.json',
       'binding.gyp',
       'dist/filter.cjs',
+      'dist/libvirt/filter.cjs',
       'dist/index.js',
       'dist/index.d.ts',
       'native/Cargo.lock',

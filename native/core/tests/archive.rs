@@ -1,7 +1,7 @@
 //! Files: written by real flows, read at random, damaged in every bit and cut at every byte.
 
 use pagewire_core::archive::{
-    Archive, ArchiveError, BasePages, Bases, Builder, Content, Verified, salvage, verify,
+    Archive, ArchiveError, BasePages, Bases, Builder, Check, Content, Verified, salvage, verify,
 };
 use pagewire_core::codec::Codec;
 use pagewire_core::flow::{Crew, Direct, EncodeOptions, Event, Flow, MatchOptions};
@@ -70,8 +70,8 @@ const CREW: Crew = Crew {
     threads: 2,
 };
 
-/// Runs a flow to its end. What it reads and writes are files.
-fn run(start: impl FnOnce(Box<dyn Fn(Event) + Send + Sync>) -> Flow) -> Result<(), String> {
+/// Runs a flow to its end, and tells whether it left an index alone. What it reads and writes are files.
+fn run(start: impl FnOnce(Box<dyn Fn(Event) + Send + Sync>) -> Flow) -> Result<bool, String> {
     let (tell, ended) = channel();
     let listener = Box::new(move |event| {
         let _ = tell.send(event);
@@ -88,7 +88,7 @@ fn run(start: impl FnOnce(Box<dyn Fn(Event) + Send + Sync>) -> Flow) -> Result<(
                 let result = flow.damage().or(flow.sink_result().and_then(Result::err));
                 return match result.map(|error| error.to_string()).or(failure) {
                     Some(error) => Err(error),
-                    None => Ok(()),
+                    None => Ok(flow.index_left()),
                 };
             }
             _ => None,
@@ -128,6 +128,22 @@ fn save(stream: &[u8], to: &Path, how: How<'_>) {
 }
 
 fn restore(from: &Path, bases: &Bases) -> Result<Vec<u8>, String> {
+    decode(from, bases, None).map(|(restored, _)| restored)
+}
+
+/// Holds a file against its index while it is decoded: `false` where it has one that has to be held against it otherwise.
+fn hold(file: &Path, bases: &Bases) -> Result<bool, String> {
+    decode(file, bases, Check::open(file, bases)).map(|(_, index_left)| !index_left)
+}
+
+/// Both ways to check a file find it right.
+fn right(file: &Path, bases: &Bases) -> Verified {
+    assert_eq!(hold(file, bases), Ok(true));
+    verify(file, bases).expect("right")
+}
+
+/// What was decoded, and whether an index was left alone.
+fn decode(from: &Path, bases: &Bases, check: Option<Check>) -> Result<(Vec<u8>, bool), String> {
     let folder = Folder::new();
     let to = folder.file("restored");
     let (input, output) = (
@@ -142,13 +158,14 @@ fn restore(from: &Path, bases: &Bases) -> Result<Vec<u8>, String> {
             CREW,
             (64 + 80) << 20,
             bases,
+            check,
             listener,
         )
         .expect("a flow")
     };
     let result = run(flow);
     let restored = fs::read(&to).expect("read");
-    result.map(|()| restored)
+    result.map(|index_left| (restored, index_left))
 }
 
 /// Bytes that no codec packs, and that differ from seed to seed.
@@ -271,7 +288,7 @@ fn what_is_saved_can_be_read_anywhere() {
         assert_eq!(directory.ram_bytes(), (pages.len() * PAGE) as u64);
         let devices = directory.device_state.expect("devices") as usize;
         assert_eq!(stream[devices], 4);
-        let verified = verify(&file, &Bases::default()).expect("right");
+        let verified = right(&file, &Bases::default());
         assert_eq!(
             (verified.raw_bytes, verified.pages),
             (stream.len() as u64, 600)
@@ -352,10 +369,7 @@ fn a_large_index_has_several_parts() {
             expected
         );
     }
-    assert_eq!(
-        verify(&file, &Bases::default()).expect("right").pages,
-        150_000
-    );
+    assert_eq!(right(&file, &Bases::default()).pages, 150_000);
     assert_eq!(restore(&file, &Bases::default()), Ok(stream));
 }
 
@@ -372,7 +386,7 @@ fn what_is_no_guest_has_frames_and_no_pages() {
             archive.page(b"pc.ram", 0),
             Err(ArchiveError::NoIndex { .. })
         ));
-        verify(&file, &Bases::default()).expect("right");
+        right(&file, &Bases::default());
     }
 }
 
@@ -417,7 +431,12 @@ fn files_without_an_index_behind_others_and_behind_a_header_are_read() {
             (verified.streams, verified.raw_bytes),
             (streams, streams * stream.len() as u64)
         );
+        // In one pass only where an index at the file's end is that of all of it; a header is another program's to read.
+        let held = hold(&both, &Bases::default());
+        assert!(held == Ok(false) || streams == 1 && held.is_err());
     }
+    fs::write(&both, &plain).expect("written");
+    assert_eq!(hold(&both, &Bases::default()), Ok(true));
     fs::write(&both, b"LibvirtQemudSave only").expect("written");
     assert!(Archive::open(&both, &Bases::default()).is_err());
 }
@@ -476,7 +495,7 @@ fn an_incremental_save_needs_its_base_and_no_other() {
         assert_eq!(restore(file, &none).as_ref(), Ok(stream));
         let archive = Archive::open(file, &none).expect("a file");
         assert_eq!(&whole(&archive).expect("bytes"), stream);
-        verify(file, &none).expect("right");
+        right(file, &none);
     }
     expect_pages(&Archive::open(&third, &none).expect("a file"), &pages);
 
@@ -604,7 +623,40 @@ fn every_flipped_bit_is_found_and_no_wrong_byte_comes_out() {
         }
         if at % 64 == 0 {
             assert!(restore(&bad, &none).is_err(), "byte {at}");
+            assert!(hold(&bad, &none).is_err(), "byte {at}");
         }
+    }
+}
+
+#[test]
+fn an_index_of_another_stream_is_found_though_all_frames_are_right() {
+    let folder = Folder::new();
+    let none = Bases::default();
+    let how = How {
+        codec: Codec::None,
+        ..ZSTD
+    };
+    let mut pages: Vec<Option<Vec<u8>>> = (0..40).map(|i| Some(noise(PAGE, i))).collect();
+    let [ours, theirs] = [7, 1000].map(|seed| {
+        pages[7] = Some(noise(PAGE, seed));
+        let file = folder.file("one.pw");
+        save(&guest(&pages), &file, how);
+        let archive = Archive::open(&file, &none).expect("a file");
+        let index = archive.directory().expect("an index").parts[0].position as usize;
+        (fs::read(&file).expect("read"), index)
+    });
+    assert_eq!((ours.0.len(), ours.1), (theirs.0.len(), theirs.1));
+    let end = ours.0.len() - 96;
+    let swapped = [&ours.0[..ours.1], &theirs.0[theirs.1..end], &ours.0[end..]].concat();
+    let file = folder.file("swapped.pw");
+    fs::write(&file, swapped).expect("written");
+    assert!(restore(&file, &none).is_ok());
+    for error in [
+        verify(&file, &none).map(drop).map_err(|e| e.to_string()),
+        hold(&file, &none).map(drop),
+    ] {
+        let error = error.expect_err("another index");
+        assert!(error.contains("tells of other pages"), "{error}");
     }
 }
 
@@ -788,7 +840,7 @@ fn the_golden_files_of_version_1_1_are_still_read() {
         ..Bases::default()
     };
     for (file, stream) in [(base, before), (file, after)] {
-        let verified = verify(&file, &bases).expect("right");
+        let verified = right(&file, &bases);
         assert_eq!((verified.pages, verified.without_index), (6, 0));
         let archive = Archive::open(&file, &bases).expect("a file");
         assert!(whole(&archive).expect("bytes") == stream);

@@ -137,6 +137,7 @@ fn start(input: impl Into<OwnedFd>, output: impl Into<OwnedFd>, kind: Kind) -> R
             crew,
             WINDOW_LIMIT,
             Bases::default(),
+            None,
             listener,
         ),
     };
@@ -590,6 +591,7 @@ fn a_pipe_s_wrong_end_is_refused() {
             BY_LISTENER,
             WINDOW_LIMIT,
             Bases::default(),
+            None,
             Box::new(|_| {}),
         );
         assert!(matches!(flow, Err(FlowError::Access { .. })));

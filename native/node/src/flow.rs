@@ -6,7 +6,7 @@ use napi::bindgen_prelude::{ClassInstance, FnArgs};
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi::{Error, Result, Status};
 use napi_derive::napi;
-use pagewire_core::archive::{Bases, CHAIN_BYTES};
+use pagewire_core::archive::{Bases, CHAIN_BYTES, Check};
 use pagewire_core::codec::Codec;
 use pagewire_core::delta;
 use pagewire_core::flow::{
@@ -20,7 +20,7 @@ use pagewire_core::qemu::Reason;
 use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -154,6 +154,8 @@ pub struct NativeDecodeOptions {
     pub bases: Vec<String>,
     /// A folder where it may be besides.
     pub beside: Option<String>,
+    /// The file that the input is, from its first byte on: it is held against its index.
+    pub file: Option<String>,
 }
 
 /// How delta works; bytes throughout. One of `cache_bytes` and `cache_percent` is given.
@@ -519,6 +521,9 @@ impl NativeFlow {
             named: options.bases.into_iter().map(PathBuf::from).collect(),
             beside: options.beside.map(PathBuf::from),
         };
+        let check = options
+            .file
+            .and_then(|file| Check::open(Path::new(&file), &bases));
         Flow::decode(
             input,
             output,
@@ -529,6 +534,7 @@ impl NativeFlow {
             },
             options.window_limit as u64,
             bases,
+            check,
             listener(events),
         )
         .map(Self::register)
@@ -661,6 +667,12 @@ impl NativeFlow {
             Ok(StreamEnd { ending, within }) => NativeResult::ended(Some(ending), within),
             Err(error) => NativeResult::failed(&error),
         }))
+    }
+
+    /// Whether a stream that was decoded had an index that nothing was held against.
+    #[napi]
+    pub fn index_left(&self) -> Result<bool, String> {
+        Ok(self.flow()?.index_left())
     }
 
     /// What was wrong with the first frame that the flow's own threads could not pack or unpack.

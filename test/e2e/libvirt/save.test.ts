@@ -258,7 +258,7 @@ void describe('libvirt with the filter', { skip: skipLibvirt() }, () => {
 });
 
 async function filterRuns(host: Host): Promise<boolean> {
-  return (await host.start('pgrep', ['pgrep', '-f', 'libvirt/filter.js']).exitCode()) === 0;
+  return (await host.start('pgrep', ['pgrep', '-f', 'libvirt/filter.cjs']).exitCode()) === 0;
 }
 
 function useFormat(host: Host, format: string): void {

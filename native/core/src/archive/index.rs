@@ -465,7 +465,7 @@ fn seal(kind: Kind, body: &[u8]) -> Vec<u8> {
 }
 
 /// Whether the payload is a directory's.
-pub(super) fn is_directory(payload: &[u8]) -> bool {
+pub(crate) fn is_directory(payload: &[u8]) -> bool {
     payload.first() == Some(&(Kind::Directory as u8))
 }
 

@@ -29,6 +29,7 @@ pub use build::{Builder, Scribe, Watcher};
 pub use error::ArchiveError;
 pub use file::{Archive, CHAIN_BYTES, Info};
 pub use index::{Content, Directory, FrameAt, PageRecord, Part, PartAt};
+pub(crate) use index::{INDEX, is_directory};
 pub use page_hash::PageHash;
 pub use salvage::{Piece, Salvaged, salvage};
-pub use verify::{Verified, verify};
+pub use verify::{Check, Verified, verify};

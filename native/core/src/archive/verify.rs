@@ -1,4 +1,4 @@
-//! Reads all of a file and holds it against what it says of itself.
+//! Reads all of a file and holds it against what it says of itself; [`Check`] alone where a flow reads it anyway.
 
 use super::base::{BasePages, Bases};
 use super::build::{Builder, Watcher};
@@ -6,7 +6,7 @@ use super::error::ArchiveError;
 use super::file::Archive;
 use super::index::{Content, FrameAt, INDEX, PageRecord, is_directory};
 use crate::checksum::ContentHash;
-use crate::frame::{Ending, FrameError, FrameType, HEADER_LEN};
+use crate::frame::{Ending, FrameError, FrameType, HEADER_LEN, Header};
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
@@ -57,18 +57,18 @@ pub fn verify(path: &Path, bases: &Bases) -> Result<Verified, ArchiveError> {
         stream.open_base(bases, 0)?;
         verified.streams += 1;
         verified.frames += frames;
-        one(&mut stream, &index, &mut verified)?;
         at = stream.extent().1;
+        one(stream, &index, &mut verified)?;
         if at >= size {
             return Ok(verified);
         }
-        archive = stream;
+        archive = Archive::unread(path)?;
     }
 }
 
 /// One stream, whose frames are in order.
 fn one(
-    stream: &mut Archive,
+    mut stream: Archive,
     index: &[(u64, bool)],
     verified: &mut Verified,
 ) -> Result<(), ArchiveError> {
@@ -76,62 +76,35 @@ fn one(
     let Some(end) = stream.end().copied() else {
         return Ok(());
     };
-    let directory = match end.index {
-        0 => None,
-        distance => {
-            let end_at = behind - (HEADER_LEN + crate::frame::End::LEN) as u64;
-            let (position, directory) = stream.directory_before(end_at, distance)?;
-            stream.set_directory(directory.clone());
-            if position - directory.from_start != start {
-                return Err(stream.damaged_index("it belongs to another stream"));
-            }
-            Some(directory)
-        }
-    };
-    if let Some(directory) = &directory {
-        let parts: Vec<u64> = index
-            .iter()
-            .filter(|part| !part.1)
-            .map(|part| part.0 - start)
-            .collect();
-        let named: Vec<u64> = directory.parts.iter().map(|part| part.position).collect();
-        if parts != named {
-            return Err(stream.damaged_index("it does not name the parts that are there"));
+    let end_at = behind - (HEADER_LEN + crate::frame::End::LEN) as u64;
+    if end.index > 0 {
+        let (position, directory) = stream.directory_before(end_at, end.index)?;
+        let from_start = directory.from_start;
+        stream.set_directory(directory);
+        if position - from_start != start {
+            return Err(stream.damaged_index("it belongs to another stream"));
         }
     }
-    let hashes = directory.as_ref().is_some_and(|directory| directory.hashes);
-    let builder = Arc::new(Builder::new(hashes, None));
-    let mut watcher = Watcher::new(Arc::clone(&builder));
-    let mut told = Told::new(stream, directory.as_ref().map_or(0, |d| d.parts.len()));
+    let stream = Arc::new(stream);
+    let mut check = (end.index > 0).then(|| Check::new(Arc::clone(&stream)));
+    if let Some(check) = &mut check {
+        for (position, is_directory) in index {
+            check.index(position - start, *is_directory)?;
+        }
+    }
     let mut content = ContentHash::new();
     let mut raw = Vec::new();
-    let (mut codecs, mut matched) = ([0u64; 4], 0u64);
     for frame in stream.frames()? {
         raw.resize(frame.raw_len as usize, 0);
         stream.read(frame.offset, &mut raw)?;
         content.update(&raw);
-        if directory.is_none() {
-            continue;
-        }
-        let header = stream.header(start + frame.position)?;
-        codecs[header.codec as usize] += 1;
-        matched += u64::from(header.kind == FrameType::Matched);
-        if told.frame()? != Some(frame) {
-            return Err(stream.damaged_index("it tells of other frames than there are"));
-        }
-        watcher.sealed(frame.offset, &raw);
-        builder.look(frame.offset, &raw);
-        for record in builder.take(frame.offset) {
-            let stored = told.page()?;
-            if !told.same(stored, record)? {
-                return Err(stream.damaged_index("it tells of other pages than there are"));
-            }
-            verified.pages += 1;
+        if let Some(check) = &mut check {
+            check.frame(frame.position, &stream.header(start + frame.position)?)?;
+            check.content(frame.offset, &raw)?;
         }
     }
     let actual = content.digest();
     if actual != end.content_hash {
-        let end_at = behind - (HEADER_LEN + crate::frame::End::LEN) as u64;
         return Err(stream.wrong(
             end_at,
             FrameError::Total {
@@ -141,33 +114,165 @@ fn one(
             },
         ));
     }
-    if let Some(directory) = &directory {
-        let facts = watcher.facts();
-        let same = told.frame()?.is_none()
-            && told.page()?.is_none()
-            && (codecs, matched) == (directory.codecs, directory.matched)
-            && facts.agrees(directory);
-        if !same {
-            return Err(stream.damaged_index("it tells of another stream"));
-        }
+    if let Some(check) = &mut check {
+        check.end()?;
+        verified.pages += check.pages;
     }
     verified.raw_bytes += end.raw_bytes;
-    verified.without_index += u64::from(directory.is_none());
+    verified.without_index += u64::from(check.is_none());
     verified.truncated_inputs += u64::from(end.ending == Ending::TruncatedInput);
     Ok(())
 }
 
+/// Holds a stream against its index while it is read.
+pub struct Check {
+    stream: Arc<Archive>,
+    told: Told,
+    builder: Arc<Builder>,
+    watcher: Watcher,
+    /// Parts that have come.
+    parts: usize,
+    codecs: [u64; 4],
+    matched: u64,
+    /// Page records that were right.
+    pages: u64,
+}
+
+impl Check {
+    /// Of a file whose only stream begins with it. `None` where there is no such index, or it cannot be read: what is wrong
+    /// with it then, [`verify`] tells.
+    #[must_use]
+    pub fn open(path: &Path, bases: &Bases) -> Option<Self> {
+        // Without an index, where the last stream begins would take a look at every header.
+        if Archive::identify(path).ok()?.index == 0 {
+            return None;
+        }
+        let mut stream = Archive::open_alone(path).ok()?;
+        stream.open_base(bases, 0).ok()?;
+        (stream.extent().0 == 0).then(|| Self::new(Arc::new(stream)))
+    }
+
+    /// Of a stream with a directory.
+    fn new(stream: Arc<Archive>) -> Self {
+        let directory = stream.directory();
+        let hashes = directory.is_some_and(|directory| directory.hashes);
+        let builder = Arc::new(Builder::new(hashes, None));
+        Check {
+            told: Told::new(Arc::clone(&stream)),
+            watcher: Watcher::new(Arc::clone(&builder)),
+            builder,
+            parts: 0,
+            codecs: [0; 4],
+            matched: 0,
+            pages: 0,
+            stream,
+        }
+    }
+
+    /// An INDEX frame; positions are counted from START.
+    ///
+    /// # Errors
+    /// If the directory does not name it.
+    pub fn index(&mut self, position: u64, is_directory: bool) -> Result<(), ArchiveError> {
+        if is_directory {
+            return Ok(());
+        }
+        if self.part(self.parts) != Some(position) {
+            return Err(self.other_parts());
+        }
+        self.parts += 1;
+        Ok(())
+    }
+
+    /// The header of the next frame with a piece of the stream.
+    ///
+    /// # Errors
+    /// If the index tells of another.
+    pub fn frame(&mut self, position: u64, header: &Header) -> Result<(), ArchiveError> {
+        self.codecs[header.codec as usize] += 1;
+        self.matched += u64::from(header.kind == FrameType::Matched);
+        let found = FrameAt {
+            position,
+            offset: header.offset,
+            raw_len: header.raw_len,
+            packed_len: header.packed_len,
+        };
+        if self.told.frame()? == Some(found) {
+            Ok(())
+        } else {
+            Err(self
+                .stream
+                .damaged_index("it tells of other frames than there are"))
+        }
+    }
+
+    /// What the next of those frames stands for.
+    ///
+    /// # Errors
+    /// If the index tells of other pages.
+    pub fn content(&mut self, offset: u64, raw: &[u8]) -> Result<(), ArchiveError> {
+        self.watcher.sealed(offset, raw);
+        self.builder.look(offset, raw);
+        for record in self.builder.take(offset) {
+            let stored = self.told.page()?;
+            if !self.told.same(stored, record)? {
+                return Err(self
+                    .stream
+                    .damaged_index("it tells of other pages than there are"));
+            }
+            self.pages += 1;
+        }
+        Ok(())
+    }
+
+    /// Behind the last frame.
+    ///
+    /// # Errors
+    /// If the index tells of more, or of another stream.
+    pub fn end(&mut self) -> Result<(), ArchiveError> {
+        if self.part(self.parts).is_some() {
+            return Err(self.other_parts());
+        }
+        let facts = self.watcher.facts();
+        let same = self.told.frame()?.is_none()
+            && self.told.page()?.is_none()
+            && self.stream.directory().is_some_and(|directory| {
+                (self.codecs, self.matched) == (directory.codecs, directory.matched)
+                    && facts.agrees(directory)
+            });
+        if same {
+            Ok(())
+        } else {
+            Err(self.stream.damaged_index("it tells of another stream"))
+        }
+    }
+
+    /// Where the directory has this part.
+    fn part(&self, at: usize) -> Option<u64> {
+        let part = self.stream.directory()?.parts.get(at)?;
+        Some(part.position)
+    }
+
+    fn other_parts(&self) -> ArchiveError {
+        self.stream
+            .damaged_index("it does not name the parts that are there")
+    }
+}
+
 /// What the index's parts tell, one after the other.
-struct Told<'a> {
-    archive: &'a Archive,
+struct Told {
+    archive: Arc<Archive>,
     parts: std::ops::Range<usize>,
     frames: VecDeque<FrameAt>,
     pages: VecDeque<PageRecord>,
     base: Option<BasePages>,
 }
 
-impl<'a> Told<'a> {
-    fn new(archive: &'a Archive, parts: usize) -> Self {
+impl Told {
+    fn new(archive: Arc<Archive>) -> Self {
+        let parts = archive
+            .directory()
+            .map_or(0, |directory| directory.parts.len());
         Told {
             archive,
             parts: 0..parts,

@@ -2,8 +2,8 @@
 
 use super::arena::{Origin, Slot};
 use super::order::{Order, name};
-use super::{FlowError, Shared, StreamEnd};
-use crate::archive::{Archive, BaseName};
+use super::{FlowError, Shared, StreamEnd, lock};
+use crate::archive::{self, Archive, BaseName};
 use crate::descriptor::Input;
 use crate::frame::{End, Ending, FrameError, FrameType, HEADER_LEN, Header, Start};
 use crate::matching::{Base, Window};
@@ -100,6 +100,9 @@ impl Source<'_> {
             let mut slot = self.slot(header, window)?;
             match header.kind {
                 FrameType::Data | FrameType::Matched => {
+                    if let Some(check) = &self.shared.check {
+                        lock(check).frame(self.origin.offset, &header)?;
+                    }
                     slot.base = base.clone();
                     self.shared.pass(slot)?;
                 }
@@ -107,12 +110,21 @@ impl Source<'_> {
                     let end = self.checked(End::from_bytes(slot.payload()))?;
                     self.total("number of frames", end.frames, order.frames)?;
                     self.total("bytes of the stream", end.raw_bytes, order.offset)?;
+                    if end.index > 0 && self.shared.check.is_none() {
+                        self.shared.index_left.store(true, Ordering::SeqCst);
+                    }
                     self.shared.pass(slot)?;
                     return Ok(true);
                 }
                 FrameType::Abort => {
                     let reason = readable(slot.payload());
                     return Err(self.wrong(FrameError::Aborted { reason }));
+                }
+                FrameType::Other(archive::INDEX) => {
+                    if let Some(check) = &self.shared.check {
+                        let is_directory = archive::is_directory(slot.payload());
+                        lock(check).index(self.origin.offset, is_directory)?;
+                    }
                 }
                 // What may be skipped: it was read and checked. No other kind is in order here.
                 _ => {}

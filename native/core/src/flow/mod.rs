@@ -33,7 +33,7 @@ pub use copy::{Copy, half_close};
 pub use encode::{CacheSize, DeltaOptions, EncodeOptions, GuestReport, MatchOptions};
 pub use error::FlowError;
 
-use crate::archive::{Bases, Builder, Scribe};
+use crate::archive::{Bases, Builder, Check, Scribe};
 use crate::codec::Codec;
 use crate::delta;
 use crate::descriptor::{Input, Output, Wake, thread_cpu_ns};
@@ -154,6 +154,10 @@ struct Shared {
     index: Option<Arc<Builder>>,
     /// Where a decoder looks for what a stream refers to.
     bases: Bases,
+    /// What a decoder holds against its index: the source the frames, the sink what they stand for.
+    check: Option<Mutex<Check>>,
+    /// A decoder's stream had an index that nothing was held against.
+    index_left: AtomicBool,
     /// Bytes of memory that a decoder's window may take.
     window_limit: u64,
     source_wake: Wake,
@@ -436,7 +440,7 @@ enum SourceResult {
 /// What a flow's source thread does, and with what.
 enum SourceWork {
     Encode(Input, EncodeOptions, Option<Arc<Wire>>),
-    Decode(Input, Bases),
+    Decode(Input, Bases, Option<Box<Check>>),
     /// With the raw bytes that a frame holds at the most.
     FromWire(Arc<Wire>, u32),
 }
@@ -514,16 +518,18 @@ impl Flow {
 
     /// Starts to decode: frames in, the original stream out, held against their checksums and totals. A stream with
     /// references needs memory for what they lead back to and for what of a base is read, `window_limit`
-    /// bytes at the most. The base of one that has a base is looked for as `bases` says.
+    /// bytes at the most. The base of one that has a base is looked for as `bases` says. With `check` the input is that
+    /// file, from its first byte on.
     pub fn decode(
         input: OwnedFd,
         output: OwnedFd,
         crew: Crew,
         window_limit: u64,
         bases: Bases,
+        check: Option<Check>,
         listener: Box<dyn Fn(Event) + Send + Sync>,
     ) -> Result<Flow, FlowError> {
-        let work = SourceWork::Decode(Input::new(input)?, bases);
+        let work = SourceWork::Decode(Input::new(input)?, bases, check.map(Box::new));
         let target = Target::VerifiedContent(Output::new(output)?);
         Self::start(work, target, Self::any_frame(crew, window_limit), listener)
     }
@@ -553,7 +559,7 @@ impl Flow {
     }
 
     fn start(
-        work: SourceWork,
+        mut work: SourceWork,
         target: Target,
         sizes: Sizes,
         listener: Box<dyn Fn(Event) + Send + Sync>,
@@ -584,8 +590,12 @@ impl Flow {
             _ => None,
         };
         let bases = match &work {
-            SourceWork::Decode(_, bases) => bases.clone(),
+            SourceWork::Decode(_, bases, _) => bases.clone(),
             _ => Bases::default(),
+        };
+        let check = match &mut work {
+            SourceWork::Decode(.., check) => check.take(),
+            _ => None,
         };
         let direct = match &work {
             SourceWork::Encode(_, options, _) => options.direct,
@@ -596,6 +606,11 @@ impl Flow {
             packers,
             threads,
         } = sizes.crew;
+        // Without frames nothing is ever packed: the crew hands on what it gets, and needs no thread for that.
+        let working = match target {
+            Target::Content(..) => 0,
+            _ => threads,
+        };
         let wake = || Wake::new().map_err(FlowError::system("make an eventfd"));
         let shared = Arc::new(Shared {
             arena: Arena::new(sizes.frame, in_flight, packers)?,
@@ -604,6 +619,8 @@ impl Flow {
             keeps,
             index,
             bases,
+            check: check.map(|check| Mutex::new(*check)),
+            index_left: AtomicBool::new(false),
             window_limit: sizes.window_limit,
             source_wake: wake()?,
             sink_wake: wake()?,
@@ -676,7 +693,7 @@ impl Flow {
             wire: wire.clone(),
             threads: Mutex::new(vec![sink]),
         };
-        for _ in 0..threads {
+        for _ in 0..working {
             let shared = Arc::clone(&shared);
             let work = Box::new(move || {
                 if let Some(crew) = &shared.crew {
@@ -692,7 +709,7 @@ impl Flow {
                     SourceWork::Encode(input, options, wire) => {
                         encode::run(&shared, input, options, wire)
                     }
-                    SourceWork::Decode(input, _) => decode::run(&shared, input),
+                    SourceWork::Decode(input, ..) => decode::run(&shared, input),
                     SourceWork::FromWire(wire, frame_size) => {
                         receive::run(&shared, &wire, frame_size);
                         Err(FlowError::Stopped)
@@ -789,6 +806,11 @@ impl Flow {
             Some(crew) => crew.end(&self.shared),
             None => self.shared.sink.finish(),
         }
+    }
+
+    /// Whether a stream that was decoded had an index that nothing was held against.
+    pub fn index_left(&self) -> bool {
+        self.shared.index_left.load(Ordering::SeqCst)
     }
 
     /// What was wrong with the first frame that its crew could not pack or unpack; the sink has written those before it, once

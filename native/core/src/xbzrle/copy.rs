@@ -37,35 +37,46 @@ pub(super) mod x86_64 {
     impl CopyRun for Avx2 {
         #[inline(always)]
         unsafe fn copy_run(from: &[u8], to: &mut [u8]) {
-            /// Two vectors a turn: of a loop of one, compilers make a call of `memcpy`.
-            const TURN: usize = 64;
-            let len = to.len();
-            debug_assert!(from.len() == len && len > 0);
-            if len < 32 {
-                // SAFETY: the caller vouches for the lengths.
-                unsafe { copy_short(from, to) };
-                return;
-            }
-            let (from, to) = (from.as_ptr(), to.as_mut_ptr());
-            // SAFETY: the caller vouches for AVX2 and for `len` bytes each: at least 32, which are read and written at the
-            // end; before it, only where they fit.
+            debug_assert!(from.len() == to.len() && !to.is_empty());
+            // SAFETY: the caller vouches for the lengths and for AVX2.
             unsafe {
-                let load = |at: usize| _mm256_loadu_si256(from.add(at).cast());
-                let store = |at: usize, bytes| _mm256_storeu_si256(to.add(at).cast(), bytes);
-                let last = load(len - 32);
-                let mut at = 0;
-                while at + TURN < len {
-                    let (first, second) = (load(at), load(at + 32));
-                    store(at, first);
-                    store(at + 32, second);
-                    at += TURN;
+                if to.len() < 32 {
+                    copy_short(from, to);
+                } else {
+                    copy_long(from, to);
                 }
-                if len - at > 32 {
-                    store(at, load(at));
-                }
-                // Perhaps some of it once more.
-                store(len - 32, last);
             }
+        }
+    }
+
+    /// Copies a run of 32 bytes or more. (By 64 it takes longer, as each write goes to two cache lines then.)
+    ///
+    /// # Safety
+    /// The processor has AVX2; `from` and `to` are equally long.
+    #[inline(always)]
+    unsafe fn copy_long(from: &[u8], to: &mut [u8]) {
+        /// Two vectors a turn: of a loop of one, compilers make a call of `memcpy`.
+        const TURN: usize = 64;
+        let len = to.len();
+        let (from, to) = (from.as_ptr(), to.as_mut_ptr());
+        // SAFETY: the caller vouches for AVX2 and for `len` bytes each: at least 32, which are read and written at the end;
+        // before it, only where they fit.
+        unsafe {
+            let load = |at: usize| _mm256_loadu_si256(from.add(at).cast());
+            let store = |at: usize, bytes| _mm256_storeu_si256(to.add(at).cast(), bytes);
+            let last = load(len - 32);
+            let mut at = 0;
+            while at + TURN < len {
+                let (first, second) = (load(at), load(at + 32));
+                store(at, first);
+                store(at + 32, second);
+                at += TURN;
+            }
+            if len - at > 32 {
+                store(at, load(at));
+            }
+            // Perhaps some of it once more.
+            store(len - 32, last);
         }
     }
 
@@ -101,7 +112,7 @@ pub(super) mod x86_64 {
         }
     }
 
-    /// By 64 bytes; up to that many without a branch, by a mask. (Where lengths are random each branch is mispredicted.)
+    /// Up to 64 bytes by a mask, without a branch: where lengths are random each is mispredicted.
     #[cfg(pagewire_avx512)]
     pub(in super::super) struct Avx512;
 
@@ -110,34 +121,18 @@ pub(super) mod x86_64 {
     impl CopyRun for Avx512 {
         #[inline(always)]
         unsafe fn copy_run(from: &[u8], to: &mut [u8]) {
-            const TURN: usize = 128;
             let len = to.len();
             debug_assert!(from.len() == len && len > 0);
-            let (from, to) = (from.as_ptr(), to.as_mut_ptr());
-            // SAFETY: the caller vouches for AVX-512BW and BMI2 and for `len` bytes each. Up to 64 of them only those are
-            // read and written that the mask has; of more, 64 at the end, and before it only where they fit.
+            // SAFETY: the caller vouches for AVX-512BW, AVX2 and BMI2 and for `len` bytes each. Only those are read and written
+            // that the mask has.
             unsafe {
                 if len <= 64 {
                     let mask = _bzhi_u64(u64::MAX, len as u32);
-                    let bytes = _mm512_maskz_loadu_epi8(mask, from.cast());
-                    _mm512_mask_storeu_epi8(to.cast(), mask, bytes);
-                    return;
+                    let bytes = _mm512_maskz_loadu_epi8(mask, from.as_ptr().cast());
+                    _mm512_mask_storeu_epi8(to.as_mut_ptr().cast(), mask, bytes);
+                } else {
+                    copy_long(from, to);
                 }
-                let load = |at: usize| _mm512_loadu_si512(from.add(at).cast());
-                let store = |at: usize, bytes| _mm512_storeu_si512(to.add(at).cast(), bytes);
-                let last = load(len - 64);
-                let mut at = 0;
-                while at + TURN < len {
-                    let (first, second) = (load(at), load(at + 64));
-                    store(at, first);
-                    store(at + 64, second);
-                    at += TURN;
-                }
-                if len - at > 64 {
-                    store(at, load(at));
-                }
-                // Perhaps some of it once more.
-                store(len - 64, last);
             }
         }
     }
