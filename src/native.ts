@@ -708,6 +708,8 @@ export interface Native {
   unpack(handle: number, slot: number): { slot?: number; failure?: NativeResult };
   packerBytes(codec: number, level: number, frameSize: number): number;
   codecLevels(codec: number): [lowest: number, highest: number];
+  /** Up to so many raw bytes a frame is packed and unpacked by the thread that has it. */
+  straightBytes(): number;
   arenaBytes(frameSize: number, inFlight: number, packers: number): number;
   /** What is kept of a base and of its bases while they are read, in bytes. */
   baseBytes(): number;

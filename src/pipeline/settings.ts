@@ -69,8 +69,8 @@ const MAX_DELTA_BEFORE_CODEC = 1024;
 /** With no codec behind it, any encoding pays that is smaller than the page. */
 const ANY_DELTA = 0xffff_ffff;
 
-/** A frame up to this size is packed on the main thread: that takes no longer than a round trip to a worker. */
-export const INLINE_BYTES = 16 << 10;
+/** A frame up to this size is packed by the thread that has it: that takes no longer than a round trip to a worker. */
+export const INLINE_BYTES = native.straightBytes();
 
 /**
  * Frames on their way at once: one for each worker, one for source and sink each, and two that wait. More would only

@@ -4,7 +4,7 @@ use pagewire_core::archive::{
     Archive, ArchiveError, BasePages, Bases, Builder, Check, Content, Verified, salvage, verify,
 };
 use pagewire_core::codec::Codec;
-use pagewire_core::flow::{Crew, Direct, EncodeOptions, Event, Flow, MatchOptions};
+use pagewire_core::flow::{Capacity, Direct, EncodeOptions, Event, Flow, MatchOptions};
 use pagewire_core::frame::{FrameType, HEADER_LEN, Header, Start};
 use pagewire_core::matching::{Effort, MIN_WINDOW};
 use pagewire_core::qemu::Writer;
@@ -64,7 +64,7 @@ const ZSTD: How = How {
     base: None,
 };
 
-const CREW: Crew = Crew {
+const CREW: Capacity = Capacity {
     in_flight: 4,
     packers: 2,
     threads: 2,

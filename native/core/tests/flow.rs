@@ -4,7 +4,7 @@ use pagewire_core::archive::Bases;
 use pagewire_core::checksum::xxh3_64;
 use pagewire_core::codec::Codec;
 use pagewire_core::flow::{
-    CacheSize, Crew, DeltaOptions, Direct, EncodeOptions, Event, Flow, FlowError, MatchOptions,
+    CacheSize, Capacity, DeltaOptions, Direct, EncodeOptions, Event, Flow, FlowError, MatchOptions,
     StreamEnd,
 };
 use pagewire_core::frame::{Ending, FrameError, FrameType, HEADER_LEN, Header};
@@ -47,18 +47,18 @@ struct Running {
 
 enum Kind {
     Encode(EncodeOptions, Choose),
-    Decode(Crew),
+    Decode(Capacity),
 }
 
 /// The listener packs and unpacks, one frame after the other.
-const BY_LISTENER: Crew = Crew {
+const BY_LISTENER: Capacity = Capacity {
     in_flight: 4,
     packers: 2,
     threads: 0,
 };
 
 /// The flow's own threads do.
-const OWN: Crew = Crew {
+const OWN: Capacity = Capacity {
     in_flight: 4,
     packers: 3,
     threads: 3,

@@ -1,7 +1,7 @@
 //! Two wires, a flow at each end, real sockets between them, and links that break.
 
 use pagewire_core::codec::Codec;
-use pagewire_core::flow::{Crew, Direct, EncodeOptions, Event, Flow, MatchOptions};
+use pagewire_core::flow::{Capacity, Direct, EncodeOptions, Event, Flow, MatchOptions};
 use pagewire_core::frame::{FrameType, Header as FrameHeader, MAX_RAW, Start};
 use pagewire_core::libvirt::{Allow, Header, Key, Kind, Status, keepalive, procedure, program};
 use pagewire_core::matching::{Effort, Keeps};
@@ -22,7 +22,7 @@ const HANG: Duration = Duration::from_secs(60);
 const SILENCE: Duration = Duration::from_secs(20);
 
 /// The listener packs and unpacks.
-const CREW: Crew = Crew {
+const CREW: Capacity = Capacity {
     in_flight: 4,
     packers: 2,
     threads: 0,

@@ -10,8 +10,8 @@ use pagewire_core::archive::{Bases, CHAIN_BYTES, Check};
 use pagewire_core::codec::Codec;
 use pagewire_core::delta;
 use pagewire_core::flow::{
-    CacheSize, Crew, DeltaOptions, Direct, EncodeOptions, Event, Flow, FlowError, MatchOptions,
-    StreamEnd,
+    CacheSize, Capacity, DeltaOptions, Direct, EncodeOptions, Event, Flow, FlowError, MatchOptions,
+    STRAIGHT_BYTES, StreamEnd,
 };
 use pagewire_core::frame::Ending;
 use pagewire_core::libvirt::Allow;
@@ -81,8 +81,8 @@ pub struct NativeEncodeOptions {
 }
 
 impl NativeEncodeOptions {
-    fn crew(&self) -> Crew {
-        Crew {
+    fn capacity(&self) -> Capacity {
+        Capacity {
             in_flight: self.in_flight,
             packers: self.packers,
             threads: self.threads.unwrap_or(0),
@@ -425,7 +425,7 @@ impl NativeFlow {
         doubt: Option<ClassInstance<NativeDoubt>>,
     ) -> Result<Self, String> {
         let (input, output) = (owned(input)?, owned(output)?);
-        let crew = options.crew();
+        let capacity = options.capacity();
         let index = options.index.take().map(NativeIndexOptions::builder);
         let index = index.transpose().map_err(|error| coded(&error.into()))?;
         Flow::encode(
@@ -436,7 +436,7 @@ impl NativeFlow {
                 ..options.into()
             },
             doubt.map(|doubt| doubt.shared()),
-            crew,
+            capacity,
             listener(events),
         )
         .map(Self::register)
@@ -452,8 +452,8 @@ impl NativeFlow {
         events: Listener,
     ) -> Result<Self, String> {
         let (input, wire) = (owned(input)?, Arc::clone(wire.wire()?));
-        let crew = options.crew();
-        Flow::encode_to_wire(input, wire, options.into(), crew, listener(events))
+        let capacity = options.capacity();
+        Flow::encode_to_wire(input, wire, options.into(), capacity, listener(events))
             .map(Self::register)
             .map_err(|e| coded(&e))
     }
@@ -470,7 +470,7 @@ impl NativeFlow {
         events: Listener,
     ) -> Result<Self, String> {
         let wire = Arc::clone(wire.wire()?);
-        let crew = Crew {
+        let capacity = Capacity {
             in_flight,
             packers: unpackers,
             threads: 0,
@@ -479,7 +479,7 @@ impl NativeFlow {
             wire,
             allow.map(Into::into),
             frame_size,
-            crew,
+            capacity,
             window_limit as u64,
             listener(events),
         )
@@ -527,7 +527,7 @@ impl NativeFlow {
         Flow::decode(
             input,
             output,
-            Crew {
+            Capacity {
                 in_flight: options.in_flight,
                 packers: options.unpackers,
                 threads: options.threads,
@@ -695,6 +695,12 @@ impl NativeFlow {
 #[napi]
 pub fn base_bytes() -> f64 {
     CHAIN_BYTES as f64
+}
+
+/// Up to so many raw bytes a frame is packed and unpacked by the thread that has it.
+#[napi]
+pub fn straight_bytes() -> u32 {
+    STRAIGHT_BYTES
 }
 
 /// Bytes that frames on their way take at the most.

@@ -8,7 +8,7 @@
 //! A source fills slots. Where something may have to be decided for each, in a session, it tells of them by an [`Event`];
 //! whoever listens (JavaScript) has them packed or unpacked on any thread ([`Flow::pack`], [`Flow::unpack`]) and hands them to
 //! the sink in their order ([`Flow::write`]); only slot numbers pass through the listener, never bytes. Else the flow has
-//! threads of its own for that ([`Crew::threads`]). A slot has one owner at a time; when all are on their way, the source
+//! threads of its own for that ([`Capacity::threads`]). A slot has one owner at a time; when all are on their way, the source
 //! waits: that is the back-pressure.
 //!
 //! Source and sink are threads of their own, never a worker or the event loop: each polls its descriptor together
@@ -394,7 +394,7 @@ fn tell_cpu(counter: &AtomicU64) {
 
 /// Up to this size a frame is packed or unpacked by the thread that has it: that takes no longer than to wake another. A page
 /// that a guest waits for is such a frame.
-const STRAIGHT_BYTES: u32 = 16 << 10;
+pub const STRAIGHT_BYTES: u32 = 16 << 10;
 
 /// What becomes of a frame that goes to the sink without the listener.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -447,7 +447,7 @@ enum SourceWork {
 
 /// How many frames a flow has on its way at the most, and who works on them.
 #[derive(Clone, Copy, Debug)]
-pub struct Crew {
+pub struct Capacity {
     /// Frames that may be on their way at once.
     pub in_flight: u32,
     /// Those of them that may be packed or unpacked at once.
@@ -460,7 +460,7 @@ pub struct Crew {
 #[derive(Clone, Copy, Debug)]
 struct Sizes {
     frame: usize,
-    crew: Crew,
+    capacity: Capacity,
     /// Bytes of memory that a decoder's window may take.
     window_limit: u64,
 }
@@ -481,7 +481,7 @@ impl Flow {
         output: OwnedFd,
         options: EncodeOptions,
         doubt: Option<SharedDoubt>,
-        crew: Crew,
+        capacity: Capacity,
         listener: Box<dyn Fn(Event) + Send + Sync>,
     ) -> Result<Flow, FlowError> {
         let output = Output::new(output)?;
@@ -492,7 +492,7 @@ impl Flow {
         };
         let sizes = Sizes {
             frame: options.frame_size,
-            crew,
+            capacity,
             window_limit: 0,
         };
         let work = SourceWork::Encode(Input::new(input)?, options, None);
@@ -504,12 +504,12 @@ impl Flow {
         input: OwnedFd,
         wire: Arc<Wire>,
         options: EncodeOptions,
-        crew: Crew,
+        capacity: Capacity,
         listener: Box<dyn Fn(Event) + Send + Sync>,
     ) -> Result<Flow, FlowError> {
         let sizes = Sizes {
             frame: options.frame_size,
-            crew,
+            capacity,
             window_limit: 0,
         };
         let work = SourceWork::Encode(Input::new(input)?, options, Some(Arc::clone(&wire)));
@@ -523,7 +523,7 @@ impl Flow {
     pub fn decode(
         input: OwnedFd,
         output: OwnedFd,
-        crew: Crew,
+        capacity: Capacity,
         window_limit: u64,
         bases: Bases,
         check: Option<Check>,
@@ -531,7 +531,12 @@ impl Flow {
     ) -> Result<Flow, FlowError> {
         let work = SourceWork::Decode(Input::new(input)?, bases, check.map(Box::new));
         let target = Target::VerifiedContent(Output::new(output)?);
-        Self::start(work, target, Self::any_frame(crew, window_limit), listener)
+        Self::start(
+            work,
+            target,
+            Self::any_frame(capacity, window_limit),
+            listener,
+        )
     }
 
     /// The same, of frames that the peer of a session sends. The output comes later: [`Event::OutputWanted`]. With `allow`
@@ -540,20 +545,25 @@ impl Flow {
         wire: Arc<Wire>,
         allow: Option<Allow>,
         frame_size: u32,
-        crew: Crew,
+        capacity: Capacity,
         window_limit: u64,
         listener: Box<dyn Fn(Event) + Send + Sync>,
     ) -> Result<Flow, FlowError> {
         let work = SourceWork::FromWire(Arc::clone(&wire), frame_size);
         let target = Target::FromWire(wire, allow.map(Gate::new).map(Box::new));
-        Self::start(work, target, Self::any_frame(crew, window_limit), listener)
+        Self::start(
+            work,
+            target,
+            Self::any_frame(capacity, window_limit),
+            listener,
+        )
     }
 
     /// Slots as large as the format allows; memory is touched, and so used, only as far as frames fill them.
-    fn any_frame(crew: Crew, window_limit: u64) -> Sizes {
+    fn any_frame(capacity: Capacity, window_limit: u64) -> Sizes {
         Sizes {
             frame: crate::frame::MAX_RAW,
-            crew,
+            capacity,
             window_limit,
         }
     }
@@ -578,7 +588,7 @@ impl Flow {
                 },
                 _,
             ) => {
-                let in_flight = u64::from(sizes.crew.in_flight) * sizes.frame as u64;
+                let in_flight = u64::from(sizes.capacity.in_flight) * sizes.frame as u64;
                 let bytes = matching::encoder_bytes(m.window, m.effort, in_flight);
                 let made = Matcher::new(m.window, m.effort, in_flight, keeps);
                 Some(made.map_err(|source| FlowError::Memory { bytes, source })?)
@@ -601,11 +611,11 @@ impl Flow {
             SourceWork::Encode(_, options, _) => options.direct,
             _ => Direct::default(),
         };
-        let Crew {
+        let Capacity {
             in_flight,
             packers,
             threads,
-        } = sizes.crew;
+        } = sizes.capacity;
         // Without frames nothing is ever packed: the crew hands on what it gets, and needs no thread for that.
         let working = match target {
             Target::Content(..) => 0,
