@@ -120,7 +120,8 @@ function carryGiven(flags: SourceFlags): Promise<number> {
     };
     const callOff = rehearse(defaultEnd(flags.libvirt), () => {
       // With interception, where it goes comes with the connection.
-      if (flags.connect.length > 0) checkSource(proxySettings(flags, TUNNEL), log.child({}, { level: 'silent' }));
+      if (interceptionPort(flags.listen) !== undefined) return;
+      checkSource(proxySettings(flags, TUNNEL), log.child({}, { level: 'silent' }));
     });
     const listener = new SourceListener({
       begin: (fd, session) => {

@@ -12,7 +12,11 @@ export function rehearse(
   others: () => void = () => undefined,
 ): () => void {
   const timer = setTimeout(() => {
-    others();
+    try {
+      others();
+    } catch {
+      // The session will tell, if that is still so.
+    }
     const { program, capabilities, parameters } = end;
     const versions = { protocol: PROTOCOL, program };
     const open = { name: 'rehearsal', token: '0'.repeat(64), capabilities, parameters, require: [] };

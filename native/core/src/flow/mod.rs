@@ -830,7 +830,8 @@ impl Flow {
     }
 
     /// Ends both threads as soon as they can notice it; what is not written by then is dropped. A session's wire stays:
-    /// it has ACKs to take and return bytes to give; see [`Wire::close`].
+    /// it has ACKs to take and return bytes to give; see [`Wire::close`]. Whoever writes a frame to a link that takes
+    /// nothing notices only when the link, or the wire, is closed.
     pub fn stop(&self) {
         self.shared.stop();
     }
@@ -931,7 +932,8 @@ impl Drop for Flow {
         if let Some(wire) = &self.wire {
             wire.close();
         }
-        // The last to hold a flow may be its own listener, on one of these threads.
+        // The last to hold a flow may be its own listener, on one of these threads; in libvirt's tunnel it must not be: the
+        // source's thread calls it while it writes, which the sink's waits for.
         let me = std::thread::current().id();
         for thread in lock(&self.threads).drain(..) {
             if thread.thread().id() != me {

@@ -7,6 +7,9 @@ use super::packet::{HEADER_LEN, Header, Key, Kind, Status};
 /// fills a frame of 256 KiB. A daemon has the same to do for each packet, whatever its length.
 const BODY: usize = (256 << 10) - HEADER_LEN;
 
+/// The least of a piece that a packet is begun for at the end of a frame: what does not fit goes with the next one.
+const LEAST: usize = 1 << 10;
+
 /// The call that a stream belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Call {
@@ -25,7 +28,7 @@ pub struct Growing {
 
 impl Growing {
     /// Writes as much of a piece of a stream as there is room for, behind what fills the room up to `filled`. Returns up to
-    /// where it is filled then, and how many bytes were written of the piece: none, where no further packet has room.
+    /// where it is filled then, and how many bytes were written of the piece: none, where no further packet has room that is worth it.
     pub fn put(
         &mut self,
         of: &Call,
@@ -42,7 +45,8 @@ impl Growing {
         };
         let end = room.len().min(at + HEADER_LEN + BODY);
         let taken = piece.len().min(end.saturating_sub(from));
-        if taken == 0 {
+        let is_scrap = begun.is_none() && taken < LEAST.min(piece.len());
+        if taken == 0 || is_scrap {
             return (filled, 0);
         }
         let upto = from + taken;

@@ -368,10 +368,11 @@ fn pieces_that_go_together_are_one_packet() {
     );
     let mut growing = Growing::default();
     assert_eq!(growing.put(&one, &[7], &mut room[..HEADER_LEN], 0), (0, 0));
-    assert_eq!(
-        growing.put(&one, &[7, 8], &mut room[..HEADER_LEN + 1], 0),
-        (HEADER_LEN + 1, 1)
-    );
+    // Nor for a scrap, but for what is whole.
+    let most = HEADER_LEN + 1023;
+    assert_eq!(growing.put(&one, &long, &mut room[..most], 0), (0, 0));
+    let (at, taken) = growing.put(&one, &long[..1023], &mut room[..most], 0);
+    assert_eq!((at, taken), (most, 1023));
 }
 
 /// How many packets these bytes are, if they end with one.

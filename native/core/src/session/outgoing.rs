@@ -52,6 +52,8 @@ struct Replay {
     /// The next frame to be written to the link of the moment.
     to_write: u64,
     bytes: usize,
+    /// What `frames` take.
+    memory: usize,
     spare: Spare,
     /// The last frame of the stream is among those that were sent.
     complete: bool,
@@ -59,71 +61,69 @@ struct Replay {
     waiting: usize,
 }
 
-/// Buffers that acknowledged frames leave behind. They are used again, the last one first: it is warm, and memory that comes
-/// anew from the kernel costs more than the copying.
+/// Buffers that acknowledged frames leave behind, of those that the allocator would take from the kernel anew each time: that
+/// costs more than the copying. They are used again, the last one first, as it is warm.
 #[derive(Default)]
 struct Spare {
-    buffers: Vec<Buffer>,
+    buffers: VecDeque<Vec<u8>>,
     /// Of memory in them.
     bytes: usize,
 }
 
-/// Room for a frame.
-#[derive(Default)]
-struct Buffer {
-    bytes: Vec<u8>,
-    /// So much of it was ever written to, and takes memory.
-    touched: usize,
-}
+/// Frames up to this size get a buffer of their own size, and leave none: an allocator has room for such at hand.
+const SMALL: usize = 128 << 10;
 
-/// What a buffer has room for at least. A frame that does not fit into one that is left needs a new one, and frames that go
-/// over a link as they are come in all sizes up to this.
-const USUAL: usize = (256 << 10) + HEADER_LEN;
+/// How much memory a frame of so many bytes is given. Frames that go over a link as they are come in all sizes; few sizes of
+/// buffers fit them all, at the most twice as large as the frame.
+fn memory_for(frame: usize) -> usize {
+    if frame <= SMALL {
+        frame
+    } else {
+        HEADER_LEN + (frame - HEADER_LEN).next_power_of_two()
+    }
+}
 
 impl Spare {
     /// A buffer with a copy of this frame.
-    fn take(&mut self, frame: &[u8]) -> Buffer {
-        let fits = |buffer: &Buffer| buffer.bytes.capacity() >= frame.len();
-        let mut buffer = match self.buffers.iter().rposition(fits) {
-            Some(at) => self.buffers.remove(at),
-            None => Buffer {
-                bytes: Vec::with_capacity(frame.len().max(USUAL)),
-                touched: 0,
-            },
+    fn take(&mut self, frame: &[u8]) -> Vec<u8> {
+        let memory = memory_for(frame.len());
+        let fitting = (frame.len() > SMALL)
+            .then(|| self.buffers.iter().rposition(|it| it.capacity() == memory))
+            .flatten();
+        let mut buffer = match fitting.and_then(|at| self.buffers.remove(at)) {
+            Some(buffer) => {
+                self.bytes -= memory;
+                buffer
+            }
+            None => Vec::with_capacity(memory),
         };
-        self.bytes -= buffer.touched;
-        buffer.bytes.extend_from_slice(frame);
-        buffer.touched = buffer.touched.max(frame.len());
+        buffer.extend_from_slice(frame);
         buffer
     }
 
-    fn put(&mut self, mut buffer: Buffer) {
-        buffer.bytes.clear();
-        self.bytes += buffer.touched;
-        self.buffers.push(buffer);
+    fn put(&mut self, mut buffer: Vec<u8>) {
+        if buffer.capacity() > SMALL {
+            buffer.clear();
+            self.bytes += buffer.capacity();
+            self.buffers.push_back(buffer);
+        }
     }
 
-    /// Takes so many bytes of memory at the most.
+    /// Takes so many bytes of memory at the most: those go that were used least lately.
     fn keep_within(&mut self, bytes: usize) {
         while self.bytes > bytes {
-            let Some(buffer) = self.buffers.pop() else {
+            let Some(buffer) = self.buffers.pop_front() else {
                 return;
             };
-            self.bytes -= buffer.touched;
+            self.bytes -= buffer.capacity();
         }
     }
 }
 
 struct Frame {
-    buffer: Buffer,
+    bytes: Vec<u8>,
     /// Where its last byte stands in the stream.
     upto: u64,
-}
-
-impl Frame {
-    fn bytes(&self) -> &[u8] {
-        &self.buffer.bytes
-    }
 }
 
 impl Replay {
@@ -131,18 +131,29 @@ impl Replay {
         self.first + self.frames.len() as u64
     }
 
-    fn has_room(&self, bytes: usize, limit: usize) -> bool {
-        self.frames.is_empty() || self.bytes + bytes <= limit
+    fn has_room(&self, frame: usize, limit: usize) -> bool {
+        self.frames.is_empty() || self.memory + memory_for(frame) <= limit
     }
 
-    /// Keeps a frame; returns its number. All that is kept and the buffers that are left take so many bytes at the most.
+    /// Keeps a frame; returns its number. All that is kept and the buffers that are left take so much memory at the most.
     fn keep(&mut self, frame: &[u8], upto: u64, last: bool, limit: usize) -> u64 {
-        let buffer = self.spare.take(frame);
-        self.frames.push_back(Arc::new(Frame { buffer, upto }));
-        self.bytes += frame.len();
-        self.spare.keep_within(limit.saturating_sub(self.bytes));
+        let bytes = self.spare.take(frame);
+        self.bytes += bytes.len();
+        self.memory += bytes.capacity();
+        self.frames.push_back(Arc::new(Frame { bytes, upto }));
+        self.spare.keep_within(limit.saturating_sub(self.memory));
         self.complete |= last;
         self.next() - 1
+    }
+
+    /// What a frame that was kept leaves behind.
+    fn forget(&mut self, frame: Arc<Frame>) {
+        self.bytes -= frame.bytes.len();
+        self.memory -= frame.bytes.capacity();
+        // Else it is being written at this moment.
+        if let Ok(Frame { bytes, .. }) = Arc::try_unwrap(frame) {
+            self.spare.put(bytes);
+        }
     }
 
     /// Bytes that are kept and not written to the link of the moment.
@@ -151,7 +162,7 @@ impl Replay {
         self.frames
             .iter()
             .skip(skip)
-            .map(|frame| frame.bytes().len())
+            .map(|frame| frame.bytes.len())
             .sum()
     }
 }
@@ -312,7 +323,7 @@ impl Outgoing {
                 None => Ok(()),
             };
             let written = written
-                .and_then(|()| self.write(shared, &mut writer, &link, generation, frame.bytes()));
+                .and_then(|()| self.write(shared, &mut writer, &link, generation, &frame.bytes));
             if let Err(error) = written {
                 shared.write_failed(generation, &error);
                 return;
@@ -482,10 +493,7 @@ impl Outgoing {
         }
         while replay.first < frames {
             if let Some(frame) = replay.frames.pop_front() {
-                replay.bytes -= frame.bytes().len();
-                if let Ok(Frame { buffer, .. }) = Arc::try_unwrap(frame) {
-                    replay.spare.put(buffer);
-                }
+                replay.forget(frame);
             }
             replay.first += 1;
         }
@@ -512,5 +520,75 @@ impl Outgoing {
         // It may have acknowledged more since it told, over the link before.
         replay.to_write = peer_received.max(replay.first);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: usize = 8 << 20;
+
+    impl Replay {
+        /// Keeps frames of this size as long as there is room.
+        fn fill(&mut self, frame: usize) {
+            let frame = vec![7; frame];
+            while self.has_room(frame.len(), LIMIT) {
+                self.keep(&frame, 0, false, LIMIT);
+                self.check();
+            }
+        }
+
+        fn acknowledge(&mut self, frames: usize) {
+            for _ in 0..frames {
+                self.first += 1;
+                let frame = self.frames.pop_front().expect("kept");
+                self.forget(frame);
+                self.check();
+            }
+        }
+
+        fn check(&self) {
+            let kept: usize = self.frames.iter().map(|frame| frame.bytes.capacity()).sum();
+            let left: usize = self.spare.buffers.iter().map(Vec::capacity).sum();
+            assert_eq!((kept, left), (self.memory, self.spare.bytes));
+            assert!(kept + left <= LIMIT, "{kept} and {left}");
+        }
+    }
+
+    #[test]
+    fn what_is_kept_and_what_is_left_of_it_take_no_more_than_the_limit() {
+        let mut replay = Replay::default();
+        let large = (256 << 10) + HEADER_LEN;
+        for small in [92, 2048, 70_000, SMALL, SMALL + 1, 300_000] {
+            for _ in 0..3 {
+                replay.fill(large);
+                assert!(replay.bytes > LIMIT / 10 * 9);
+                // Each makes room for one of another size.
+                for _ in 0..replay.frames.len() / 2 {
+                    replay.acknowledge(1);
+                    if replay.has_room(small, LIMIT) {
+                        replay.keep(&vec![7; small], 0, false, LIMIT);
+                        replay.check();
+                    }
+                }
+                replay.fill(small);
+                replay.acknowledge(replay.frames.len());
+            }
+        }
+        assert_eq!((replay.bytes, replay.memory), (0, 0));
+    }
+
+    #[test]
+    fn a_buffer_is_used_again_by_a_frame_that_it_fits() {
+        let mut replay = Replay::default();
+        let large = vec![7; (256 << 10) + HEADER_LEN];
+        replay.keep(&large, 0, false, LIMIT);
+        let at = replay.frames[0].bytes.as_ptr();
+        replay.acknowledge(1);
+        replay.keep(&[7; 92], 0, false, LIMIT);
+        assert_eq!(replay.frames[0].bytes.capacity(), 92);
+        replay.keep(&large[..200_000], 0, false, LIMIT);
+        assert_eq!(replay.frames[1].bytes.as_ptr(), at);
     }
 }

@@ -1,7 +1,6 @@
 //! For how much of the time each end of a link waits for it, which tells what holds the stream up.
 
 use super::lock;
-use std::cell::Cell;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Mutex;
@@ -20,8 +19,7 @@ impl Waits {
     /// The time for which the thread could have gone on but had no processor does not count in the sum: on a busy host that
     /// is most of it, and then an unlimited link would seem to be what both its ends wait for.
     pub(super) fn during<T>(&self, wait: impl FnOnce() -> T) -> (T, Duration) {
-        let began = Instant::now();
-        let before = unscheduled_before(began);
+        let (began, before) = (Instant::now(), unscheduled());
         lock(&self.sum).1 = Some(began);
         let outcome = wait();
         let time = began.elapsed();
@@ -38,35 +36,17 @@ impl Waits {
     }
 }
 
-/// How old what the kernel told of a thread's scheduling may be when a wait begins. Where a stream makes many short waits,
-/// asking twice for each takes as long as what is sent; what a thread has had no processor for since is less than this.
-const TOLD_LATELY: Duration = Duration::from_micros(250);
-
-/// How long this thread had been ready to run and did not, at some time within [`TOLD_LATELY`] before `now`.
-fn unscheduled_before(now: Instant) -> Duration {
-    match TOLD.get() {
-        Some((at, told)) if now - at < TOLD_LATELY => told,
-        _ => unscheduled(),
-    }
-}
-
-thread_local! {
-    static SCHEDULING: Option<File> = File::open("/proc/thread-self/schedstat").ok();
-    /// What it said last, and when.
-    static TOLD: Cell<Option<(Instant, Duration)>> = const { Cell::new(None) };
-}
-
 /// How long this thread has been ready to run and did not; always 0 where the kernel does not tell (distributions build it with
 /// `CONFIG_SCHEDSTATS`).
 fn unscheduled() -> Duration {
+    thread_local! {
+        static SCHEDULING: Option<File> = File::open("/proc/thread-self/schedstat").ok();
+    }
     // "running waiting slices", the first two in nanoseconds: proc(5).
     let mut text = [0; 64];
     let told = SCHEDULING.with(|file| file.as_ref()?.read_at(&mut text, 0).ok());
-    let told = told
-        .and_then(|length| waiting_of(&text[..length]))
-        .map_or(Duration::ZERO, Duration::from_nanos);
-    TOLD.set(Some((Instant::now(), told)));
-    told
+    told.and_then(|length| waiting_of(&text[..length]))
+        .map_or(Duration::ZERO, Duration::from_nanos)
 }
 
 fn waiting_of(schedstat: &[u8]) -> Option<u64> {
