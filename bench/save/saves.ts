@@ -159,8 +159,19 @@ function judge(measured: readonly Measured[], streamBytes: number): void {
   const [byDefault, lzop] = [named(DEFAULT.name), named('lzop')];
   if (byDefault === undefined) return;
   if (lzop !== undefined) {
-    const ratios = walls(lzop.save).map((wall, run) => wall / (byDefault.save[run]?.wall ?? NaN));
-    report.say(`save's speed beside lzop's, run by run: ${verdict(median(ratios), { atLeast: GOALS.speedOfLzop })}`);
+    for (const [what, isCounted] of [
+      ['with', true],
+      ['without', false],
+    ] as const) {
+      const [theirs, own] = [lzop, byDefault].map((one) => {
+        const start = isCounted ? 0 : median(walls(startOf(one)?.save ?? []));
+        return walls(one.save).map((wall) => wall - start);
+      });
+      const ratio = median((theirs ?? []).map((wall, run) => wall / (own?.[run] ?? NaN)));
+      report.say(
+        `save's speed beside lzop's, run by run, ${what} start-up: ${verdict(ratio, { atLeast: GOALS.speedOfLzop })}`,
+      );
+    }
   }
   const [z3, z3long] = [named('zstd -3 -T0')?.bytes, named('zstd -3 --long=27 -T0')?.bytes];
   if (z3 !== undefined) report.say(`size beside zstd -3's: ${verdict(byDefault.bytes / z3, { atMost: 1 })}`);
