@@ -4,9 +4,9 @@ use super::base::{BasePages, Bases};
 use super::build::{Builder, Watcher};
 use super::error::ArchiveError;
 use super::file::Archive;
-use super::index::{Content, FrameAt, INDEX, PageRecord, is_directory};
+use super::index::{Content, FrameAt, INDEX, PART_ENTRIES, PageRecord, is_directory};
 use crate::checksum::ContentHash;
-use crate::frame::{Ending, FrameError, FrameType, HEADER_LEN, Header};
+use crate::frame::{Ending, FrameError, FrameType, HEADER_LEN, Header, MAX_RAW};
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
@@ -99,7 +99,7 @@ fn one(
         stream.read(frame.offset, &mut raw)?;
         content.update(&raw);
         if let Some(check) = &mut check {
-            check.frame(frame.position, &stream.header(start + frame.position)?)?;
+            check.frame(frame.position, &stream.header(start + frame.position)?);
             check.content(frame.offset, &raw)?;
         }
     }
@@ -128,6 +128,8 @@ fn one(
 pub struct Check {
     stream: Arc<Archive>,
     told: Told,
+    /// Frames whose headers were seen, and whose content was not yet.
+    seen: VecDeque<FrameAt>,
     builder: Arc<Builder>,
     watcher: Watcher,
     /// Parts that have come.
@@ -159,6 +161,7 @@ impl Check {
         let builder = Arc::new(Builder::new(hashes, None));
         Check {
             told: Told::new(Arc::clone(&stream)),
+            seen: VecDeque::new(),
             watcher: Watcher::new(Arc::clone(&builder)),
             builder,
             parts: 0,
@@ -184,33 +187,29 @@ impl Check {
         Ok(())
     }
 
-    /// The header of the next frame with a piece of the stream.
-    ///
-    /// # Errors
-    /// If the index tells of another.
-    pub fn frame(&mut self, position: u64, header: &Header) -> Result<(), ArchiveError> {
+    /// The header of the next frame with a piece of the stream; it is looked at with its content.
+    pub fn frame(&mut self, position: u64, header: &Header) {
         self.codecs[header.codec as usize] += 1;
         self.matched += u64::from(header.kind == FrameType::Matched);
-        let found = FrameAt {
+        self.seen.push_back(FrameAt {
             position,
             offset: header.offset,
             raw_len: header.raw_len,
             packed_len: header.packed_len,
-        };
-        if self.told.frame()? == Some(found) {
-            Ok(())
-        } else {
-            Err(self
-                .stream
-                .damaged_index("it tells of other frames than there are"))
-        }
+        });
     }
 
     /// What the next of those frames stands for.
     ///
     /// # Errors
-    /// If the index tells of other pages.
+    /// If the index tells of another frame, or of other pages.
     pub fn content(&mut self, offset: u64, raw: &[u8]) -> Result<(), ArchiveError> {
+        let seen = self.seen.pop_front();
+        if seen.is_none() || self.told.frame()? != seen {
+            return Err(self
+                .stream
+                .damaged_index("it tells of other frames than there are"));
+        }
         self.watcher.sealed(offset, raw);
         self.builder.look(offset, raw);
         for record in self.builder.take(offset) {
@@ -234,7 +233,8 @@ impl Check {
             return Err(self.other_parts());
         }
         let facts = self.watcher.facts();
-        let same = self.told.frame()?.is_none()
+        let same = self.seen.is_empty()
+            && self.told.frame()?.is_none()
             && self.told.page()?.is_none()
             && self.stream.directory().is_some_and(|directory| {
                 (self.codecs, self.matched) == (directory.codecs, directory.matched)
@@ -258,6 +258,10 @@ impl Check {
             .damaged_index("it does not name the parts that are there")
     }
 }
+
+/// What parts tell of that the frame of the moment does not have: no more than is in two of them, and in the page records of a
+/// frame, of which the shortest have 9 bytes.
+const MOST_AHEAD: usize = 2 * PART_ENTRIES + MAX_RAW / 9;
 
 /// What the index's parts tell, one after the other.
 struct Told {
@@ -289,6 +293,11 @@ impl Told {
         let part = self.archive.part(at)?;
         self.frames.extend(part.frames);
         self.pages.extend(part.pages);
+        if self.frames.len().max(self.pages.len()) > MOST_AHEAD {
+            return Err(self
+                .archive
+                .damaged_index("it tells of more than its frames have room for"));
+        }
         Ok(true)
     }
 

@@ -2,7 +2,7 @@
 
 use super::UnpackError;
 use crate::frame::MAX_RAW;
-use zstd_safe::{CCtx, CParameter, DCtx, DParameter, ParamSwitch, get_error_name};
+use zstd_safe::{CCtx, CParameter, DCtx, DParameter, ParamSwitch, ResetDirective, get_error_name};
 
 /// A decoder allocates no window: a block is unpacked in one piece. The cap only refuses what no encoder of ours makes.
 const WINDOW_LOG_MAX: u32 = MAX_RAW.ilog2();
@@ -48,6 +48,8 @@ impl Packer {
         }
         let (set_to, context) = self.0.as_mut()?;
         if *set_to != level {
+            // A block that did not become smaller has left the context in the middle of a frame, where it takes no parameters.
+            context.reset(ResetDirective::SessionOnly).ok()?;
             context
                 .set_parameter(CParameter::CompressionLevel(level))
                 .ok()?;
@@ -129,6 +131,26 @@ mod tests {
     }
 
     #[test]
+    fn a_block_that_does_not_become_smaller_changes_nothing_for_those_behind_it() {
+        let mut state = 1u64;
+        let random: Vec<u8> = (0..1000)
+            .map(|_| {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                (state >> 32) as u8
+            })
+            .collect();
+        let text = b"row= acct= bal= st=|".repeat(50);
+        let mut packer = Packer::default();
+        let mut out = vec![0; 999];
+        for (level, then) in [(1, 3), (3, -1), (-1, -3), (-3, 5), (5, 1)] {
+            assert_eq!(packer.pack(level, &random, &mut out), None);
+            assert!(packer.pack(then, &text, &mut out).is_some(), "{then}");
+        }
+    }
+
+    #[test]
     fn a_context_takes_no_more_than_is_told() {
         for mib in [1, 4] {
             let block = mib << 20;
@@ -137,7 +159,7 @@ mod tests {
                 .collect();
             let mut out = vec![0; block];
             for level in [
-                -100, -1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19,
+                -100, -3, -1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19,
             ] {
                 let mut packer = Packer::default();
                 packer.pack(level, &raw, &mut out);

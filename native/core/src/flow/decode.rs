@@ -101,7 +101,7 @@ impl Source<'_> {
             match header.kind {
                 FrameType::Data | FrameType::Matched => {
                     if let Some(check) = &self.shared.check {
-                        lock(check).frame(self.origin.offset, &header)?;
+                        lock(check).frame(self.origin.offset, &header);
                     }
                     slot.base = base.clone();
                     self.shared.pass(slot)?;
