@@ -251,12 +251,7 @@ impl Scribe {
 
     fn data(&mut self, header: &Header, frames: &mut Vec<u8>) {
         for record in self.builder.take(header.offset) {
-            let kind = match record.content {
-                Content::At { .. } | Content::AsInBase { .. } => 0,
-                Content::Fill(_) => 1,
-                Content::Packed => 2,
-            };
-            self.directory.records[kind] += 1;
+            self.directory.records[record.content.kind()] += 1;
             if self.part.pages.len() == PART_ENTRIES {
                 self.part(header, frames);
             }

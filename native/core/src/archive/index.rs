@@ -65,6 +65,17 @@ pub enum Content {
     Packed,
 }
 
+impl Content {
+    /// Which of [`Directory::records`] counts it.
+    pub(super) fn kind(&self) -> usize {
+        match self {
+            Content::At { .. } | Content::AsInBase { .. } => 0,
+            Content::Fill(_) => 1,
+            Content::Packed => 2,
+        }
+    }
+}
+
 /// A page record of the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageRecord {

@@ -6,6 +6,7 @@ use super::error::ArchiveError;
 use super::file::Archive;
 use super::index::{Content, FrameAt, INDEX, PART_ENTRIES, PageRecord, is_directory};
 use crate::checksum::ContentHash;
+use crate::codec::Codec;
 use crate::frame::{Ending, FrameError, FrameType, HEADER_LEN, Header, MAX_RAW};
 use std::collections::VecDeque;
 use std::path::Path;
@@ -116,7 +117,7 @@ fn one(
     }
     if let Some(check) = &mut check {
         check.end()?;
-        verified.pages += check.pages;
+        verified.pages += check.records.iter().sum::<u64>();
     }
     verified.raw_bytes += end.raw_bytes;
     verified.without_index += u64::from(check.is_none());
@@ -136,8 +137,9 @@ pub struct Check {
     parts: usize,
     codecs: [u64; 4],
     matched: u64,
-    /// Page records that were right.
-    pages: u64,
+    level: i8,
+    /// Page records that were right, by [`Content::kind`].
+    records: [u64; 3],
 }
 
 impl Check {
@@ -167,7 +169,8 @@ impl Check {
             parts: 0,
             codecs: [0; 4],
             matched: 0,
-            pages: 0,
+            level: 0,
+            records: [0; 3],
             stream,
         }
     }
@@ -191,6 +194,9 @@ impl Check {
     pub fn frame(&mut self, position: u64, header: &Header) {
         self.codecs[header.codec as usize] += 1;
         self.matched += u64::from(header.kind == FrameType::Matched);
+        if header.codec != Codec::None {
+            self.level = header.level;
+        }
         self.seen.push_back(FrameAt {
             position,
             offset: header.offset,
@@ -213,13 +219,13 @@ impl Check {
         self.watcher.sealed(offset, raw);
         self.builder.look(offset, raw);
         for record in self.builder.take(offset) {
-            let stored = self.told.page()?;
+            let (stored, kind) = (self.told.page()?, record.content.kind());
             if !self.told.same(stored, record)? {
                 return Err(self
                     .stream
                     .damaged_index("it tells of other pages than there are"));
             }
-            self.pages += 1;
+            self.records[kind] += 1;
         }
         Ok(())
     }
@@ -237,8 +243,14 @@ impl Check {
             && self.told.frame()?.is_none()
             && self.told.page()?.is_none()
             && self.stream.directory().is_some_and(|directory| {
-                (self.codecs, self.matched) == (directory.codecs, directory.matched)
-                    && facts.agrees(directory)
+                let counted = (self.codecs, self.matched, self.level, self.records);
+                let told = (
+                    directory.codecs,
+                    directory.matched,
+                    directory.level,
+                    directory.records,
+                );
+                counted == told && facts.agrees(directory)
             });
         if same {
             Ok(())
