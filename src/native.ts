@@ -317,13 +317,13 @@ export interface NativeWireOptions {
   libvirt?: boolean;
 }
 
-/** How a wire stands. */
 /**
- * `leaving`: the package has begun, and not come whole from QEMU. `inTransit`: it has, sent or not, and QEMU will not resume
- * the guest: it must get there.
+ * Whether postcopy's package takes the guest away. `leaving`: the package has begun, and not come whole from QEMU.
+ * `inTransit`: it has, sent or not, and QEMU will not resume the guest: it must get there.
  */
 export const departures = { none: 0, leaving: 1, inTransit: 2 } as const;
 
+/** How a wire stands. */
 export interface WireStatus {
   linked: boolean;
   /** Why the last link was lost. */
