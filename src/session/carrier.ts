@@ -10,6 +10,12 @@ export const CONTROL_FD = 4;
 /** How long after the last session has begun, or the last process came back, spares are brought to one, in milliseconds. */
 const SPARE_MS = 10_000;
 
+/**
+ * V8 collects garbage once more when a process has had little to do for eight seconds, on all processors for some milliseconds:
+ * that would come in the middle of a migration.
+ */
+const NO_IDLE_GC = '--no-memory-reducer';
+
 /** What a process runs. */
 export interface Program {
   /** A module of ours, as seen from here. */
@@ -44,7 +50,7 @@ export class Carrier<Told extends object, Heard> {
         serialization: 'json',
         // Functions are compiled while it waits, not in the session: a quarter less until a connection's first answer. And
         // garbage is collected then: rehearsal.ts.
-        execArgv: [...process.execArgv, '--no-lazy', '--expose-gc'],
+        execArgv: [...process.execArgv, '--no-lazy', '--expose-gc', NO_IDLE_GC],
         detached,
       });
     } catch (error) {
@@ -143,10 +149,13 @@ export class Spare<C> {
     return this.#waiting.length;
   }
 
-  /** This one has ended. */
+  /**
+   * This one has ended. Where it was in use the next session may follow at once, as when a host is emptied guest by guest.
+   */
   lost(carrier: C): void {
     const index = this.#waiting.indexOf(carrier);
     if (index >= 0) this.#waiting.splice(index, 1);
+    else if (!this.#isClosed && this.#waiting.length === 0) this.#refill();
   }
 
   /** No more are started. */
