@@ -70,16 +70,18 @@ struct Spare {
     bytes: usize,
 }
 
-/// Frames up to this size get a buffer of their own size, and leave none: an allocator has room for such at hand.
-const SMALL: usize = 128 << 10;
+/// Frames up to this size get a buffer of their own size, and leave none: an allocator has room for such at hand. (What is
+/// larger than its bins, and stands at the end of its heap, it gives back to the kernel.)
+const SMALL: usize = 8 << 10;
 
 /// How much memory a frame of so many bytes is given. Frames that go over a link as they are come in all sizes; few sizes of
-/// buffers fit them all, at the most twice as large as the frame.
+/// buffers fit them all, four between a power of two and the next.
 fn memory_for(frame: usize) -> usize {
     if frame <= SMALL {
         frame
     } else {
-        HEADER_LEN + (frame - HEADER_LEN).next_power_of_two()
+        let payload = frame - HEADER_LEN;
+        HEADER_LEN + payload.next_multiple_of(payload.next_power_of_two() / 8)
     }
 }
 
@@ -588,7 +590,7 @@ mod tests {
         replay.acknowledge(1);
         replay.keep(&[7; 92], 0, false, LIMIT);
         assert_eq!(replay.frames[0].bytes.capacity(), 92);
-        replay.keep(&large[..200_000], 0, false, LIMIT);
+        replay.keep(&large[..240_000], 0, false, LIMIT);
         assert_eq!(replay.frames[1].bytes.as_ptr(), at);
     }
 }
