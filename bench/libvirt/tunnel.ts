@@ -31,7 +31,7 @@ const flags = readOptions({
   runs: { type: 'string', default: '3' },
   /** Seconds until a migration that does not converge is forced to end. */
   cap: { type: 'string', default: '60' },
-  /** MiB that are taken and given back before each migration: more than all that runs takes; 0: none. */
+  /** MiB that are taken and given back before each migration: more than a guest's RAM; 0: none. */
   warm: { type: 'string', default: '768' },
   /** Where to write what is printed. */
   out: { type: 'string' },
@@ -112,16 +112,15 @@ async function migrate(hosts: Hosts, way: Way, mbit: number): Promise<Measured> 
  */
 const TAKE = `
 import mmap, sys
-HUGE = 2 << 20
 taken = mmap.mmap(-1, int(sys.argv[1]) << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 taken.madvise(mmap.MADV_HUGEPAGE)
-for at in range(0, len(taken), HUGE): taken[at] = 1
+for at in range(0, len(taken), mmap.PAGESIZE): taken[at] = 1
 `;
 
 function warm(): void {
   if (warmMib === 0) return;
   const { status } = spawnSync('python3', ['-c', TAKE, String(warmMib)]);
-  if (status !== 0) throw new Error(`${warmMib} MiB of memory are needed besides`);
+  if (status !== 0) throw new Error(`${warmMib} MiB of huge pages could not be had (--warm)`);
 }
 
 /** Waits until virsh has ended well. A migration that does not come to its end by itself is made to. */

@@ -102,6 +102,7 @@ export class Spare<C> {
   readonly #start: () => C;
   readonly #end: (carrier: C) => void;
   readonly #waiting: C[] = [];
+  readonly #inUse = new Set<C>();
   #timer: NodeJS.Timeout | undefined;
   #isClosed = false;
 
@@ -113,11 +114,14 @@ export class Spare<C> {
 
   /** One for a session that begins. @throws PagewireError if it has to be started, and cannot be. */
   take(): C {
-    return this.#waiting.pop() ?? this.#start();
+    const carrier = this.#waiting.pop() ?? this.#start();
+    this.#inUse.add(carrier);
+    return carrier;
   }
 
   /** This one has no session after all. */
   back(carrier: C): void {
+    this.#inUse.delete(carrier);
     if (this.#isClosed) {
       this.#end(carrier);
       return;
@@ -150,12 +154,14 @@ export class Spare<C> {
   }
 
   /**
-   * This one has ended. Where it was in use the next session may follow at once, as when a host is emptied guest by guest.
+   * This one has ended. Where it was the last in use, the next session may follow soon, as when a host is emptied guest by guest, and
+   * there is none from which to take the processors.
    */
   lost(carrier: C): void {
     const index = this.#waiting.indexOf(carrier);
     if (index >= 0) this.#waiting.splice(index, 1);
-    else if (!this.#isClosed && this.#waiting.length === 0) this.#refill();
+    const wasInUse = this.#inUse.delete(carrier);
+    if (wasInUse && this.#inUse.size === 0 && this.#waiting.length === 0 && !this.#isClosed) this.#refill();
   }
 
   /** No more are started. */

@@ -323,7 +323,7 @@ export class Listener {
       // It could not tell so itself.
       const log = this.#log.child({ guest: failed.name });
       tellFailure(log, lastErrorOf(failed, failure), this.#options.lastError);
-    } else if (signal !== null) {
+    } else if (signal !== null && this.#stopRequests === 0) {
       this.#log.error(failure.message);
     }
     if (snapshot) this.#options.onSnapshot?.(snapshot, failedSession(failure));

@@ -30,6 +30,7 @@ export class SourceProcess {
   readonly #offers = new Map<number, (belongs: Belongs) => void>();
   #count = 0;
   #isGone = false;
+  #isStopped = false;
   /** What a failure that it cannot tell of itself is told with; undefined before it has a session. */
   #last: Failed | undefined;
   /** How its session stood when it told so last, unless that has ended. */
@@ -56,7 +57,8 @@ export class SourceProcess {
         },
         gone: (_, signal) => {
           this.#isGone = true;
-          if (signal !== null) {
+          // One that waits, and was stopped before it could listen to signals, leaves nobody behind.
+          if (signal !== null && (this.#last !== undefined || !this.#isStopped)) {
             // It could not tell so itself.
             const failure = new PagewireError('INTERNAL', `the session's process was ended by ${signal}: ${ifKilled}`);
             if (this.#last)
@@ -100,6 +102,7 @@ export class SourceProcess {
   }
 
   stop(): void {
+    this.#isStopped = true;
     this.#carrier.kill('SIGTERM');
   }
 }

@@ -15,7 +15,7 @@ function spares(): { spare: Spare<number>; started: () => number; ended: number[
 }
 
 describe('Spare', () => {
-  it('has one for the next session as soon as one has ended', () => {
+  it('has one for the next session as soon as all have ended', () => {
     const { spare, started } = spares();
     assert.equal(spare.take(), 1);
     assert.deepEqual([started(), spare.size], [1, 0], 'none is started beside a session that has just begun');
@@ -24,8 +24,21 @@ describe('Spare', () => {
     assert.equal(spare.take(), 2);
     assert.equal(spare.take(), 3, 'started for the session that needs it');
     spare.lost(2);
+    assert.deepEqual([started(), spare.size], [3, 0], 'the other may have just begun');
     spare.lost(3);
-    assert.deepEqual([started(), spare.size], [4, 1], 'one is enough');
+    assert.deepEqual([started(), spare.size], [4, 1]);
+  });
+
+  it('counts one whose connections came to nothing as no session', () => {
+    const { spare, started } = spares();
+    const [one, other] = [spare.take(), spare.take()];
+    spare.back(one);
+    spare.lost(other);
+    assert.deepEqual([started(), spare.size], [2, 1], 'one waits already');
+    assert.equal(spare.take(), one);
+    spare.lost(one);
+    assert.deepEqual([started(), spare.size], [3, 1]);
+    spare.close();
   });
 
   it('starts none in the place of one that ended while it waited: the next would end, too', () => {

@@ -103,4 +103,17 @@ describe('the sessions of a source proxy that listens', () => {
     const { code, stderr } = await source.ended;
     assert.equal(code, 0, stderr);
   });
+
+  it('are not missed where none has begun when the proxy is stopped', async (t) => {
+    const path = folder(t);
+    const source = new Running(t, [
+      ...['proxy', 'source', '-T', '1', '--libvirt', '--insecure', '--listen', `unix:${path('src.sock')}`],
+      ...['--connect', `unix:${path('dst.sock')}`],
+    ]);
+    // The process that is to wait for the first one is starting: it hears no signal yet.
+    await source.says(/waiting for libvirt on/);
+    source.child.kill('SIGTERM');
+    const { code, stderr } = await source.ended;
+    assert.deepEqual([code, stderr.split('\n').length], [0, 2], stderr);
+  });
 });

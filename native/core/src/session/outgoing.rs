@@ -70,12 +70,12 @@ struct Spare {
     bytes: usize,
 }
 
-/// Frames up to this size get a buffer of their own size, and leave none: an allocator has room for such at hand. (What is
-/// larger than its bins, and stands at the end of its heap, it gives back to the kernel.)
+/// Frames up to this size get a buffer of their own size, and leave none: an allocator has room for such at hand. (Of those of
+/// 64 KiB glibc's gives much back to the kernel, each time that the end of its heap is free.)
 const SMALL: usize = 8 << 10;
 
 /// How much memory a frame of so many bytes is given. Frames that go over a link as they are come in all sizes; few sizes of
-/// buffers fit them all, four between a power of two and the next.
+/// buffers fit them all, four for each power of two.
 fn memory_for(frame: usize) -> usize {
     if frame <= SMALL {
         frame
