@@ -119,12 +119,12 @@ impl From<Info> for NativeArchiveInfo {
             understood: directory.understood as f64,
             reason: (!directory.reason.is_empty()).then(|| text(&directory.reason)),
             hashes: directory.hashes,
-            codecs: directory.codecs.iter().map(|n| *n as f64).collect(),
-            matched: directory.matched as f64,
-            level: directory.level,
-            pages_whole: directory.records[0] as f64,
-            pages_fill: directory.records[1] as f64,
-            pages_packed: directory.records[2] as f64,
+            codecs: directory.tally.codecs.iter().map(|n| *n as f64).collect(),
+            matched: directory.tally.matched as f64,
+            level: directory.tally.level,
+            pages_whole: directory.tally.records[0] as f64,
+            pages_fill: directory.tally.records[1] as f64,
+            pages_packed: directory.tally.records[2] as f64,
         });
         NativeArchiveInfo {
             file_bytes: info.file_bytes as f64,

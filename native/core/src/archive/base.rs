@@ -225,6 +225,7 @@ impl BasePages {
         }
         let claimed = directory.pages();
         let brought = directory
+            .tally
             .records
             .iter()
             .fold(0u64, |sum, n| sum.saturating_add(*n));

@@ -251,7 +251,7 @@ impl Scribe {
 
     fn data(&mut self, header: &Header, frames: &mut Vec<u8>) {
         for record in self.builder.take(header.offset) {
-            self.directory.records[record.content.kind()] += 1;
+            self.directory.tally.record(&record.content);
             if self.part.pages.len() == PART_ENTRIES {
                 self.part(header, frames);
             }
@@ -260,17 +260,8 @@ impl Scribe {
         if self.part.frames.len() == PART_ENTRIES {
             self.part(header, frames);
         }
-        self.part.frames.push(FrameAt {
-            position: self.position,
-            offset: header.offset,
-            raw_len: header.raw_len,
-            packed_len: header.packed_len,
-        });
-        self.directory.codecs[header.codec as usize] += 1;
-        self.directory.matched += u64::from(header.kind == FrameType::Matched);
-        if header.codec != crate::codec::Codec::None {
-            self.directory.level = header.level;
-        }
+        self.part.frames.push(FrameAt::of(self.position, header));
+        self.directory.tally.frame(header);
     }
 
     /// Writes what has been gathered.
@@ -313,10 +304,7 @@ impl Scribe {
         let facts = lock(&self.builder.facts).take().unwrap_or_default();
         let directory = Directory {
             from_start: self.position,
-            codecs: gathered.codecs,
-            matched: gathered.matched,
-            level: gathered.level,
-            records: gathered.records,
+            tally: gathered.tally,
             parts: gathered.parts,
             ..facts
         };

@@ -6,7 +6,7 @@
 
 use super::page_hash::PageHash;
 use crate::codec::{Codec, Packer, Unpacker};
-use crate::frame::MAX_RAW;
+use crate::frame::{FrameType, Header, MAX_RAW};
 use crate::leb128::{self, unzigzag, zigzag};
 
 /// The type of an INDEX frame.
@@ -44,6 +44,18 @@ pub struct FrameAt {
     pub packed_len: u32,
 }
 
+impl FrameAt {
+    /// That of a frame whose header stands there.
+    pub(super) fn of(position: u64, header: &Header) -> Self {
+        FrameAt {
+            position,
+            offset: header.offset,
+            raw_len: header.raw_len,
+            packed_len: header.packed_len,
+        }
+    }
+}
+
 /// What a page record brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
@@ -63,17 +75,6 @@ pub enum Content {
     Fill(u8),
     /// QEMU's own XBZRLE or zlib.
     Packed,
-}
-
-impl Content {
-    /// Which of [`Directory::records`] counts it.
-    pub(super) fn kind(&self) -> usize {
-        match self {
-            Content::At { .. } | Content::AsInBase { .. } => 0,
-            Content::Fill(_) => 1,
-            Content::Packed => 2,
-        }
-    }
 }
 
 /// A page record of the stream.
@@ -132,6 +133,15 @@ pub struct Directory {
     pub reason: Vec<u8>,
     /// Whether pages have hashes.
     pub hashes: bool,
+    /// What frames and page records there are.
+    pub tally: Tally,
+    /// The parts in their order.
+    pub parts: Vec<PartAt>,
+}
+
+/// Counts of a stream's frames and page records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
     /// Frames by their codec's number.
     pub codecs: [u64; 4],
     /// Those of them with references.
@@ -140,8 +150,27 @@ pub struct Directory {
     pub level: i8,
     /// Page records: whole, fill, QEMU's own.
     pub records: [u64; 3],
-    /// The parts in their order.
-    pub parts: Vec<PartAt>,
+}
+
+impl Tally {
+    /// Another frame with a piece of the stream.
+    pub(super) fn frame(&mut self, header: &Header) {
+        self.codecs[header.codec as usize] += 1;
+        self.matched += u64::from(header.kind == FrameType::Matched);
+        if header.codec != Codec::None {
+            self.level = header.level;
+        }
+    }
+
+    /// Another page record.
+    pub(super) fn record(&mut self, content: &Content) {
+        let kind = match content {
+            Content::At { .. } | Content::AsInBase { .. } => 0,
+            Content::Fill(_) => 1,
+            Content::Packed => 2,
+        };
+        self.records[kind] += 1;
+    }
 }
 
 impl Directory {
@@ -149,10 +178,7 @@ impl Directory {
     pub(super) fn agrees(&self, other: &Directory) -> bool {
         let facts = |of: &Directory| Directory {
             from_start: 0,
-            codecs: [0; 4],
-            matched: 0,
-            level: 0,
-            records: [0; 3],
+            tally: Tally::default(),
             parts: Vec::new(),
             ..of.clone()
         };
@@ -211,13 +237,13 @@ impl Directory {
             self.device_state.map_or(0, |offset| offset + 1),
             self.understood,
             self.hashes.into(),
-            self.matched,
+            self.tally.matched,
         ] {
             to.number(number);
         }
-        self.codecs.iter().for_each(|n| to.number(*n));
-        to.0.push(self.level as u8);
-        self.records.iter().for_each(|n| to.number(*n));
+        self.tally.codecs.iter().for_each(|n| to.number(*n));
+        to.0.push(self.tally.level as u8);
+        self.tally.records.iter().for_each(|n| to.number(*n));
         to.text(&self.machine);
         to.text(&self.reason);
         to.number(self.blocks.len() as u64);
@@ -253,14 +279,15 @@ impl Directory {
             device_state: from.number()?.checked_sub(1),
             understood: from.number()?,
             hashes: from.below(1)? == 1,
-            matched: from.number()?,
             ..Directory::default()
         };
-        for count in &mut directory.codecs {
+        let tally = &mut directory.tally;
+        tally.matched = from.number()?;
+        for count in &mut tally.codecs {
             *count = from.number()?;
         }
-        directory.level = from.bytes(1)?[0] as i8;
-        for count in &mut directory.records {
+        tally.level = from.bytes(1)?[0] as i8;
+        for count in &mut tally.records {
             *count = from.number()?;
         }
         directory.machine = from.text()?;
@@ -578,10 +605,12 @@ mod tests {
             understood: 70_000,
             reason: b"device state".to_vec(),
             hashes: true,
-            codecs: [1, 0, 0, 9],
-            matched: 3,
-            level: -1,
-            records: [10, 20, 0],
+            tally: Tally {
+                codecs: [1, 0, 0, 9],
+                matched: 3,
+                level: -1,
+                records: [10, 20, 0],
+            },
             parts: vec![
                 PartAt {
                     position: 5000,

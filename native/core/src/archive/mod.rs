@@ -28,7 +28,7 @@ pub use base::{BaseName, BasePages, Bases};
 pub use build::{Builder, Scribe, Watcher};
 pub use error::ArchiveError;
 pub use file::{Archive, CHAIN_BYTES, Info};
-pub use index::{Content, Directory, FrameAt, PageRecord, Part, PartAt};
+pub use index::{Content, Directory, FrameAt, PageRecord, Part, PartAt, Tally};
 pub(crate) use index::{INDEX, is_directory};
 pub use page_hash::PageHash;
 pub use salvage::{Piece, Salvaged, salvage};

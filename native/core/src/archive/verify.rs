@@ -4,9 +4,8 @@ use super::base::{BasePages, Bases};
 use super::build::{Builder, Watcher};
 use super::error::ArchiveError;
 use super::file::Archive;
-use super::index::{Content, FrameAt, INDEX, PART_ENTRIES, PageRecord, is_directory};
+use super::index::{Content, FrameAt, INDEX, PART_ENTRIES, PageRecord, Tally, is_directory};
 use crate::checksum::ContentHash;
-use crate::codec::Codec;
 use crate::frame::{Ending, FrameError, FrameType, HEADER_LEN, Header, MAX_RAW};
 use std::collections::VecDeque;
 use std::path::Path;
@@ -117,7 +116,7 @@ fn one(
     }
     if let Some(check) = &mut check {
         check.end()?;
-        verified.pages += check.records.iter().sum::<u64>();
+        verified.pages += check.tally.records.iter().sum::<u64>();
     }
     verified.raw_bytes += end.raw_bytes;
     verified.without_index += u64::from(check.is_none());
@@ -135,11 +134,8 @@ pub struct Check {
     watcher: Watcher,
     /// Parts that have come.
     parts: usize,
-    codecs: [u64; 4],
-    matched: u64,
-    level: i8,
-    /// Page records that were right, by [`Content::kind`].
-    records: [u64; 3],
+    /// Of frames that came, and of page records that were right.
+    tally: Tally,
 }
 
 impl Check {
@@ -167,10 +163,7 @@ impl Check {
             watcher: Watcher::new(Arc::clone(&builder)),
             builder,
             parts: 0,
-            codecs: [0; 4],
-            matched: 0,
-            level: 0,
-            records: [0; 3],
+            tally: Tally::default(),
             stream,
         }
     }
@@ -192,17 +185,8 @@ impl Check {
 
     /// The header of the next frame with a piece of the stream; it is looked at with its content.
     pub fn frame(&mut self, position: u64, header: &Header) {
-        self.codecs[header.codec as usize] += 1;
-        self.matched += u64::from(header.kind == FrameType::Matched);
-        if header.codec != Codec::None {
-            self.level = header.level;
-        }
-        self.seen.push_back(FrameAt {
-            position,
-            offset: header.offset,
-            raw_len: header.raw_len,
-            packed_len: header.packed_len,
-        });
+        self.tally.frame(header);
+        self.seen.push_back(FrameAt::of(position, header));
     }
 
     /// What the next of those frames stands for.
@@ -219,13 +203,13 @@ impl Check {
         self.watcher.sealed(offset, raw);
         self.builder.look(offset, raw);
         for record in self.builder.take(offset) {
-            let (stored, kind) = (self.told.page()?, record.content.kind());
+            let (stored, content) = (self.told.page()?, record.content);
             if !self.told.same(stored, record)? {
                 return Err(self
                     .stream
                     .damaged_index("it tells of other pages than there are"));
             }
-            self.records[kind] += 1;
+            self.tally.record(&content);
         }
         Ok(())
     }
@@ -242,16 +226,10 @@ impl Check {
         let same = self.seen.is_empty()
             && self.told.frame()?.is_none()
             && self.told.page()?.is_none()
-            && self.stream.directory().is_some_and(|directory| {
-                let counted = (self.codecs, self.matched, self.level, self.records);
-                let told = (
-                    directory.codecs,
-                    directory.matched,
-                    directory.level,
-                    directory.records,
-                );
-                counted == told && facts.agrees(directory)
-            });
+            && self
+                .stream
+                .directory()
+                .is_some_and(|directory| self.tally == directory.tally && facts.agrees(directory));
         if same {
             Ok(())
         } else {

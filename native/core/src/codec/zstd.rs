@@ -111,17 +111,21 @@ pub(super) fn context_bytes(level: i32, block: usize) -> u64 {
 mod tests {
     use super::*;
 
-    #[test]
-    fn literals_are_entropy_coded_at_every_level() {
-        // Nothing comes again, and four bits of each byte say something.
+    /// Bytes of which none tells the next.
+    fn random(len: usize) -> impl Iterator<Item = u8> {
         let mut state = 1u64;
-        let mut next = || {
+        (0..len).map(move |_| {
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;
-            b'a' + (state >> 32) as u8 % 16
-        };
-        let raw: Vec<u8> = (0..100_000).map(|_| next()).collect();
+            (state >> 32) as u8
+        })
+    }
+
+    #[test]
+    fn literals_are_entropy_coded_at_every_level() {
+        // Nothing comes again, and four bits of each byte say something.
+        let raw: Vec<u8> = random(100_000).map(|byte| b'a' + byte % 16).collect();
         let mut packer = Packer::default();
         for level in [-100, -10, -3, -1, 1, 3] {
             let n = packer.pack(level, &raw, &mut vec![0; raw.len()]);
@@ -132,15 +136,7 @@ mod tests {
 
     #[test]
     fn a_block_that_does_not_become_smaller_changes_nothing_for_those_behind_it() {
-        let mut state = 1u64;
-        let random: Vec<u8> = (0..1000)
-            .map(|_| {
-                state ^= state << 13;
-                state ^= state >> 7;
-                state ^= state << 17;
-                (state >> 32) as u8
-            })
-            .collect();
+        let random: Vec<u8> = random(1000).collect();
         let text = b"row= acct= bal= st=|".repeat(50);
         let mut packer = Packer::default();
         let mut out = vec![0; 999];
