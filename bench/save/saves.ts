@@ -131,6 +131,12 @@ function startOf({ filter }: Measured): Measured | undefined {
   return idle.find((one) => one.filter === filter) ?? idle.find((one) => one.filter === DEFAULT);
 }
 
+/** Seconds on the clock beyond what the program takes for an empty stream. */
+function withoutStart(measured: Measured, way: 'save' | 'restore'): number[] {
+  const start = median(walls(startOf(measured)?.[way] ?? []));
+  return walls(measured[way]).map((wall) => wall - start);
+}
+
 function row(measured: Measured, streamBytes: number): string[] {
   const { filter, bytes, save, restore } = measured;
   const started = startOf(measured);
@@ -159,19 +165,12 @@ function judge(measured: readonly Measured[], streamBytes: number): void {
   const [byDefault, lzop] = [named(DEFAULT.name), named('lzop')];
   if (byDefault === undefined) return;
   if (lzop !== undefined) {
-    for (const [what, isCounted] of [
-      ['with', true],
-      ['without', false],
-    ] as const) {
-      const [theirs, own] = [lzop, byDefault].map((one) => {
-        const start = isCounted ? 0 : median(walls(startOf(one)?.save ?? []));
-        return walls(one.save).map((wall) => wall - start);
-      });
-      const ratio = median((theirs ?? []).map((wall, run) => wall / (own?.[run] ?? NaN)));
-      report.say(
-        `save's speed beside lzop's, run by run, ${what} start-up: ${verdict(ratio, { atLeast: GOALS.speedOfLzop })}`,
-      );
-    }
+    const tell = (what: string, [theirs, own]: readonly [readonly number[], readonly number[]]): void => {
+      const ratio = median(theirs.map((wall, run) => wall / (own[run] ?? NaN)));
+      report.say(`save's speed beside lzop's, run by run, ${what}: ${verdict(ratio, { atLeast: GOALS.speedOfLzop })}`);
+    };
+    tell('with start-up', [walls(lzop.save), walls(byDefault.save)]);
+    tell('without start-up', [withoutStart(lzop, 'save'), withoutStart(byDefault, 'save')]);
   }
   const [z3, z3long] = [named('zstd -3 -T0')?.bytes, named('zstd -3 --long=27 -T0')?.bytes];
   if (z3 !== undefined) report.say(`size beside zstd -3's: ${verdict(byDefault.bytes / z3, { atMost: 1 })}`);
@@ -181,8 +180,7 @@ function judge(measured: readonly Measured[], streamBytes: number): void {
   }
   const speed = streamBytes / 1e6 / median(walls(byDefault.restore));
   report.say(`restore, MB/s with start-up: ${verdict(speed, { atLeast: GOALS.restoreMBs })}`);
-  const start = median(walls(startOf(byDefault)?.restore ?? []));
-  const carried = streamBytes / 1e6 / (median(walls(byDefault.restore)) - start);
+  const carried = streamBytes / 1e6 / median(withoutStart(byDefault, 'restore'));
   report.say(`restore, MB/s without start-up: ${verdict(carried, { atLeast: GOALS.restoreMBs })}`);
 }
 

@@ -11,8 +11,8 @@ export const CONTROL_FD = 4;
 const SPARE_MS = 10_000;
 
 /**
- * V8 collects garbage once more when a process has had little to do for eight seconds, on all processors for some milliseconds:
- * that would come in the middle of a migration.
+ * V8 collects garbage once more when a process has had little to do for eight seconds, on all processors for some
+ * milliseconds: that would come in the middle of a migration.
  */
 const NO_IDLE_GC = '--no-memory-reducer';
 
@@ -153,9 +153,14 @@ export class Spare<C> {
     return this.#waiting.length;
   }
 
+  /** How many were taken, and have neither ended nor come back. */
+  get inUse(): number {
+    return this.#inUse.size;
+  }
+
   /**
-   * This one has ended. Where it was the last in use, the next session may follow soon, as when a host is emptied guest by guest, and
-   * there is none from which to take the processors.
+   * This one has ended. Where it was the last in use, the next session may follow soon, as when a host is emptied guest by
+   * guest, and there is none from which to take the processors.
    */
   lost(carrier: C): void {
     const index = this.#waiting.indexOf(carrier);

@@ -131,7 +131,7 @@ export class SourceProcesses {
 
   /** Sessions that are open. */
   get sessions(): number {
-    return this.#all.size - this.#spare.size;
+    return this.#spare.inUse;
   }
 
   get isStopping(): boolean {
