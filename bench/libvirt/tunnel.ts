@@ -6,18 +6,24 @@
  * second one the other way round; medians count, and of what is held against each other the median of the runs' quotients.
  * Every run is a test too: the guest must run on at the destination. Timings never fail it.
  *
+ * `relay` is the least that programs in this place can cost: two socats, which only copy. What the proxies take beyond that is
+ * theirs; what it takes beyond libvirt's own tunnel, the two hops cost by themselves.
+ *
  * Before each migration so much memory is taken and given back that what the destination's QEMU gets is there. Where this
  * machine is a guest itself, its host takes back what is not in use, and brings it anew at the first touch: that took
  * between a twentieth and a half of a whole migration, by chance.
  */
 import { spawnSync } from 'node:child_process';
+import { mkdirSync } from 'node:fs';
 import { sleep } from '#src/demo/time.js';
 import { boot, forget, furnish, lastTick, runs as runsOn } from '../../test/e2e/libvirt/guest.js';
 import { Hosts, libvirtLacks } from '../../test/e2e/libvirt/host.js';
 import type { Host } from '../../test/e2e/libvirt/host.js';
-import { endTunnel, startTunnel, TUNNEL_URI } from '../../test/e2e/libvirt/tunnel-proxies.js';
+import { endTunnel, PORT, SOCKET, startTunnel, TUNNEL_URI } from '../../test/e2e/libvirt/tunnel-proxies.js';
+import type { TunnelProxies } from '../../test/e2e/libvirt/tunnel-proxies.js';
+import { says } from '../../test/e2e/harness/proxies.js';
 import { onStage } from '../../test/e2e/harness/stage.js';
-import type { Running } from '../../test/e2e/harness/stage.js';
+import type { Running, Stage } from '../../test/e2e/harness/stage.js';
 import { cpuOfMachine } from '../live/cpu.js';
 import { Report, median, spread, verdict } from '../live/report.js';
 import { atLeast, choose, readOptions, refuse, requirePrograms, requireRoot } from '../live/requirements.js';
@@ -42,6 +48,7 @@ const FAR = 'qemu+tcp://dst/system';
 /** What virsh is told. */
 const WAYS = {
   pagewire: ['--p2p', '--tunnelled', 'vm1', TUNNEL_URI],
+  relay: ['--p2p', '--tunnelled', 'vm1', TUNNEL_URI],
   tunnelled: ['--p2p', '--tunnelled', 'vm1', FAR],
   p2p: ['--p2p', 'vm1', FAR],
   compressed: ['--p2p', '--compressed', 'vm1', FAR],
@@ -73,14 +80,15 @@ const warmMib = atLeast(0, 'warm', flags.warm);
 
 requireRoot('it makes network namespaces');
 requirePrograms('ip', 'tc', 'python3');
+if (ways.includes('relay')) requirePrograms('socat');
 const lacks = libvirtLacks();
 if (lacks !== undefined) refuse(lacks);
 
-async function migrate(hosts: Hosts, way: Way, mbit: number): Promise<Measured> {
+async function migrate(stage: Stage, hosts: Hosts, way: Way, mbit: number): Promise<Measured> {
   const { a, b } = hosts;
   for (const host of [a, b]) forget(host);
   // Before the guest: a service has long been up when it is needed.
-  const tunnel = way === 'pagewire' ? await startTunnel(a, b) : undefined;
+  const tunnel = await BETWEEN[way]?.(hosts, stage);
   await boot(a, GUEST);
   const shapers = [a, b].map((host) => new Shaper(['nsenter', '-t', `${host.pid}`, '-n'], 'mig0', mbit));
   const [left, came] = await Promise.all([Lifecycle.of(a), Lifecycle.of(b)]);
@@ -105,6 +113,29 @@ async function migrate(hosts: Hosts, way: Way, mbit: number): Promise<Measured> 
     for (const host of [a, b]) await host.virsh('destroy', 'vm1').catch(() => undefined);
   }
 }
+
+/** What stands between the daemons. */
+const BETWEEN: Readonly<Partial<Record<Way, (hosts: Hosts, stage: Stage) => Promise<TunnelProxies>>>> = {
+  pagewire: async ({ a, b }) => startTunnel(a, b),
+  relay: async ({ a, b }, stage) => {
+    mkdirSync(a.path('/run/pagewire'), { recursive: true });
+    const listening = `TCP-LISTEN:${PORT},reuseaddr,fork,nodelay`;
+    const destination = socat(stage, b, listening, `UNIX-CONNECT:${b.path('/run/libvirt/libvirt-sock')}`);
+    await says(destination, /listening on/);
+    const socket = `UNIX-LISTEN:${a.path(SOCKET)},unlink-early,fork`;
+    const source = socat(stage, a, socket, `TCP:${b.address}:${PORT},nodelay`);
+    await says(source, /listening on/);
+    return { source, destination };
+  },
+};
+
+/** One in a host's network, with this machine's files. Pieces of up to 256 KiB: what a proxy makes of a daemon's 64 KiB. */
+const socat = (stage: Stage, host: Host, ...ends: string[]): Running =>
+  stage.start(
+    'socat',
+    ['nsenter', '-t', `${host.pid}`, '-n', 'socat', '-d', '-d', '-b', `${256 << 10}`, ...ends],
+    [undefined],
+  );
 
 /**
  * Takes huge pages, as QEMU does for a guest, and touches each; with the process that has them they go back, and are what the next
@@ -154,7 +185,7 @@ function compare(measured: ReadonlyMap<Way, Measured[]>, mbit: number): void {
   const ours = measured.get('pagewire');
   if (!ours) return;
   const middle = (figure: Figure, way: Way): number => median(of(measured.get(way) ?? [], figure));
-  const theirs = ways.filter((way) => way !== 'pagewire');
+  const theirs = ways.filter((way) => !(way in BETWEEN));
   if (mbit === GOAL.mbit && theirs.length > 0) {
     const words = (Object.keys(FIGURES) as Figure[]).map((figure) => {
       const best = Math.min(...theirs.map((way) => middle(figure, way)));
@@ -165,12 +196,18 @@ function compare(measured: ReadonlyMap<Way, Measured[]>, mbit: number): void {
     });
     report.say(`pagewire beside the best of libvirt's own ways, each figure's: ${words.join(', ')}`);
   }
-  if (mbit === 0 && theirs.includes('tunnelled')) {
-    const tunnelled = measured.get('tunnelled') ?? [];
+  for (const [way, name] of [
+    ['relay', 'two relays that only copy'],
+    ['tunnelled', "libvirt's own tunnel"],
+  ] as const) {
+    const others = measured.get(way);
+    if (mbit !== 0 || !others) continue;
     const quotient = (figure: Figure): number =>
-      median(ours.map((one, run) => one[figure] / (tunnelled[run]?.[figure] ?? NaN)));
+      median(ours.map((one, run) => one[figure] / (others[run]?.[figure] ?? NaN)));
+    const time = quotient('wallSeconds');
     report.say(
-      `pagewire beside libvirt's own tunnel, run by run: time ${verdict(quotient('wallSeconds'), { atMost: NO_HARM })}, ` +
+      `pagewire beside ${name}, run by run: ` +
+        `time ${way === 'tunnelled' ? verdict(time, { atMost: NO_HARM }) : time.toFixed(2)}, ` +
         `CPU ${quotient('cpuSeconds').toFixed(2)}`,
     );
   }
@@ -193,7 +230,7 @@ await onStage(async (stage) => {
     const name = mbit === 0 ? 'unlimited link' : `${mbit} Mbit/s`;
     for (let run = 1; run <= runs; run++) {
       for (const way of run % 2 === 1 ? ways : ways.toReversed()) {
-        const one = await migrate(hosts, way, mbit);
+        const one = await migrate(stage, hosts, way, mbit);
         measured.get(way)?.push(one);
         console.error(`${name}, run ${run}, ${way}: ${one.wallSeconds.toFixed(2)} s`);
       }

@@ -5,9 +5,10 @@ import { says } from '../harness/proxies.js';
 import type { Running } from '../harness/stage.js';
 import type { Host } from './host.js';
 
-const SOCKET = '/run/pagewire/libvirt.sock';
+/** Where the source's proxy listens. */
+export const SOCKET = '/run/pagewire/libvirt.sock';
 /** Where the destination's proxy listens. */
-const PORT = 7780;
+export const PORT = 7780;
 
 /** The far daemon, through them. */
 export const TUNNEL_URI = `qemu+unix:///system?socket=${SOCKET}`;
