@@ -33,7 +33,7 @@ import { Lifecycle } from './lifecycle.js';
 const flags = readOptions({
   /** Links, in Mbit/s each way; 0: unlimited. */
   bw: { type: 'string', default: '200,0' },
-  way: { type: 'string', default: 'pagewire,tunnelled,p2p,compressed' },
+  way: { type: 'string', default: 'pagewire,relay,tunnelled,p2p,compressed' },
   runs: { type: 'string', default: '3' },
   /** Seconds until a migration that does not converge is forced to end. */
   cap: { type: 'string', default: '60' },
@@ -226,10 +226,12 @@ await onStage(async (stage) => {
   const versions = await hosts.a.virsh('version');
   report.say(versions.split('\n').slice(1).join('; '));
   for (const mbit of links) {
-    const measured = new Map<Way, Measured[]>(ways.map((way) => [way, []]));
+    // Over a slow link it is as libvirt's own.
+    const here = mbit === 0 ? ways : ways.filter((way) => way !== 'relay');
+    const measured = new Map<Way, Measured[]>(here.map((way) => [way, []]));
     const name = mbit === 0 ? 'unlimited link' : `${mbit} Mbit/s`;
     for (let run = 1; run <= runs; run++) {
-      for (const way of run % 2 === 1 ? ways : ways.toReversed()) {
+      for (const way of run % 2 === 1 ? here : here.toReversed()) {
         const one = await migrate(stage, hosts, way, mbit);
         measured.get(way)?.push(one);
         console.error(`${name}, run ${run}, ${way}: ${one.wallSeconds.toFixed(2)} s`);
