@@ -1,7 +1,7 @@
 //! Files: written by real flows, read at random, damaged in every bit and cut at every byte.
 
 use pagewire_core::archive::{
-    Archive, ArchiveError, BasePages, Bases, Builder, Check, Content, Verified, salvage, verify,
+    Archive, ArchiveError, BasePages, Bases, Builder, Content, Verified, salvage, verify,
 };
 use pagewire_core::codec::Codec;
 use pagewire_core::flow::{Capacity, Direct, EncodeOptions, Event, Flow, MatchOptions};
@@ -133,7 +133,7 @@ fn restore(from: &Path, bases: &Bases) -> Result<Vec<u8>, String> {
 
 /// Holds a file against its index while it is decoded: `false` where it has one that has to be held against it otherwise.
 fn hold(file: &Path, bases: &Bases) -> Result<bool, String> {
-    decode(file, bases, Check::open(file, bases)).map(|(_, index_left)| !index_left)
+    decode(file, bases, Some(file)).map(|(_, index_left)| !index_left)
 }
 
 /// Both ways to check a file find it right.
@@ -143,7 +143,7 @@ fn right(file: &Path, bases: &Bases) -> Verified {
 }
 
 /// What was decoded, and whether an index was left alone.
-fn decode(from: &Path, bases: &Bases, check: Option<Check>) -> Result<(Vec<u8>, bool), String> {
+fn decode(from: &Path, bases: &Bases, file: Option<&Path>) -> Result<(Vec<u8>, bool), String> {
     let folder = Folder::new();
     let to = folder.file("restored");
     let (input, output) = (
@@ -158,7 +158,7 @@ fn decode(from: &Path, bases: &Bases, check: Option<Check>) -> Result<(Vec<u8>, 
             CREW,
             (64 + 80) << 20,
             bases,
-            check,
+            file.map(Path::to_path_buf),
             listener,
         )
         .expect("a flow")

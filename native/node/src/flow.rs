@@ -6,7 +6,7 @@ use napi::bindgen_prelude::{ClassInstance, FnArgs};
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi::{Error, Result, Status};
 use napi_derive::napi;
-use pagewire_core::archive::{Bases, CHAIN_BYTES, Check};
+use pagewire_core::archive::{Bases, CHAIN_BYTES};
 use pagewire_core::codec::Codec;
 use pagewire_core::delta;
 use pagewire_core::flow::{
@@ -20,7 +20,7 @@ use pagewire_core::qemu::Reason;
 use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -521,9 +521,6 @@ impl NativeFlow {
             named: options.bases.into_iter().map(PathBuf::from).collect(),
             beside: options.beside.map(PathBuf::from),
         };
-        let check = options
-            .file
-            .and_then(|file| Check::open(Path::new(&file), &bases));
         Flow::decode(
             input,
             output,
@@ -534,7 +531,7 @@ impl NativeFlow {
             },
             options.window_limit as u64,
             bases,
-            check,
+            options.file.map(PathBuf::from),
             listener(events),
         )
         .map(Self::register)

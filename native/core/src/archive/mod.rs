@@ -32,4 +32,5 @@ pub use index::{Content, Directory, FrameAt, PageRecord, Part, PartAt, Tally};
 pub(crate) use index::{INDEX, is_directory};
 pub use page_hash::PageHash;
 pub use salvage::{Piece, Salvaged, salvage};
-pub use verify::{Check, Verified, verify};
+pub(crate) use verify::Check;
+pub use verify::{Verified, verify};

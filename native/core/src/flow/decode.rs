@@ -3,19 +3,27 @@
 use super::arena::{Origin, Slot};
 use super::order::{Order, name};
 use super::{FlowError, Shared, StreamEnd, lock};
-use crate::archive::{self, Archive, BaseName};
+use crate::archive::{self, Archive, BaseName, Check};
 use crate::descriptor::Input;
 use crate::frame::{End, Ending, FrameError, FrameType, HEADER_LEN, Header, Start};
 use crate::matching::{Base, Window};
 use crate::text::readable;
 use std::io;
-use std::sync::Arc;
+use std::path::Path;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 
 /// What is read at once. Small frames come several to a read; of a large one, the rest goes straight into its slot.
 const BUFFER: usize = 64 << 10;
 
-pub(super) fn run(shared: &Shared, input: Input) -> Result<StreamEnd, FlowError> {
+pub(super) fn run(
+    shared: &Shared,
+    input: Input,
+    file: Option<&Path>,
+) -> Result<StreamEnd, FlowError> {
+    if let Some(check) = file.and_then(|file| Check::open(file, &shared.bases)) {
+        let _ = shared.check.set(Mutex::new(check)); // before any frame is on its way to the sink
+    }
     let mut source = Source {
         shared,
         bytes: Bytes {
@@ -100,7 +108,7 @@ impl Source<'_> {
             let mut slot = self.slot(header, window)?;
             match header.kind {
                 FrameType::Data | FrameType::Matched => {
-                    if let Some(check) = &self.shared.check {
+                    if let Some(check) = self.shared.check.get() {
                         lock(check).frame(self.origin.offset, &header);
                     }
                     slot.base = base.clone();
@@ -110,7 +118,7 @@ impl Source<'_> {
                     let end = self.checked(End::from_bytes(slot.payload()))?;
                     self.total("number of frames", end.frames, order.frames)?;
                     self.total("bytes of the stream", end.raw_bytes, order.offset)?;
-                    if end.index > 0 && self.shared.check.is_none() {
+                    if end.index > 0 && self.shared.check.get().is_none() {
                         self.shared.index_left.store(true, Ordering::SeqCst);
                     }
                     self.shared.pass(slot)?;
@@ -121,7 +129,7 @@ impl Source<'_> {
                     return Err(self.wrong(FrameError::Aborted { reason }));
                 }
                 FrameType::Other(archive::INDEX) => {
-                    if let Some(check) = &self.shared.check {
+                    if let Some(check) = self.shared.check.get() {
                         let is_directory = archive::is_directory(slot.payload());
                         lock(check).index(self.origin.offset, is_directory)?;
                     }

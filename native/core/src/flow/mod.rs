@@ -50,8 +50,9 @@ use pressure::Pressure;
 use sink::Target;
 use std::cell::Cell;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -155,7 +156,7 @@ struct Shared {
     /// Where a decoder looks for what a stream refers to.
     bases: Bases,
     /// What a decoder holds against its index: the source the frames, the sink what they stand for.
-    check: Option<Mutex<Check>>,
+    check: OnceLock<Mutex<Check>>,
     /// A decoder's stream had an index that nothing was held against.
     index_left: AtomicBool,
     /// Bytes of memory that a decoder's window may take.
@@ -440,7 +441,8 @@ enum SourceResult {
 /// What a flow's source thread does, and with what.
 enum SourceWork {
     Encode(Input, EncodeOptions, Option<Arc<Wire>>),
-    Decode(Input, Bases, Option<Box<Check>>),
+    /// With the file that the input is, where it is to be held against its index.
+    Decode(Input, Bases, Option<PathBuf>),
     /// With the raw bytes that a frame holds at the most.
     FromWire(Arc<Wire>, u32),
 }
@@ -518,18 +520,18 @@ impl Flow {
 
     /// Starts to decode: frames in, the original stream out, held against their checksums and totals. A stream with
     /// references needs memory for what they lead back to and for what of a base is read, `window_limit`
-    /// bytes at the most. The base of one that has a base is looked for as `bases` says. With `check` the input is that
-    /// file, from its first byte on.
+    /// bytes at the most. The base of one that has a base is looked for as `bases` says. With `file` the input is that
+    /// file, from its first byte on, and is held against its index.
     pub fn decode(
         input: OwnedFd,
         output: OwnedFd,
         capacity: Capacity,
         window_limit: u64,
         bases: Bases,
-        check: Option<Check>,
+        file: Option<PathBuf>,
         listener: Box<dyn Fn(Event) + Send + Sync>,
     ) -> Result<Flow, FlowError> {
-        let work = SourceWork::Decode(Input::new(input)?, bases, check.map(Box::new));
+        let work = SourceWork::Decode(Input::new(input)?, bases, file);
         let target = Target::VerifiedContent(Output::new(output)?);
         Self::start(
             work,
@@ -569,7 +571,7 @@ impl Flow {
     }
 
     fn start(
-        mut work: SourceWork,
+        work: SourceWork,
         target: Target,
         sizes: Sizes,
         listener: Box<dyn Fn(Event) + Send + Sync>,
@@ -603,10 +605,6 @@ impl Flow {
             SourceWork::Decode(_, bases, _) => bases.clone(),
             _ => Bases::default(),
         };
-        let check = match &mut work {
-            SourceWork::Decode(.., check) => check.take(),
-            _ => None,
-        };
         let direct = match &work {
             SourceWork::Encode(_, options, _) => options.direct,
             _ => Direct::default(),
@@ -629,7 +627,7 @@ impl Flow {
             keeps,
             index,
             bases,
-            check: check.map(|check| Mutex::new(*check)),
+            check: OnceLock::new(),
             index_left: AtomicBool::new(false),
             window_limit: sizes.window_limit,
             source_wake: wake()?,
@@ -719,7 +717,9 @@ impl Flow {
                     SourceWork::Encode(input, options, wire) => {
                         encode::run(&shared, input, options, wire)
                     }
-                    SourceWork::Decode(input, ..) => decode::run(&shared, input),
+                    SourceWork::Decode(input, _, file) => {
+                        decode::run(&shared, input, file.as_deref())
+                    }
                     SourceWork::FromWire(wire, frame_size) => {
                         receive::run(&shared, &wire, frame_size);
                         Err(FlowError::Stopped)

@@ -317,7 +317,7 @@ impl Writer {
             (Target::VerifiedContent(output), FrameType::Data) => {
                 // Hashed before it is written: the bytes are in this core's cache then.
                 self.content.update(slot.payload());
-                if let Some(check) = &shared.check {
+                if let Some(check) = shared.check.get() {
                     lock(check).content(slot.header.offset, slot.payload())?;
                 }
                 write_all(shared, output, slot.payload())?;
@@ -337,7 +337,7 @@ impl Writer {
             (Target::VerifiedContent(_), FrameType::End) => {
                 let ended = verify(&slot, self.content.digest())?;
                 self.content = ContentHash::new();
-                if let Some(check) = &shared.check {
+                if let Some(check) = shared.check.get() {
                     lock(check).end()?;
                 }
                 // Of concatenated streams, one that was cut off is not made whole by the next.
