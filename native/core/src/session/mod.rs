@@ -4,6 +4,8 @@
 //!          the flow's sink ──frames──▶ replay ──▶ link ═══▶ receiver ──▶ the flow's source      (source → destination)
 //!  QEMU ◀── returning thread ◀── receiver ◀═══ link ◀── replay ◀──frames── returning thread ◀── QEMU   (and back)
 //! ```
+//! In libvirt's tunnel what is called QEMU here is a daemon.
+//!
 //! A [`Wire`] is what stays when a link breaks: the numbers of the frames, and those that the peer has not acknowledged.
 //! Each direction is a stream of docs/format.md with its own sequence; the session's own frames (ACK, PING, PONG, DOUBT,
 //! BYE) stand between them. Which link comes next, and when to give up, is for the listener to decide ([`Event`]).
