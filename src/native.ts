@@ -385,11 +385,11 @@ export interface NativeWire {
   isGivenUp(fd: number): boolean;
   /** One of {@link departures}: whether postcopy's package takes the guest away, as the source's QEMU sees it. */
   departure(): number;
-  /** Gives nothing more of the stream to a link, and tells whether what was given may let the destination's guest run. */
+  /** Gives no further frame to a link, and tells whether those that were given may let the destination's guest run. */
   stopSending(): boolean;
   bye(): void;
-  /** Tells the peer, if it can be told. */
-  abort(reason: string): void;
+  /** Tells the peer, if that can be done at once; gives no further frame to a link. Returns whether it was told. */
+  abort(reason: string): boolean;
   /** Tells the source's libvirt daemon why what it waits for has failed; `false` where it waits for nothing, or is none. */
   failCalls(reason: string): boolean;
   /** Ends all that waits, at once; a flow over it must be closed too. */

@@ -46,9 +46,15 @@ export interface ChannelEvents {
   flowed(channel: Channel, end: StreamEnd | PagewireError): void;
 }
 
-/** How long a peer may take to hear that we give up, and how often it is told, in milliseconds. */
+/**
+ * How long the frame that is being written may take when no more are wanted, in milliseconds: it is better whole than the link
+ * broken, over which the peer can still be told why.
+ */
+const LAST_FRAME_MS = 300;
+
+/** How long a peer may take to let go of a link, once it was told that we give up, and how often to look, in milliseconds. */
 const ABORT_MS = 700;
-const ABORT_AGAIN_MS = 10;
+const ABORT_LOOK_MS = 10;
 
 /** How long a libvirt daemon gets to take in why its calls have failed, in milliseconds. */
 export const LAST_WORD_MS = 500;
@@ -225,7 +231,7 @@ export class Channel {
     return this.#last || this.isRead ? departures.none : this.#wire.departure();
   }
 
-  /** Gives nothing more to a link; tells whether what was given may let the destination's guest run. */
+  /** Gives no further frame to a link; tells whether those that were given may let the destination's guest run. */
   stopSending(): boolean {
     return this.#last?.status.doubt ?? this.#wire.stopSending();
   }
@@ -285,16 +291,25 @@ export class Channel {
     if (this.#qemu !== undefined) closeSync(this.#qemu);
   }
 
-  /** The end of a frame that is under way may have to be waited for; a peer that has heard it lets go of the link. */
+  /**
+   * The end of a frame that is under way may have to be waited for; one that the link does not take in time is cut off, with the
+   * link, which lets go of whoever writes it. A peer that has heard it lets go of the link itself.
+   */
   async #abort(reason: string): Promise<void> {
-    const until = performance.now() + ABORT_MS;
+    let isTold = false;
+    let until = performance.now() + LAST_FRAME_MS;
     for (;;) {
       const { linked, peerAbort, failure } = this.#wire.status();
-      // A peer that gave up itself does not listen, and where nobody reads any more, nobody would see it go.
-      if (!linked || peerAbort !== undefined) return;
-      this.#wire.abort(reason);
-      if (failure !== undefined || performance.now() > until) return;
-      await sleep(ABORT_AGAIN_MS);
+      // A peer that gave up itself does not listen.
+      if (!linked || peerAbort !== undefined) break;
+      if (!isTold && this.#wire.abort(reason)) {
+        isTold = true;
+        until = performance.now() + ABORT_MS;
+      }
+      // Where nobody reads any more, nobody would see it go.
+      if (failure !== undefined || performance.now() > until) break;
+      await sleep(ABORT_LOOK_MS);
     }
+    if (!isTold) this.#wire.dropLink('given up');
   }
 }

@@ -2,11 +2,14 @@
 
 use pagewire_core::codec::Codec;
 use pagewire_core::flow::{Capacity, Direct, EncodeOptions, Event, Flow, MatchOptions};
-use pagewire_core::frame::{FrameType, Header as FrameHeader, MAX_RAW, Start};
+use pagewire_core::frame::{
+    FrameType, HEADER_LEN, Header as FrameHeader, MAX_RAW, SessionFrame, Start,
+};
 use pagewire_core::libvirt::{Allow, Header, Key, Kind, Status, keepalive, procedure, program};
 use pagewire_core::matching::{Effort, Keeps};
 use pagewire_core::net::Link;
 use pagewire_core::session::{Bandwidth, Event as WireEvent, Options, Side, Wire, WireError};
+use rustix::net::{SendFlags, send};
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
@@ -615,7 +618,7 @@ fn return_bytes_that_came_before_a_break_are_delivered() {
     }
     if session.source.received() > 0 {
         // The destination's START came over the link before.
-        frames.drain(..pagewire_core::frame::HEADER_LEN + start.len());
+        frames.drain(..HEADER_LEN + start.len());
     }
     theirs.write_all(&frames).expect("taken");
     drop(theirs);
@@ -641,6 +644,121 @@ fn an_abort_is_told_with_its_reason() {
         session.source.status().peer_abort.as_deref(),
         Some("QEMU has gone")
     );
+}
+
+/// So long that nothing here waits for it.
+const NEVER: Duration = Duration::from_secs(3600);
+
+/// The next frame on a link of which this is the other end: its header and its payload.
+fn next_frame(mut socket: &UnixStream) -> (FrameHeader, Vec<u8>) {
+    let mut header = [0; HEADER_LEN];
+    socket.read_exact(&mut header).expect("a header");
+    let header = FrameHeader::from_bytes(&header).expect("a good one");
+    let mut payload = vec![0; header.packed_len as usize];
+    socket.read_exact(&mut payload).expect("a payload");
+    (header, payload)
+}
+
+#[test]
+fn who_gives_up_waits_for_no_link() {
+    let (source, _events) = wire(Side::Source, 1 << 20, NEVER, &Arc::default(), false);
+    let (ours, theirs) = UnixStream::pair().expect("sockets");
+    theirs.set_read_timeout(Some(HANG)).expect("a timeout");
+    let knife = ours.try_clone().expect("a descriptor");
+    source.attach(link(ours), 0).expect("new");
+    // What a new link is told first; behind that nobody writes.
+    while next_frame(&theirs).0.kind != FrameType::Session(SessionFrame::Ping) {}
+    let mut before = 0;
+    while let Ok(n) = send(&knife, &[0; 1000], SendFlags::DONTWAIT) {
+        before += n;
+    }
+    let told = std::thread::scope(|scope| {
+        let told = scope.spawn(|| source.abort("no more"));
+        let began = Instant::now();
+        while !told.is_finished() && began.elapsed() < HANG {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if !told.is_finished() {
+            source.drop_link("it waits");
+        }
+        told.join().expect("no panic")
+    });
+    assert!(!told, "there is no room");
+    assert!(source.status().linked);
+    (&theirs)
+        .read_exact(&mut vec![0; before])
+        .expect("what made the link full");
+    assert!(source.abort("no more"));
+    let (header, why) = next_frame(&theirs);
+    assert_eq!((header.kind, &why[..]), (FrameType::Abort, &b"no more"[..]));
+}
+
+#[test]
+fn no_further_frame_goes_out_and_the_one_that_is_written_goes_whole() {
+    const BYTES: usize = 8 << 20;
+    let (source, _events) = wire(Side::Source, 64 << 20, NEVER, &Arc::default(), false);
+    let (sender, of_source) = UnixStream::pair().expect("sockets");
+    let options = EncodeOptions {
+        frame_size: 64 << 10,
+        frames: true,
+        delta: None,
+        libvirt: false,
+        matching: None,
+        index: None,
+        direct: Direct::AsItIs,
+    };
+    let to = Arc::clone(&source);
+    let (encoder, _flow_events, _) = flow(
+        |listener| {
+            Flow::encode_to_wire(of_source.into(), to, options, CREW, listener).expect("a flow")
+        },
+        Work::Store,
+    );
+    let (ours, theirs) = UnixStream::pair().expect("sockets");
+    theirs.set_read_timeout(Some(HANG)).expect("a timeout");
+    source.attach(link(ours), 0).expect("new");
+    std::thread::scope(|scope| {
+        // As much as it gets rid of.
+        scope.spawn(|| (&sender).write_all(&content(BYTES, 1)));
+        let mut before = 0;
+        // Nobody reads: soon a frame is begun that the link has no room for.
+        loop {
+            std::thread::sleep(Duration::from_millis(50));
+            let now = source.status().unacked_bytes;
+            if now > 64 << 10 && now == before {
+                break;
+            }
+            before = now;
+        }
+        assert!(!source.stop_sending(), "no guest runs by that");
+        assert!(source.status().linked);
+        let teller = scope.spawn(|| {
+            let began = Instant::now();
+            while !source.abort("no more") {
+                assert!(began.elapsed() < HANG, "{:?}", source.status());
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let (mut sequence, mut came) = (0, 0);
+        loop {
+            let (header, payload) = next_frame(&theirs);
+            match header.kind {
+                FrameType::Session(_) => {}
+                FrameType::Abort => break,
+                _ => {
+                    header.check_payload(&payload).expect("as it was sent");
+                    assert_eq!(header.sequence, sequence);
+                    sequence += 1;
+                    came += header.raw_len as usize;
+                }
+            }
+        }
+        teller.join().expect("no panic");
+        assert!(came > 0 && came < BYTES, "{came} bytes came");
+        encoder.stop();
+        source.close();
+        drop(sender.shutdown(Shutdown::Both));
+    });
 }
 
 #[test]

@@ -175,7 +175,8 @@ impl NativeWire {
         self.wire()?.is_given_up(fd.as_fd()).map_err(not_seen)
     }
 
-    /// Gives nothing more of the stream to a link, and tells whether what was given may let the destination's guest run.
+    /// Gives no further frame of the stream to a link, and tells whether those that were given may let the destination's guest
+    /// run.
     #[napi]
     pub fn stop_sending(&self) -> Result<bool, String> {
         Ok(self.wire()?.stop_sending())
@@ -188,11 +189,10 @@ impl NativeWire {
         Ok(())
     }
 
-    /// Tells the peer that this end gives up, if it can be told.
+    /// Tells the peer that this end gives up, if that can be done at once; returns whether it was told.
     #[napi]
-    pub fn abort(&self, reason: String) -> Result<(), String> {
-        self.wire()?.abort(&reason);
-        Ok(())
+    pub fn abort(&self, reason: String) -> Result<bool, String> {
+        Ok(self.wire()?.abort(&reason))
     }
 
     /// Tells the source's libvirt daemon, where it is one, why what it waits for has failed.

@@ -204,9 +204,14 @@ struct Flags {
     ended: bool,
     peer_bye: bool,
     peer_abort: Option<String>,
+    /// Nothing of the stream is given to a link any more.
+    stopped: bool,
     /// On the source: from when on it is told from the streams; on the destination as the source says.
     doubt: bool,
 }
+
+/// [`Wire::stop_sending`] was called.
+struct Stopped;
 
 /// What the threads of a wire share.
 struct Shared {
@@ -381,19 +386,24 @@ impl Shared {
 
     /// Called before bytes of the stream are given to a link: the frame that must go before them, where they are the first
     /// that may let the destination's guest run.
-    fn comes_into_doubt(&self, upto: u64) -> Option<Vec<u8>> {
+    fn comes_into_doubt(&self, upto: u64) -> Result<Option<Vec<u8>>, Stopped> {
         if self.options.side == Side::Destination {
-            return None;
+            return Ok(None);
         }
         let doubt = lock(&self.doubt);
         let mut flags = lock(&self.flags);
+        if flags.stopped {
+            return Err(Stopped);
+        }
         if flags.doubt || !doubt.must_hold(upto) {
-            return None;
+            return Ok(None);
         }
         flags.doubt = true;
         drop((doubt, flags));
         self.tell(Event::Changed);
-        Some(self.frame(FrameType::Session(SessionFrame::Doubt), &[1]))
+        Ok(Some(
+            self.frame(FrameType::Session(SessionFrame::Doubt), &[1]),
+        ))
     }
 
     /// QEMU has what came back: ends the doubt, if that was the answer.
@@ -552,11 +562,13 @@ impl Wire {
         lock(&self.shared.doubt).is_given_up(qemu)
     }
 
-    /// Gives nothing more of the stream to a link, and tells whether what was given may let the destination's guest run: what
-    /// [`Status::doubt`] says after this holds until the peer's answer comes.
+    /// Of the source: gives no further frame of the stream to a link, and tells whether those that were given may let the
+    /// destination's guest run: what [`Status::doubt`] says after this holds until the peer's answer comes. Waits for nothing: a
+    /// frame that is being written still goes out, as far as the link takes it.
     pub fn stop_sending(&self) -> bool {
-        self.shared.outgoing.stop(&self.shared);
-        lock(&self.shared.flags).doubt
+        let mut flags = lock(&self.shared.flags);
+        flags.stopped = true;
+        flags.doubt
     }
 
     /// Whether the guest is on its way, sent or not.
@@ -569,13 +581,14 @@ impl Wire {
         self.shared.send_session(SessionFrame::Bye, &[]);
     }
 
-    /// Tells the peer that this end gives up, and why, if there is a link to tell it over on which nothing is being written
-    /// just now.
-    pub fn abort(&self, reason: &str) {
+    /// Tells the peer that this end gives up, and why; no further frame of the stream is given to a link. Returns whether it
+    /// was told: not where there is no link that has room for it, or another frame is just being written. Waits for nothing.
+    pub fn abort(&self, reason: &str) -> bool {
+        // Behind all that a slow link has to take still, it would come too late.
+        self.stop_sending();
         let reason = &reason.as_bytes()[..reason.len().min(4096)];
         let bytes = self.shared.frame(FrameType::Abort, reason);
-        // Behind a frame that the link does not take it would wait for as long as that does.
-        self.shared.outgoing.try_write_now(&self.shared, &bytes);
+        self.shared.outgoing.try_write_now(&self.shared, &bytes)
     }
 
     /// Has the flow tell the source's daemon, where it is one, why what it waits for has failed, and what it calls from now on;

@@ -2,13 +2,13 @@
 
 use super::pace::{Bandwidth, Rate};
 use super::wait::Waits;
-use super::{Shared, Status, WireError, lock};
+use super::{Shared, Status, Stopped, WireError, lock};
 use crate::descriptor::{Ready, Wake};
 use crate::frame::HEADER_LEN;
 use crate::net::Link;
 use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -20,10 +20,6 @@ const UNSENT_MOST: u32 = 2 << 20;
 /// Until the link's rate is known.
 const UNSENT_FIRST: u32 = 128 << 10;
 
-/// How long the frame that is being written may take when no more are wanted: it is better whole than the link broken,
-/// over which the peer can still be told why.
-const LAST_FRAME: Duration = Duration::from_millis(300);
-
 pub(super) struct Outgoing {
     limit_bytes: usize,
     replay: Mutex<Replay>,
@@ -34,8 +30,6 @@ pub(super) struct Outgoing {
     wake: Wake,
     /// Ours for the link's room, and for what a limit on the bandwidth allows.
     waits: Waits,
-    /// Nothing of the stream is given to a link any more.
-    stopped: AtomicBool,
     written_bytes: AtomicU64,
     /// Nanoseconds since the start when something was written last.
     pub(super) wrote_at: AtomicU64,
@@ -188,7 +182,6 @@ impl Outgoing {
             }),
             wake: Wake::new()?,
             waits: Waits::default(),
-            stopped: AtomicBool::new(false),
             written_bytes: AtomicU64::new(0),
             wrote_at: AtomicU64::new(0),
             rate_bits: AtomicU64::new(0),
@@ -307,9 +300,6 @@ impl Outgoing {
     pub(super) fn pump(&self, shared: &Shared) {
         let mut writer = lock(&self.writer);
         while let Some((link, generation)) = shared.link_to_write() {
-            if self.stopped.load(Ordering::SeqCst) {
-                return;
-            }
             let (frame, number) = {
                 let replay = lock(&self.replay);
                 let at = replay.to_write.saturating_sub(replay.first) as usize;
@@ -319,10 +309,10 @@ impl Outgoing {
                 }
             };
             // What is not given to a link cannot let a guest run.
-            let doubt = shared.comes_into_doubt(frame.upto);
-            let written = match &doubt {
-                Some(note) => self.write(shared, &mut writer, &link, generation, note),
-                None => Ok(()),
+            let written = match shared.comes_into_doubt(frame.upto) {
+                Err(Stopped) => return,
+                Ok(None) => Ok(()),
+                Ok(Some(note)) => self.write(shared, &mut writer, &link, generation, &note),
             };
             let written = written
                 .and_then(|()| self.write(shared, &mut writer, &link, generation, &frame.bytes));
@@ -344,40 +334,44 @@ impl Outgoing {
         }
     }
 
-    /// From its return on no frame of the stream is given to a link. A frame that a link does not take in time is cut off,
-    /// with the link: the peer drops what is not whole.
-    pub(super) fn stop(&self, shared: &Shared) {
-        self.stopped.store(true, Ordering::SeqCst);
-        let until = Instant::now() + LAST_FRAME;
-        while let Err(TryLockError::WouldBlock) = self.writer.try_lock() {
-            if Instant::now() > until {
-                if let Some((_, generation)) = shared.link_to_write() {
-                    shared.lost(generation, "given up in the middle of a frame".into());
-                }
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
-
     /// Writes bytes that are not kept, if there is a link: the session's own frames.
     pub(super) fn write_now(&self, shared: &Shared, bytes: &[u8]) {
-        self.write_held(shared, lock(&self.writer), bytes);
-    }
-
-    /// The same, unless somebody is just writing.
-    pub(super) fn try_write_now(&self, shared: &Shared, bytes: &[u8]) {
-        let writer = match self.writer.try_lock() {
-            Ok(writer) => writer,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return,
-        };
-        self.write_held(shared, writer, bytes);
-    }
-
-    fn write_held(&self, shared: &Shared, mut writer: MutexGuard<'_, Writer>, bytes: &[u8]) {
+        let mut writer = lock(&self.writer);
         if let Some((link, generation)) = shared.link_to_write() {
             if let Err(error) = self.write(shared, &mut writer, &link, generation, bytes) {
                 shared.write_failed(generation, &error);
+            }
+        }
+    }
+
+    /// The same, for whoever must not wait: no limit holds them up. Returns whether the link has taken them; not where somebody
+    /// is just writing.
+    pub(super) fn try_write_now(&self, shared: &Shared, bytes: &[u8]) -> bool {
+        let _writer = match self.writer.try_lock() {
+            Ok(writer) => writer,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return false,
+        };
+        let Some((link, generation)) = shared.link_to_write() else {
+            return false;
+        };
+        let taken = match link.try_write(bytes) {
+            // Nothing can follow a part of a frame but its rest.
+            Ok(n) if n < bytes.len() => Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => {
+                self.bandwidth.spend(n);
+                self.written_bytes.fetch_add(n as u64, Ordering::Relaxed);
+                link.try_flush()
+            }
+            Err(error) => Err(error),
+        };
+        match taken {
+            Ok(()) => true,
+            Err(error) => {
+                if error.kind() != io::ErrorKind::WouldBlock {
+                    shared.write_failed(generation, &error);
+                }
+                false
             }
         }
     }
