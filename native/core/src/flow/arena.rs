@@ -5,10 +5,11 @@
 
 use super::{FlowError, lock};
 use crate::frame::{FrameError, HEADER_LEN, Header};
+use crate::lock::Awaited;
 use crate::matching::{Base, Place, Reference};
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use std::ptr::NonNull;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 /// Room before the payload: the header stands at its end, so that header and payload are one write and the payload
 /// begins on a cache line.
@@ -21,8 +22,7 @@ pub(super) struct Arena {
     frame_size: usize,
     in_flight: u32,
     parked: Vec<Mutex<Option<Slot>>>,
-    free: Mutex<Free>,
-    freed: Condvar,
+    free: Awaited<Free>,
 }
 
 // SAFETY: `base` is only ever turned into slices through a `Slot`, and there is one `Slot` for each index.
@@ -37,8 +37,6 @@ struct Free {
     /// For packers: a slot to pack into. There is one for each thread that may pack at once, so that packing never
     /// waits for a slot that only packing could free.
     spare: Vec<u32>,
-    /// Threads that wait for a slot; where there are none, waking them is a system call for nothing.
-    waiting: usize,
     closed: bool,
 }
 
@@ -84,7 +82,6 @@ impl Arena {
         let free = Free {
             flight: (0..in_flight).rev().collect(),
             spare: (in_flight..count).rev().collect(),
-            waiting: 0,
             closed: false,
         };
         Ok(Arc::new(Arena {
@@ -94,8 +91,7 @@ impl Arena {
             frame_size,
             in_flight,
             parked: (0..count).map(|_| Mutex::new(None)).collect(),
-            free: Mutex::new(free),
-            freed: Condvar::new(),
+            free: Awaited::new(free),
         }))
     }
 
@@ -111,9 +107,9 @@ impl Arena {
 
     /// Waits until no frame is on its way any more, `mine` apart, which the caller has. `false` once the arena is closed.
     pub(super) fn wait_for_all_but(&self, mine: usize) -> bool {
-        let mut free = lock(&self.free);
+        let mut free = self.free.lock();
         while !free.closed && free.flight.len() + mine < self.in_flight as usize {
-            free = self.wait(free);
+            free = free.wait();
         }
         !free.closed
     }
@@ -129,7 +125,7 @@ impl Arena {
     }
 
     fn take(self: &Arc<Self>, home: Home) -> Option<Slot> {
-        let mut free = lock(&self.free);
+        let mut free = self.free.lock();
         loop {
             if free.closed {
                 return None;
@@ -151,25 +147,15 @@ impl Arena {
                     base: None,
                 });
             }
-            free = self.wait(free);
+            free = free.wait();
         }
-    }
-
-    /// Waits until something has become free, or the arena is closed.
-    fn wait<'a>(&self, mut free: MutexGuard<'a, Free>) -> MutexGuard<'a, Free> {
-        free.waiting += 1;
-        free = self
-            .freed
-            .wait(free)
-            .unwrap_or_else(PoisonError::into_inner);
-        free.waiting -= 1;
-        free
     }
 
     /// Ends every wait for a slot, now and later.
     pub(super) fn close(&self) {
-        lock(&self.free).closed = true;
-        self.freed.notify_all();
+        let mut free = self.free.lock();
+        free.closed = true;
+        free.wake();
         // A parked slot holds the arena, which holds the slot: let go of them.
         for parked in &self.parked {
             drop(lock(parked).take());
@@ -180,7 +166,7 @@ impl Arena {
     pub(super) fn park(&self, slot: Slot) -> u32 {
         let index = slot.index;
         *lock(&self.parked[index as usize]) = Some(slot);
-        if lock(&self.free).closed {
+        if self.free.lock().closed {
             // `close` may have emptied this place before we filled it, and a parked slot keeps the arena alive.
             drop(lock(&self.parked[index as usize]).take());
         }
@@ -189,7 +175,7 @@ impl Arena {
 
     /// The slot that was parked under this number. `operation` is for the message.
     pub(super) fn claim(&self, slot: u32, operation: &'static str) -> Result<Slot, FlowError> {
-        if lock(&self.free).closed {
+        if self.free.lock().closed {
             return Err(FlowError::Stopped);
         }
         let parked = self
@@ -197,7 +183,7 @@ impl Arena {
             .get(slot as usize)
             .and_then(|parked| lock(parked).take());
         // `close` may have come between the two looks, and has emptied the place then.
-        parked.ok_or_else(|| match lock(&self.free).closed {
+        parked.ok_or_else(|| match self.free.lock().closed {
             true => FlowError::Stopped,
             false => FlowError::Slot { slot, operation },
         })
@@ -299,16 +285,12 @@ impl Drop for Slot {
     fn drop(&mut self) {
         // The next frame, in this slot, needs its room in the window.
         self.place = None;
-        let mut free = lock(&self.arena.free);
+        let mut free = self.arena.free.lock();
         match self.home {
             Home::Flight => free.flight.push(self.index),
             Home::Spare => free.spare.push(self.index),
         }
-        let is_awaited = free.waiting > 0;
-        drop(free);
-        if is_awaited {
-            self.arena.freed.notify_all();
-        }
+        free.wake();
     }
 }
 
@@ -344,7 +326,7 @@ mod tests {
             drop(a);
             drop(b);
         }
-        let free = lock(&arena.free);
+        let free = arena.free.lock();
         assert_eq!((free.flight.len(), free.spare.len()), (1, 1));
     }
 

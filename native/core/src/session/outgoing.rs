@@ -5,11 +5,12 @@ use super::wait::Waits;
 use super::{Shared, Status, Stopped, WireError, lock};
 use crate::descriptor::{Ready, Wake};
 use crate::frame::HEADER_LEN;
+use crate::lock::Awaited;
 use crate::net::Link;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, TryLockError};
 use std::time::{Duration, Instant};
 
 /// What the kernel may hold unsent: so many seconds of what the link takes, within these bounds. It is on its way, and
@@ -22,9 +23,8 @@ const UNSENT_FIRST: u32 = 128 << 10;
 
 pub(super) struct Outgoing {
     limit_bytes: usize,
-    replay: Mutex<Replay>,
-    /// Something was acknowledged or written, or the wait is over.
-    changed: Condvar,
+    /// Those are woken who wait for it when something was acknowledged or written, and when the wait is over.
+    replay: Awaited<Replay>,
     writer: Mutex<Writer>,
     /// Wakes whoever holds `writer`.
     wake: Wake,
@@ -51,8 +51,6 @@ struct Replay {
     spare: Spare,
     /// The last frame of the stream is among those that were sent.
     complete: bool,
-    /// Threads that wait for a change; where there are none, waking them is a system call for nothing.
-    waiting: usize,
 }
 
 /// Buffers that acknowledged frames leave behind, of those that the allocator would take from the kernel anew each time: that
@@ -174,8 +172,7 @@ impl Outgoing {
     pub(super) fn new(limit_bytes: usize, bandwidth: Arc<Bandwidth>) -> io::Result<Self> {
         Ok(Outgoing {
             limit_bytes,
-            replay: Mutex::default(),
-            changed: Condvar::new(),
+            replay: Awaited::default(),
             writer: Mutex::new(Writer {
                 rate: Rate::default(),
                 unsent: (0, 0),
@@ -191,9 +188,7 @@ impl Outgoing {
 
     /// Ends waits, for those to look around who wait.
     pub(super) fn wake(&self) {
-        // Whoever has looked and not yet begun to wait must not miss it.
-        drop(lock(&self.replay));
-        self.changed.notify_all();
+        self.replay.lock().wake();
         self.wake.signal();
     }
 
@@ -216,7 +211,7 @@ impl Outgoing {
     }
 
     pub(super) fn status(&self, status: &mut Status) {
-        let replay = lock(&self.replay);
+        let replay = self.replay.lock();
         status.sent = replay.next();
         status.acked = replay.first;
         status.unacked_bytes = replay.bytes as u64;
@@ -239,18 +234,18 @@ impl Outgoing {
         last: bool,
     ) -> Result<(), WireError> {
         let number = {
-            let mut replay = lock(&self.replay);
+            let mut replay = self.replay.lock();
             while !replay.has_room(frame.len(), self.limit_bytes) {
                 if shared.closed() {
                     return Err(WireError::Closed);
                 }
-                replay = self.wait(replay, None);
+                replay = replay.wait();
             }
             replay.keep(frame, upto, last, self.limit_bytes)
         };
         loop {
             self.pump(shared);
-            let replay = lock(&self.replay);
+            let replay = self.replay.lock();
             if replay.to_write > number {
                 return Ok(());
             }
@@ -258,42 +253,19 @@ impl Outgoing {
                 return Err(WireError::Closed);
             }
             // There is no link: whoever attaches the next one wakes us, or the keeper writes it for us.
-            drop(self.wait(replay, Some(Duration::from_secs(1))));
+            drop(replay.wait_for(Duration::from_secs(1)));
         }
-    }
-
-    /// Waits for a change.
-    fn wait<'a>(
-        &self,
-        mut replay: MutexGuard<'a, Replay>,
-        most: Option<Duration>,
-    ) -> MutexGuard<'a, Replay> {
-        replay.waiting += 1;
-        replay = match most {
-            None => self
-                .changed
-                .wait(replay)
-                .unwrap_or_else(PoisonError::into_inner),
-            Some(most) => {
-                self.changed
-                    .wait_timeout(replay, most)
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .0
-            }
-        };
-        replay.waiting -= 1;
-        replay
     }
 
     /// The same, but returns when there is no link, too: whoever attaches the next one writes the frame.
     pub(super) fn send_or_keep(&self, shared: &Shared, frame: &[u8], upto: u64, last: bool) {
-        lock(&self.replay).keep(frame, upto, last, self.limit_bytes);
+        self.replay.lock().keep(frame, upto, last, self.limit_bytes);
         self.pump(shared);
     }
 
     /// Whether a frame of so many bytes may be kept now.
     pub(super) fn may_keep(&self, bytes: usize) -> bool {
-        lock(&self.replay).has_room(bytes, self.limit_bytes)
+        self.replay.lock().has_room(bytes, self.limit_bytes)
     }
 
     /// Writes what is to be written, as long as there is a link.
@@ -301,7 +273,7 @@ impl Outgoing {
         let mut writer = lock(&self.writer);
         while let Some((link, generation)) = shared.link_to_write() {
             let (frame, number) = {
-                let replay = lock(&self.replay);
+                let replay = self.replay.lock();
                 let at = replay.to_write.saturating_sub(replay.first) as usize;
                 match replay.frames.get(at) {
                     Some(frame) => (Arc::clone(frame), replay.to_write),
@@ -320,17 +292,12 @@ impl Outgoing {
                 shared.write_failed(generation, &error);
                 return;
             }
-            let is_awaited = {
-                let mut replay = lock(&self.replay);
-                // A new link may have begun elsewhere meanwhile.
-                if replay.to_write == number {
-                    replay.to_write += 1;
-                }
-                replay.waiting > 0
-            };
-            if is_awaited {
-                self.changed.notify_all();
+            let mut replay = self.replay.lock();
+            // A new link may have begun elsewhere meanwhile.
+            if replay.to_write == number {
+                replay.to_write += 1;
             }
+            replay.wake();
         }
     }
 
@@ -480,7 +447,7 @@ impl Outgoing {
 
     /// The peer has written so many frames to its QEMU. Returns whether that is all of the stream.
     pub(super) fn acknowledged(&self, frames: u64) -> Result<bool, WireError> {
-        let mut replay = lock(&self.replay);
+        let mut replay = self.replay.lock();
         if frames > replay.next() {
             return Err(WireError::Protocol(format!(
                 "the peer acknowledges {frames} frames, sent were {}",
@@ -495,8 +462,7 @@ impl Outgoing {
         }
         replay.to_write = replay.to_write.max(replay.first);
         let all = replay.complete && replay.frames.is_empty();
-        drop(replay);
-        self.changed.notify_all();
+        replay.wake();
         Ok(all)
     }
 
@@ -505,7 +471,7 @@ impl Outgoing {
         // Whoever still writes to the link before it has noticed that it is gone.
         self.wake.signal();
         let _writer = lock(&self.writer);
-        let mut replay = lock(&self.replay);
+        let mut replay = self.replay.lock();
         let next = replay.next();
         if peer_received > next {
             return Err(WireError::Replay {
