@@ -7,12 +7,13 @@ use crate::checksum::ContentHash;
 use crate::descriptor::Output;
 use crate::frame::{End, Ending, FrameError, FrameType};
 use crate::libvirt::Gate;
+use crate::lock::Awaited;
 use crate::session::Wire;
 use rustix::net::{Shutdown, shutdown};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 /// Where the slots' frames go, and what of them.
@@ -44,8 +45,8 @@ impl Target {
 /// The slots that wait to be written. As long as the arena, so it needs no bound of its own.
 #[derive(Default)]
 pub(super) struct Queue {
-    state: Mutex<State>,
-    changed: Condvar,
+    /// The sink's thread waits for it.
+    state: Awaited<State>,
     /// Who holds it writes; slots are taken out of the queue by nobody else, and so go out in their order.
     writer: Mutex<Option<Writer>>,
 }
@@ -56,7 +57,7 @@ struct State {
     finished: bool,
     closed: bool,
     poked: bool,
-    /// What the source's thread failed with when it wrote.
+    /// What the source's thread failed with when it wrote; the sink's ends with it.
     failed: Option<FlowError>,
 }
 
@@ -76,7 +77,7 @@ enum Next {
     /// There is something else to look at.
     Poked,
     Finished,
-    Closed,
+    /// Nothing more is written, for this reason.
     Failed(FlowError),
 }
 
@@ -101,10 +102,10 @@ impl Queue {
     }
 
     pub(super) fn push(&self, slot: Slot) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if !state.closed && !state.finished {
             state.slots.push_back(slot);
-            self.changed.notify_one();
+            state.wake();
         }
     }
 
@@ -115,10 +116,9 @@ impl Queue {
             return self.push(slot);
         };
         match writer.as_mut() {
-            Some(writer) if lock(&self.state).is_idle() && writer.can_begin(&slot) => {
+            Some(writer) if self.state.lock().is_idle() && writer.can_begin(&slot) => {
                 if let Err(error) = guarded(|| writer.write(shared, slot, Whose::Source)) {
-                    lock(&self.state).failed = Some(error);
-                    self.changed.notify_one();
+                    self.tell(|state| state.failed = Some(error));
                 }
             }
             _ => self.push(slot),
@@ -127,46 +127,43 @@ impl Queue {
 
     /// No slot will follow those that are here.
     pub(super) fn finish(&self) {
-        lock(&self.state).finished = true;
-        self.changed.notify_one();
+        self.tell(|state| state.finished = true);
+    }
+
+    /// Changes what the sink's thread is to look at.
+    fn tell(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.state.lock();
+        change(&mut state);
+        state.wake();
     }
 
     /// For a sink that has all it will get and nowhere to write it yet.
     fn until_poked(&self) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         while !state.poked && !state.closed {
-            state = self
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = state.wait();
         }
     }
 
     /// Wakes the sink to look around.
     pub(super) fn poke(&self) {
-        lock(&self.state).poked = true;
-        self.changed.notify_one();
+        self.tell(|state| state.poked = true);
     }
 
     /// Drops what is here, and all that comes.
     pub(super) fn close(&self) {
-        let dropped = {
-            let mut state = lock(&self.state);
+        let mut dropped = VecDeque::new();
+        self.tell(|state| {
             state.closed = true;
-            std::mem::take(&mut state.slots)
-        };
-        drop(dropped);
-        self.changed.notify_one();
+            std::mem::swap(&mut state.slots, &mut dropped);
+        });
     }
 
     /// Waits until there is something to do, and becomes the one who writes.
     fn writer(&self) -> MutexGuard<'_, Option<Writer>> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         while state.is_idle() {
-            state = self
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = state.wait();
         }
         drop(state);
         lock(&self.writer)
@@ -174,9 +171,9 @@ impl Queue {
 
     /// What is to be done, for the one who writes; there is something.
     fn next(&self) -> Next {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if state.closed {
-            Next::Closed
+            Next::Failed(FlowError::Stopped)
         } else if let Some(error) = state.failed.take() {
             Next::Failed(error)
         } else if std::mem::take(&mut state.poked) {
@@ -209,7 +206,6 @@ pub(super) fn run(shared: &Shared) -> Result<Option<Ending>, FlowError> {
                 shared.sink.until_poked();
                 continue;
             }
-            Next::Closed => Some(Err(FlowError::Stopped)),
             Next::Failed(error) => Some(Err(error)),
         };
         let ended = ended.or_else(|| writer.write_waiting(shared).err().map(Err));
