@@ -388,7 +388,7 @@ export interface NativeWire {
   /** Gives no further frame to a link, and tells whether those that were given may let the destination's guest run. */
   stopSending(): boolean;
   bye(): void;
-  /** Tells the peer, if that can be done at once; gives no further frame to a link. Returns whether it was told. */
+  /** Tells the peer, if that can be done at once; a source gives no further frame to a link. Returns whether it was told. */
   abort(reason: string): boolean;
   /** Tells the source's libvirt daemon why what it waits for has failed; `false` where it waits for nothing, or is none. */
   failCalls(reason: string): boolean;

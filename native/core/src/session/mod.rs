@@ -204,7 +204,7 @@ struct Flags {
     ended: bool,
     peer_bye: bool,
     peer_abort: Option<String>,
-    /// Nothing of the stream is given to a link any more.
+    /// Of the source: no further frame of the stream is given to a link.
     stopped: bool,
     /// On the source: from when on it is told from the streams; on the destination as the source says.
     doubt: bool,
@@ -384,8 +384,8 @@ impl Shared {
         self.outgoing.write_now(self, &frame);
     }
 
-    /// Called before bytes of the stream are given to a link: the frame that must go before them, where they are the first
-    /// that may let the destination's guest run.
+    /// Called before bytes of the stream are given to a link, which they are not where it fails: the frame that must go before
+    /// them, where they are the first that may let the destination's guest run.
     fn comes_into_doubt(&self, upto: u64) -> Result<Option<Vec<u8>>, Stopped> {
         if self.options.side == Side::Destination {
             return Ok(None);
@@ -581,8 +581,9 @@ impl Wire {
         self.shared.send_session(SessionFrame::Bye, &[]);
     }
 
-    /// Tells the peer that this end gives up, and why; no further frame of the stream is given to a link. Returns whether it
-    /// was told: not where there is no link that has room for it, or another frame is just being written. Waits for nothing.
+    /// Tells the peer that this end gives up, and why. Returns whether it was told: not where there is no link that has room for
+    /// it, or another frame is just being written. Waits for nothing. A source gives no further frame of the stream to a link;
+    /// what the destination's QEMU has said still goes before it.
     pub fn abort(&self, reason: &str) -> bool {
         // Behind all that a slow link has to take still, it would come too late.
         self.stop_sending();

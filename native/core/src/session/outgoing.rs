@@ -45,8 +45,8 @@ struct Replay {
     first: u64,
     /// The next frame to be written to the link of the moment.
     to_write: u64,
+    /// In `frames`, and the memory that they take.
     bytes: usize,
-    /// What `frames` take.
     memory: usize,
     spare: Spare,
     /// The last frame of the stream is among those that were sent.
