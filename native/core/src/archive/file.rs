@@ -416,12 +416,7 @@ impl Archive {
                             limit: archive.frame_size.into(),
                         });
                     }
-                    frames.push(FrameAt {
-                        position: position - start,
-                        offset,
-                        raw_len: header.raw_len,
-                        packed_len: header.packed_len,
-                    });
+                    frames.push(FrameAt::of(position - start, &header));
                     offset += u64::from(header.raw_len);
                 }
             }
