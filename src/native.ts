@@ -713,6 +713,8 @@ export interface Native {
   arenaBytes(frameSize: number, inFlight: number, packers: number): number;
   /** What is kept of a base and of its bases while they are read, in bytes. */
   baseBytes(): number;
+  /** What making an index takes at the most, beside what is kept of a base, in bytes. */
+  indexBytes(frameSize: number, inFlight: number, packers: number, hasBase: boolean): number;
   /** What match takes in an encoder, with frames of so many bytes in all on their way. */
   matchBytes(window: number, deep: boolean, inFlightBytes: number): number;
   pipe(): [read: number, write: number];

@@ -113,10 +113,17 @@ export function checkEncoder(settings: EncoderSettings, replayBytes?: number): C
   if (!delta && settings.cacheSize !== undefined) throw badOption('a cache size (--cache-size) is for delta');
   const match = checkMatch(settings, level);
   const matchMemory = match ? native.matchBytes(match.window, match.deep, framesInFlight(threads) * frameSize) : 0;
-  const baseMemory = settings.base === undefined ? 0 : native.baseBytes();
+  const hasBase = settings.base !== undefined;
+  const baseMemory = hasBase ? native.baseBytes() : 0;
+  const index = indexOptions(settings);
+  const indexMemory = index.index ? native.indexBytes(frameSize, framesInFlight(threads), threads + 1, hasBase) : 0;
   const threadBytes = replayBytes === undefined ? THREAD_BYTES : WORKER_BYTES;
   const fixedMemory = (codec: Codec, level: number): number =>
-    fixedMemoryOf(codec, level, threads, frameSize, threadBytes) + matchMemory + baseMemory + (replayBytes ?? 0);
+    fixedMemoryOf(codec, level, threads, frameSize, threadBytes) +
+    matchMemory +
+    baseMemory +
+    indexMemory +
+    (replayBytes ?? 0);
   const fixed = fixedMemory(codec, level);
   const memoryLimit = checkMemoryLimit(settings, fixed, delta);
   return {
@@ -129,7 +136,7 @@ export function checkEncoder(settings: EncoderSettings, replayBytes?: number): C
       inFlight: framesInFlight(threads),
       packers: threads + 1,
       ...(match && { matching: match }),
-      ...indexOptions(settings),
+      ...index,
       ...(delta && { delta: deltaOptions(settings, codec, fixed, memoryLimit) }),
     },
     memoryLimit,

@@ -6,7 +6,7 @@ use napi::bindgen_prelude::{ClassInstance, FnArgs};
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi::{Error, Result, Status};
 use napi_derive::napi;
-use pagewire_core::archive::{Bases, CHAIN_BYTES};
+use pagewire_core::archive::{self, Bases, CHAIN_BYTES};
 use pagewire_core::codec::Codec;
 use pagewire_core::delta;
 use pagewire_core::flow::{
@@ -692,6 +692,12 @@ impl NativeFlow {
 #[napi]
 pub fn base_bytes() -> f64 {
     CHAIN_BYTES as f64
+}
+
+/// What making an index takes at the most, in bytes, beside what is kept of a base.
+#[napi]
+pub fn index_bytes(frame_size: u32, in_flight: u32, packers: u32, has_base: bool) -> f64 {
+    archive::index_bytes(frame_size as usize, in_flight, packers, has_base) as f64
 }
 
 /// Up to so many raw bytes a frame is packed and unpacked by the thread that has it.

@@ -8,10 +8,13 @@
 
 use super::base::{BaseName, BasePages};
 use super::index::{
-    Content, Directory, FrameAt, INDEX, MAX_PARTS, PART_ENTRIES, PageRecord, Part, PartAt,
+    Content, Directory, FrameAt, INDEX, LARGEST_PART, LEVEL, MAX_PARTS, PART_ENTRIES, PageRecord,
+    Part, PartAt,
 };
 use super::page_hash::{hash_page, hash_pages};
+use super::records::{Gathering, LEAST_RECORD, Records};
 use crate::checksum::xxh3_64;
+use crate::codec::Codec;
 use crate::frame::{End, FrameType, HEADER_LEN, Header, MAX_RAW};
 use crate::lock::lock;
 use crate::matching::{MIN_REFERENCE, Reference, Source};
@@ -19,13 +22,28 @@ use crate::qemu::{PageWatch, Seen};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+/// Bytes of memory that making an index takes at the most, with so many frames on their way and threads that pack them. What is
+/// kept of a base itself is not in it.
+#[must_use]
+pub fn index_bytes(frame_size: usize, in_flight: u32, packers: u32, has_base: bool) -> u64 {
+    let records = Records::bytes(frame_size);
+    // Those of frames on their way, and those that the source gathers.
+    let waiting = records as u64 * (u64::from(in_flight) + 1);
+    let references = frame_size / MIN_RUN * size_of::<Reference>();
+    let of_base = if has_base { references as u64 } else { 0 };
+    // A page each: where it is, its content, its hash.
+    let looked_at = Records::most_whole(frame_size) * 64;
+    let looking = u64::from(packers) * (of_base + looked_at as u64);
+    waiting + looking + Scribe::bytes(frame_size)
+}
+
 /// What the threads share while the index is made.
 #[derive(Debug)]
 pub struct Builder {
     hashes: bool,
     base: Option<BasePages>,
     /// Page records of frames that are on their way, by the frames' offsets.
-    frames: Mutex<HashMap<u64, Vec<PageRecord>>>,
+    frames: Mutex<HashMap<u64, Records>>,
     /// What the source knows at the end.
     facts: Mutex<Option<Directory>>,
 }
@@ -50,7 +68,7 @@ impl Builder {
     }
 
     /// The page records that belong to the frame at this offset.
-    pub(super) fn take(&self, offset: u64) -> Vec<PageRecord> {
+    pub(super) fn take(&self, offset: u64) -> Records {
         lock(&self.frames).remove(&offset).unwrap_or_default()
     }
 
@@ -66,7 +84,7 @@ impl Builder {
             return references;
         };
         let page_size = records_page_size(&self.facts);
-        let pages = records.iter_mut().filter_map(|record| {
+        let pages = records.whole.iter_mut().filter_map(|record| {
             let Content::At { offset: at, .. } = record.content else {
                 return None;
             };
@@ -123,6 +141,7 @@ fn whole(at: u32, len: usize, there: u64) -> Reference {
 pub struct Watcher {
     builder: Arc<Builder>,
     watch: PageWatch,
+    gathering: Gathering,
     knows_guest: bool,
 }
 
@@ -133,16 +152,17 @@ impl Watcher {
         Watcher {
             builder,
             watch: PageWatch::new(),
+            gathering: Gathering::default(),
             knows_guest: false,
         }
     }
 
     /// A frame with these bytes of the stream is about to leave. Frames are told of in their order.
     pub fn sealed(&mut self, offset: u64, raw: &[u8]) {
-        let mut records = Vec::new();
-        let hashes = self.builder.hashes;
+        let (hashes, gathering) = (self.builder.hashes, &mut self.gathering);
+        gathering.begin(raw.len());
         self.watch.feed(raw, |seen| {
-            records.push(match seen {
+            gathering.push(match seen {
                 Seen::Page {
                     at,
                     offset: page,
@@ -174,6 +194,7 @@ impl Watcher {
                 *lock(&self.builder.facts) = Some(self.facts());
             }
         }
+        let records = self.gathering.end();
         lock(&self.builder.frames).insert(offset, records);
     }
 
@@ -222,6 +243,16 @@ pub struct Scribe {
 }
 
 impl Scribe {
+    /// Bytes of memory that it takes at the most.
+    fn bytes(frame_size: usize) -> u64 {
+        let part = PART_ENTRIES * (size_of::<PageRecord>() + size_of::<FrameAt>());
+        let listed = MAX_PARTS * size_of::<PartAt>();
+        // Its body, its payload, and what is written of it; the same of a directory takes no more beside the list. A frame with more
+        // page records than a part may have makes several: its shortest become 10 bytes there.
+        let written = 3 * LARGEST_PART + frame_size / LEAST_RECORD * 10;
+        (part + listed + written) as u64 + Codec::Zstd.packer_bytes(LEVEL, LARGEST_PART)
+    }
+
     /// Before the first frame.
     #[must_use]
     pub fn new(builder: Arc<Builder>) -> Self {
@@ -250,7 +281,7 @@ impl Scribe {
     }
 
     fn data(&mut self, header: &Header, frames: &mut Vec<u8>) {
-        for record in self.builder.take(header.offset) {
+        for record in self.builder.take(header.offset).iter() {
             self.directory.tally.record(&record.content);
             if self.part.pages.len() == PART_ENTRIES {
                 self.part(header, frames);

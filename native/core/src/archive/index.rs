@@ -11,7 +11,7 @@ use crate::leb128::{self, unzigzag, zigzag};
 
 /// The type of an INDEX frame.
 pub const INDEX: u8 = 0x81;
-/// The most frames, and the most page records, of a part: with all that they can take it stays below [`MAX_RAW`].
+/// The most frames, and the most page records, of a part.
 pub const PART_ENTRIES: usize = 1 << 16;
 /// The most parts that a directory lists: 2³² pages. A file with more has no directory.
 pub const MAX_PARTS: usize = 1 << 16;
@@ -22,7 +22,11 @@ const MAX_TEXT: u64 = 256;
 /// Bytes before the body.
 const PREFIX: usize = 8;
 /// How the body is packed: it is small, and most of it are hashes.
-const LEVEL: i32 = 1;
+pub(super) const LEVEL: i32 = 1;
+/// The longest payload of a part: counts and where it begins, each frame's two lengths, each page record's number, kind, offset
+/// and hash.
+pub(super) const LARGEST_PART: usize = PREFIX + 40 + PART_ENTRIES * (4 + 4 + 10 + 1 + 10 + 16);
+const _: () = assert!(LARGEST_PART <= MAX_RAW);
 
 /// What an INDEX frame holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -723,7 +727,7 @@ mod tests {
             frames: vec![frame; PART_ENTRIES],
             pages: pages.collect(),
         };
-        assert!(part.to_payload(4096).len() <= MAX_RAW);
+        assert!(part.to_payload(4096).len() <= LARGEST_PART);
     }
 
     proptest! {

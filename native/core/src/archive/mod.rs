@@ -21,11 +21,12 @@ mod error;
 mod file;
 mod index;
 mod page_hash;
+mod records;
 mod salvage;
 mod verify;
 
 pub use base::{BaseName, BasePages, Bases};
-pub use build::{Builder, Scribe, Watcher};
+pub use build::{Builder, Scribe, Watcher, index_bytes};
 pub use error::ArchiveError;
 pub use file::{Archive, CHAIN_BYTES, Info};
 pub use index::{Content, Directory, FrameAt, PageRecord, Part, PartAt, Tally};

@@ -202,7 +202,7 @@ impl Check {
         }
         self.watcher.sealed(offset, raw);
         self.builder.look(offset, raw);
-        for record in self.builder.take(offset) {
+        for record in self.builder.take(offset).iter() {
             let (stored, content) = (self.told.page()?, record.content);
             if !self.told.same(stored, record)? {
                 return Err(self
