@@ -1,11 +1,12 @@
 //! Files: written by real flows, read at random, damaged in every bit and cut at every byte.
 
 use pagewire_core::archive::{
-    Archive, ArchiveError, BasePages, Bases, Builder, Content, Verified, salvage, verify,
+    Archive, ArchiveError, BasePages, Bases, Builder, Content, Directory, PageRecord, Part, PartAt,
+    Tally, Verified, salvage, verify,
 };
 use pagewire_core::codec::Codec;
 use pagewire_core::flow::{Capacity, Direct, EncodeOptions, Event, Flow, MatchOptions};
-use pagewire_core::frame::{FrameType, HEADER_LEN, Header, Start};
+use pagewire_core::frame::{End, FrameType, HEADER_LEN, Header, Start};
 use pagewire_core::matching::{Effort, MIN_WINDOW};
 use pagewire_core::qemu::Writer;
 use std::fs::{self, File};
@@ -658,6 +659,147 @@ fn an_index_of_another_stream_is_found_though_all_frames_are_right() {
         let error = error.expect_err("another index");
         assert!(error.contains("tells of other pages"), "{error}");
     }
+}
+
+/// The file with another directory in the place of its own, and with what must agree with its length.
+fn with_directory(file: &[u8], directory: &Directory) -> Vec<u8> {
+    let end_at = file.len() - HEADER_LEN - End::LEN;
+    let end_header = Header::from_bytes(&file[end_at..].first_chunk().copied().expect("END"));
+    let end_header = end_header.expect("a header");
+    let mut end = End::from_bytes(&file[end_at + HEADER_LEN..]).expect("END");
+    let at = end_at - end.index as usize;
+    let payload = directory.to_payload();
+    let header = Header::stored(
+        FrameType::Other(0x81),
+        end_header.sequence - 1,
+        end_header.offset,
+        &payload,
+    );
+    end.index = (HEADER_LEN + payload.len()) as u64;
+    let end = end.to_bytes();
+    let last = Header::stored(FrameType::End, end_header.sequence, end_header.offset, &end);
+    [
+        &file[..at],
+        &header.to_bytes(),
+        &payload,
+        &last.to_bytes(),
+        &end,
+    ]
+    .concat()
+}
+
+/// Both ways to check a file find it wrong, and say so.
+fn wrong(file: &Path, says: &str) {
+    let none = Bases::default();
+    for error in [
+        verify(file, &none).map(drop).map_err(|e| e.to_string()),
+        hold(file, &none).map(drop),
+    ] {
+        let error = error.expect_err(says);
+        assert!(error.contains(says), "{error}");
+    }
+}
+
+#[test]
+fn a_directory_whose_counts_alone_are_wrong_is_found() {
+    let folder = Folder::new();
+    let file = folder.file("counts.pw");
+    save(&guest(&small()), &file, ZSTD);
+    let good = fs::read(&file).expect("read");
+    let archive = Archive::open(&file, &Bases::default()).expect("a file");
+    let directory = archive.directory().expect("an index").clone();
+    assert!(with_directory(&good, &directory) == good);
+    let one_more: [fn(&mut Tally); 9] = [
+        |tally| tally.codecs[0] += 1,
+        |tally| tally.codecs[1] += 1,
+        |tally| tally.codecs[2] += 1,
+        |tally| tally.codecs[3] += 1,
+        |tally| tally.matched += 1,
+        |tally| tally.level += 1,
+        |tally| tally.records[0] += 1,
+        |tally| tally.records[1] += 1,
+        |tally| tally.records[2] += 1,
+    ];
+    for more in one_more {
+        let mut directory = directory.clone();
+        more(&mut directory.tally);
+        fs::write(&file, with_directory(&good, &directory)).expect("written");
+        assert!(restore(&file, &Bases::default()).is_ok());
+        wrong(&file, "it tells of another stream");
+    }
+}
+
+#[test]
+fn an_index_of_more_pages_than_its_frames_have_room_for_is_not_read_to_its_end() {
+    let folder = Folder::new();
+    let file = folder.file("parts.pw");
+    save(&guest(&small()), &file, ZSTD);
+    let good = fs::read(&file).expect("read");
+    let archive = Archive::open(&file, &Bases::default()).expect("a file");
+    let mut directory = archive.directory().expect("an index").clone();
+    let own = archive.part(0).expect("a part");
+    assert_eq!(directory.parts.len(), 1);
+    let at = directory.parts[0].position as usize;
+    let header = Header::from_bytes(&good[at..].first_chunk().copied().expect("a part"));
+    let header = header.expect("a header");
+    let end_at = good.len() - HEADER_LEN - End::LEN;
+    let mut end = End::from_bytes(&good[end_at + HEADER_LEN..]).expect("END");
+    // Parts without frames and full of pages, before the one that has the frames: nothing says how many there may be.
+    let full = Part {
+        frames: Vec::new(),
+        pages: vec![
+            PageRecord {
+                number: 0,
+                content: Content::Fill(0),
+            };
+            1 << 16
+        ],
+    };
+    let mut bytes = good[..at].to_vec();
+    let mut parts = Vec::new();
+    let all = [vec![&full; 12], vec![&own]].concat();
+    for (number, part) in all.iter().enumerate() {
+        let payload = part.to_payload(PAGE as u32);
+        let mut header = header;
+        header.sequence += number as u32;
+        let header = Header::stored(header.kind, header.sequence, header.offset, &payload);
+        parts.push(PartAt {
+            position: bytes.len() as u64,
+            frames: part.frames.len() as u32,
+            pages: part.pages.len() as u32,
+            ..if part.frames.is_empty() {
+                PartAt {
+                    lowest: 0,
+                    highest: 0,
+                    ..directory.parts[0]
+                }
+            } else {
+                directory.parts[0]
+            }
+        });
+        bytes.extend_from_slice(&header.to_bytes());
+        bytes.extend_from_slice(&payload);
+    }
+    directory.from_start = bytes.len() as u64;
+    directory.tally.records[1] += 12 << 16;
+    directory.parts = parts;
+    // A directory and END behind them, which `with_directory` writes anew.
+    let last = Header::stored(
+        FrameType::Other(0x81),
+        header.sequence + all.len() as u32,
+        header.offset,
+        &[],
+    );
+    bytes.extend_from_slice(&last.to_bytes());
+    end.index = HEADER_LEN as u64;
+    end.frames += all.len() as u64 - 1;
+    let payload = end.to_bytes();
+    let sequence = last.sequence + 1;
+    let last = Header::stored(FrameType::End, sequence, header.offset, &payload);
+    bytes.extend_from_slice(&last.to_bytes());
+    bytes.extend_from_slice(&payload);
+    fs::write(&file, with_directory(&bytes, &directory)).expect("written");
+    wrong(&file, "it tells of more than its frames have room for");
 }
 
 /// What is salvaged is right, and said not to be whole. Gives the number of bytes.
