@@ -794,6 +794,8 @@ export interface Native {
   /** The other end of a connected socket, for people. */
   peerOfSocket(fd: number): string;
   isListening(fd: number): boolean;
+  /** Where a socket is: of one that listens, where it takes connections. */
+  addressOfSocket(fd: number): NativeAddress;
   /** From now on every internet connection that this process makes carries this mark (SO_MARK); 0: none. */
   setMark(mark: number): void;
   /** Where a connection was going before the packet filter redirected it to us; null where it came by itself. */

@@ -106,7 +106,7 @@ function allowed({ libvirt, libvirtAllow = [] }: DestinationFlags): NativeAllow 
 async function serveMany(
   flags: DestinationFlags,
   settings: HostSettings,
-  { address, shown, tls }: Listenable,
+  { address, shown }: Listenable,
   log: Log,
 ): Promise<number> {
   const writeStats = openStats(flags.stats, log);
@@ -126,8 +126,6 @@ async function serveMany(
       else metrics?.update(snapshot);
     },
   });
-  // Of a socket that was passed on, where it listens is known only now.
-  if (!tls) checkPlain(listener.address, flags.insecure);
   notify(log, `READY=1\nSTATUS=listening on ${shown}`);
   log.info(`listening on ${shown}, for ${flags.libvirt ? 'libvirt' : 'QEMU'} at ${settings.connect}`);
   onStop(() => {

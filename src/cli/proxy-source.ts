@@ -5,7 +5,7 @@ import { notify } from '../control/notify.js';
 import { onReload, onStop } from '../control/signals.js';
 import { PagewireError } from '../errors.js';
 import { native } from '../native.js';
-import { listenable } from '../session/endpoints.js';
+import { nearListenable, type NearListenable } from '../session/endpoints.js';
 import { type Failed, lastErrorOf, tellFailure } from '../session/failure.js';
 import { checkInterception, Interception, interceptionPort, MARK } from '../session/interception.js';
 import { rehearse } from '../session/rehearsal.js';
@@ -49,8 +49,9 @@ export async function proxySource(flags: SourceFlags): Promise<number> {
   const port = interceptionPort(flags.listen);
   if (port !== undefined) return intercept(flags, port);
   if (!flags.libvirt) return carryOne(flags, guestName(flags));
-  const isOne = listenable(flags.listen, flags.insecure).connected !== undefined;
-  return isOne ? carryOne(flags, tunnelName(flags.name ?? TUNNEL)) : serveTunnels(flags);
+  const target = nearListenable(flags);
+  const isOne = target.connected !== undefined;
+  return isOne ? carryOne(flags, tunnelName(flags.name ?? TUNNEL)) : serveTunnels(flags, target);
 }
 
 /** What names of libvirt's connections begin with. */
@@ -229,12 +230,11 @@ function intercept(flags: SourceFlags, port: number): Promise<number> {
 }
 
 /** Each of libvirt's connections. */
-function serveTunnels(flags: SourceFlags): Promise<number> {
+function serveTunnels(flags: SourceFlags, target: NearListenable): Promise<number> {
   const name = flags.name ?? TUNNEL;
   const log = openLog('proxy source', flags);
   const settings = proxySettings(flags, name);
   checkSource(settings, log);
-  const target = listenable(flags.listen, flags.insecure);
   return serve(flags, log, {
     waits: `waiting for libvirt on ${target.shown}`,
     sessions: 'connections',

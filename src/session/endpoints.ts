@@ -11,6 +11,7 @@ import {
 } from '../transport/endpoint.js';
 import { type Identity, type IdentityOptions, loadIdentity } from '../transport/identity.js';
 import type { PeerRule } from './peers.js';
+import type { SourceProxySettings } from './source-proxy.js';
 
 /** systemd passes the first of its sockets as this descriptor (sd_listen_fds). */
 const FIRST_SYSTEMD_FD = 3;
@@ -27,13 +28,42 @@ export interface Listenable {
   readonly tls: boolean;
 }
 
+/** Where a source takes the connections of its QEMU or libvirt. */
+export type NearListenable = Listenable & { readonly tls: false };
+
 /** A socket that was passed on, perhaps with TLS to go over it. */
 const PASSED = /^(tls:)?(fd:\d{1,9}|systemd)$/;
 
+/** Where a destination takes the connections of sources. */
 export function listenable(text: string, insecure: boolean): Listenable {
+  const target = targetOf(text);
+  const { endpoint, tls } = target;
+  if (!tls) checkPlain(reachableAt(target), insecure, endpoint.kind === 'fd' ? `tls:${text}` : undefined);
+  return target;
+}
+
+/**
+ * Where a source takes the connections of its QEMU or libvirt. To whoever connects there it lends its key, and asks for
+ * none: so it is a place of this host, unless a user says otherwise.
+ */
+export function nearListenable({
+  listen,
+  insecure = false,
+  libvirt = false,
+}: Pick<SourceProxySettings, 'listen' | 'insecure' | 'libvirt'>): NearListenable {
+  const target = targetOf(listen);
+  const { tls } = target;
+  if (tls) {
+    const who = libvirt ? 'libvirt' : 'QEMU';
+    throw new PagewireError('BAD_OPTION', `--listen ${listen}: ${who} is taken from this host, without TLS`);
+  }
+  checkPlain(reachableAt(target), insecure, 'unix:PATH');
+  return { ...target, tls };
+}
+
+function targetOf(text: string): Listenable {
   const [, scheme = '', passed] = PASSED.exec(text) ?? [];
   const endpoint: Endpoint = passed === 'systemd' ? { kind: 'fd', fd: systemdSocket() } : parseEndpoint(passed ?? text);
-  checkPlain(endpoint, insecure);
   const shown = `${scheme}${endpointText(endpoint)}`;
   const address = nativeAddress(endpoint);
   const tls = endpoint.kind === 'tls' || scheme !== '';
@@ -45,8 +75,6 @@ export function listenable(text: string, insecure: boolean): Listenable {
       if (native.isListening(fd)) return { endpoint, address: { fd }, shown, connected: undefined, tls };
       if (tls)
         throw new PagewireError('BAD_OPTION', `--listen ${shown}: this is a connection; TLS needs a listening socket`);
-      const peer = native.peerOfSocket(fd);
-      if (peer.startsWith('tcp:')) checkPlain(parseEndpoint(peer), insecure);
       return { endpoint, address: { fd }, shown, connected: fd, tls };
     }
     case 'stdio':
@@ -54,6 +82,14 @@ export function listenable(text: string, insecure: boolean): Listenable {
     default:
       throw new PagewireError('BAD_OPTION', `--listen ${shown}: nobody can connect to a command; it is for --connect`);
   }
+}
+
+/** From where connections come: of a socket that was passed on, where it listens, or who is at its other end. */
+function reachableAt({ endpoint, connected }: Listenable): Endpoint {
+  if (endpoint.kind !== 'fd') return endpoint;
+  if (connected === undefined) return native.addressOfSocket(endpoint.fd);
+  const peer = native.peerOfSocket(connected);
+  return peer.startsWith('tcp:') ? parseEndpoint(peer) : endpoint;
 }
 
 function systemdSocket(): number {

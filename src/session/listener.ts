@@ -100,11 +100,6 @@ export class Listener {
     );
   }
 
-  /** Where it listens, with the port that the system chose. */
-  get address(): NativeAddress {
-    return this.#listener.address();
-  }
-
   /** Sessions that are open. */
   get sessions(): number {
     return [...this.#places].filter(({ name }) => name !== undefined).length;

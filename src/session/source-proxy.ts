@@ -9,7 +9,7 @@ import { type Endpoint, endpointText, isGuestName } from '../transport/endpoint.
 import type { IdentityOptions } from '../transport/identity.js';
 import { Dialler } from './dial.js';
 import { endOf } from './end.js';
-import { connectable, listenable, tlsFor } from './endpoints.js';
+import { connectable, nearListenable, tlsFor } from './endpoints.js';
 import type { Agreement, End } from './negotiate.js';
 import type { InDoubt } from './outcome.js';
 import { parsePeer } from './peers.js';
@@ -111,10 +111,9 @@ export class SourceProxy extends SourceMigration {
   readonly listening: string;
 
   constructor(settings: SourceProxySettings, log: Log) {
-    const { listen, insecure = false, libvirt = false, socket } = settings;
-    const { address, endpoint, shown, connected, tls } = listenable(listen, insecure);
+    const { libvirt = false, socket } = settings;
+    const { address, endpoint, shown, connected } = nearListenable(settings);
     const who = libvirt ? 'libvirt' : 'QEMU';
-    if (tls) throw badOption(`--listen ${listen}: ${who} is taken from this host, without TLS`);
     super(settings, log);
     let listener: NativeListener | undefined;
     // Before whoever waits for it hears of it.

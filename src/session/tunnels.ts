@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { closeSync } from 'node:fs';
 import type { Config } from '../control/config.js';
 import { native, type NativeListener } from '../native.js';
-import type { Listenable } from './endpoints.js';
+import type { NearListenable } from './endpoints.js';
 import type { SourceProcesses } from './source-processes.js';
 import { LISTEN, type SourceProxySettings } from './source-proxy.js';
 
@@ -13,7 +13,7 @@ export class Tunnels {
   readonly #processes: SourceProcesses;
   readonly #listener: NativeListener;
 
-  constructor({ address }: Listenable, { name, connect, socket }: SourceProxySettings, processes: SourceProcesses) {
+  constructor({ address }: NearListenable, { name, connect, socket }: SourceProxySettings, processes: SourceProcesses) {
     this.#processes = processes;
     this.done = processes.done;
     this.#listener = native.NativeListener.listen(address, { ...LISTEN, ...socket }, (fd) => {

@@ -99,14 +99,13 @@ export function isLocal(endpoint: Endpoint): boolean {
   return host === 'localhost' || host === '::1' || /^(::ffff:)?127(\.\d{1,3}){3}$/.test(host);
 }
 
-/** Plain TCP to or from other hosts is only for those who say that they want it. */
-export function checkPlain(endpoint: Endpoint, insecure: boolean): void {
+/** Plain TCP to or from other hosts is only for those who say that they want it; `instead` is what others may take. */
+export function checkPlain(endpoint: Endpoint, insecure: boolean, instead?: string): void {
   if (endpoint.kind !== 'tcp' || insecure || isLocal(endpoint)) return;
-  const { host, port } = endpoint;
-  const tls = endpointText({ kind: 'tls', host, port });
+  const other = instead ?? endpointText({ ...endpoint, kind: 'tls' });
   throw new PagewireError(
     'BAD_OPTION',
-    `${endpointText(endpoint)} leaves this host without encryption, and lets in whoever comes: take ${tls}, or say --insecure`,
+    `${endpointText(endpoint)} leaves this host without encryption, and lets in whoever comes: take ${other}, or say --insecure`,
   );
 }
 

@@ -589,6 +589,13 @@ pub fn peer_of_socket(fd: i32) -> Result<String, String> {
     Ok(net::peer_of(owned(fd)?.as_fd(), false))
 }
 
+/// Where a socket is: of one that listens, where it takes connections.
+#[napi]
+pub fn address_of_socket(fd: i32) -> Result<NativeAddress, String> {
+    let address = net::address_of(owned(fd)?.as_fd()).map_err(|error| coded(&error))?;
+    Ok(NativeAddress::from(&address))
+}
+
 /// Whether connections can be accepted from this descriptor.
 #[napi]
 pub fn is_listening(fd: i32) -> Result<bool, String> {

@@ -11,7 +11,7 @@ use rustix::net::{
 };
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -128,8 +128,7 @@ impl Listener {
         accepted: impl FnMut(Accepted) + Send + 'static,
         refused: impl FnMut(String, String) + Send + 'static,
     ) -> Result<Listener, NetError> {
-        let address =
-            local_address(&socket).map_err(NetError::system("read a socket's address"))?;
+        let address = address_of(socket.as_fd())?;
         // A connection that is gone again before we accept it must not keep the thread.
         ioctl_fionbio(&socket, true)
             .map_err(io::Error::from)
@@ -468,7 +467,12 @@ fn bind_unix(path: &Path, options: ListenOptions) -> io::Result<(OwnedFd, Name)>
     Ok((socket, name))
 }
 
-fn local_address(socket: &OwnedFd) -> io::Result<Address> {
+/// Where a socket is: of one that listens, where it takes connections.
+pub fn address_of(socket: BorrowedFd<'_>) -> Result<Address, NetError> {
+    local_address(socket).map_err(NetError::system("read a socket's address"))
+}
+
+fn local_address(socket: BorrowedFd<'_>) -> io::Result<Address> {
     let address = getsockname(socket)?;
     if let Some(internet) = sockets::canonical(address.clone()) {
         return Ok(Address::Tcp {

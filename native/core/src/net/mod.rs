@@ -29,7 +29,7 @@ pub use address::Address;
 pub use connect::{accept, connect, connect_socket};
 pub use error::NetError;
 pub use link::{Link, Peer};
-pub use listen::{Accepted, ListenOptions, Listener, PREAMBLE_LEN};
+pub use listen::{Accepted, ListenOptions, Listener, PREAMBLE_LEN, address_of};
 pub use pass::{MAX_MESSAGE, Receiver, send_descriptor, socket_pair, stream_pair};
 pub use sockets::{is_listening, original_destination, peer_of, set_mark};
 pub use systemd::notify;
