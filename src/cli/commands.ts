@@ -172,7 +172,7 @@ export function commands(): Command {
       'where QEMU or libvirt connects: unix:PATH, tcp:HOST:PORT, fd:N, systemd, intercept:PORT',
     )
     .requiredOption('--connect <ENDPOINT>', 'the destination proxy, and other ways to it', each)
-    .option('--port <N>', 'the port of the QEMU at the destination, where it has {port}', integer)
+    .option('--port <N>', 'the port of the QEMU at the destination, where it has {port}; not with --libvirt', integer)
     .option('--libvirt', "carry libvirt's tunnel (virsh migrate --p2p --tunnelled) instead of a QEMU's stream", false)
     .addOption(new Option('--of-listener').default(false).hideHelp())
     .option('--stock', 'no proxy at the destination: connect to its QEMU', false)
@@ -201,8 +201,8 @@ export function commands(): Command {
       'where sources connect: tls:HOST:PORT, tcp:, unix:, [tls:]fd:N, stdio, [tls:]systemd',
     )
     .requiredOption('--connect <ENDPOINT>', 'where QEMU waits, with {name} and {port} in it: unix:PATH, tcp:HOST:PORT')
-    .option('--libvirt', "carry libvirt's tunnel: --connect is the libvirt daemon's socket", false)
-    .option('--libvirt-allow <LIST>', 'procedures of libvirt, beside those of a migration: numbers, or all', list)
+    .option('--libvirt', "carry libvirt's tunnel: --connect is the libvirt daemon's socket, one for all guests", false)
+    .option('--libvirt-allow <LIST>', 'procedures of libvirt, beside those of a migration: numbers, or all alone', list)
     .option('--delta', 'take pages as differences (default)')
     .option('--no-delta', 'have every page sent whole')
     .option('--ports <RANGE>', 'ports that a source may name for {port}', '49152-49215')

@@ -9,7 +9,7 @@ import { type Listenable, listenable, tlsFor } from '../session/endpoints.js';
 import { lastErrorOf, tellFailure } from '../session/failure.js';
 import { Host, type HostSettings } from '../session/host.js';
 import { Listener } from '../session/listener.js';
-import { parsePeer, parsePorts } from '../session/peers.js';
+import { parsePeer, parsePorts, type PeerRule } from '../session/peers.js';
 import { readPreamble } from '../session/preamble.js';
 import { frameSizeFor, matchRoom, RETURN_REPLAY } from '../session/room.js';
 import type { NativeAllow } from '../native.js';
@@ -48,6 +48,7 @@ function hostSettings(flags: DestinationFlags, tls: boolean, isOne: boolean): Ho
   atLeastOne('--handshake-timeout', flags.handshakeTimeout, ' ms');
   const { connect, memoryLimit, handshakeTimeout: handshakeMs, replay, tlsDir: dir, key } = flags;
   const peers = (flags.peer ?? []).map(parsePeer);
+  if (flags.libvirt) checkTunnel(flags, peers);
   const ports = parsePorts(flags.ports);
   // A place for each guest is filled in later: whether the endpoint can be one is seen now.
   const example = connect.replaceAll('{name}', 'guest').replaceAll('{port}', String(ports.least));
@@ -84,6 +85,20 @@ function hostSettings(flags: DestinationFlags, tls: boolean, isOne: boolean): Ho
   };
 }
 
+/** A tunnel is no guest's: any number of them come over it, and what it is called is the source's choice. */
+function checkTunnel({ connect, peer = [] }: DestinationFlags, rules: readonly PeerRule[]): void {
+  const place = /\{name\}|\{port\}/.exec(connect)?.[0];
+  if (place !== undefined) {
+    const why = `with --libvirt it is the daemon's socket, one for all guests, and nothing stands for ${place}`;
+    throw new PagewireError('BAD_OPTION', `--connect ${connect}: ${why}`);
+  }
+  const limited = rules.findIndex(({ guests }) => guests.length > 0);
+  if (limited < 0) return;
+  const why =
+    "with --libvirt a session is a tunnel, whose name is no guest's: limit guests in libvirt's access control";
+  throw new PagewireError('BAD_OPTION', `--peer ${peer[limited] ?? ''}: ${why}, and give the key or name alone`);
+}
+
 /** With less, everybody would be refused. */
 function atLeastOne(option: string, value: number, unit = ''): void {
   if (value < 1) throw new PagewireError('BAD_OPTION', `${option} ${value}${unit}: at least 1${unit}`);
@@ -94,12 +109,15 @@ function allowed({ libvirt, libvirtAllow = [] }: DestinationFlags): NativeAllow 
   if (!libvirt && libvirtAllow.length > 0) {
     throw new PagewireError('BAD_OPTION', '--libvirt-allow is for a libvirt daemon: give --libvirt too');
   }
-  const wrong = libvirtAllow.find((name) => name !== 'all' && !/^\d{1,9}$/.test(name));
-  if (wrong !== undefined) {
-    throw new PagewireError('BAD_OPTION', `--libvirt-allow ${wrong}: numbers of procedures, or all`);
-  }
   if (!libvirt) return undefined;
-  return { all: libvirtAllow.includes('all'), procedures: libvirtAllow.filter((name) => name !== 'all').map(Number) };
+  const all = libvirtAllow.length === 1 && libvirtAllow[0] === 'all';
+  if (all) return { all, procedures: [] };
+  const wrong = libvirtAllow.find((name) => !/^[1-9]\d{0,8}$/.test(name));
+  if (wrong !== undefined) {
+    const why = wrong === 'all' ? 'all stands alone, without numbers' : 'numbers of procedures, from 1, or all';
+    throw new PagewireError('BAD_OPTION', `--libvirt-allow ${libvirtAllow.join(',')}: ${why}`);
+  }
+  return { all, procedures: libvirtAllow.map(Number) };
 }
 
 /** A listener, and a process for each migration. */

@@ -209,6 +209,10 @@ async function carry(
 
 /** Every migration whose connections the packet filter sends us. */
 function intercept(flags: SourceFlags, port: number): Promise<number> {
+  if (flags.libvirt) {
+    const why = "what is redirected there are QEMU's connections: leave out --libvirt, or listen on unix:PATH";
+    throw new PagewireError('BAD_OPTION', `--listen ${flags.listen}: ${why}`);
+  }
   for (const [option, value] of [
     ['--port', flags.port],
     ['--listen-mode', flags.listenMode],

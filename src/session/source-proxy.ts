@@ -164,6 +164,11 @@ function sessionOf(settings: SourceProxySettings, log: Log, workers?: Workers): 
   if (port !== undefined && !(Number.isInteger(port) && port >= 1 && port <= 65535)) {
     throw badOption(`--port ${port}: 1 to 65535`);
   }
+  if (port !== undefined && libvirt) {
+    throw badOption(
+      `--port ${port}: that is of a QEMU at the destination, and --libvirt goes to a libvirt daemon there`,
+    );
+  }
   if (settings.connect.length === 0) throw badOption('--connect: an address is needed');
   checkAmount('replay buffer', replayBytes);
   checkAmount('time of silence', silenceMs);

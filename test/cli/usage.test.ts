@@ -81,6 +81,9 @@ describe('exit codes', () => {
   });
 });
 
+/** A destination of libvirt's tunnel. */
+const TUNNEL = 'proxy destination --libvirt --listen unix:s';
+
 describe('what cannot be done as it was asked gets one line and exit code 2', () => {
   const wrong: [args: string, message: RegExp][] = [
     ['encode --codec gzip', /gzip.*none, lz4, zlib, zstd/],
@@ -108,6 +111,18 @@ describe('what cannot be done as it was asked gets one line and exit code 2', ()
     ['proxy destination --listen unix:s --connect fd:0', /--connect fd:0: a connection .* is for one guest/],
     ['proxy destination --listen stdio --connect fd:99', /fd:99: no such descriptor is open/],
     ['proxy destination --listen unix:s --connect unix:d --max-handshakes -1', /--max-handshakes -1: at least 1/],
+    ['proxy source --libvirt --listen intercept:7 --connect unix:d', /intercept:7: .*: leave out --libvirt/],
+    ['proxy source --libvirt --listen unix:s --connect unix:d --port 5', /--port 5: .* goes to a libvirt daemon/],
+    [`${TUNNEL} --connect unix:{name}.sock`, /unix:\{name\}\.sock: .* nothing stands for \{name\}/],
+    [`${TUNNEL} --connect tcp:[::1]:{port}`, /tcp:\[::1\]:\{port\}: .* nothing stands for \{port\}/],
+    [`${TUNNEL} --connect unix:d --peer src --peer b=vm1`, /--peer b=vm1: .* limit guests in libvirt's access control/],
+    [`${TUNNEL} --connect unix:d --libvirt-allow 23,all`, /--libvirt-allow 23,all: all stands alone/],
+    [`${TUNNEL} --connect unix:d --libvirt-allow 23,0`, /--libvirt-allow 23,0: numbers of procedures, from 1/],
+    [`${TUNNEL} --connect unix:d --libvirt-allow x`, /--libvirt-allow x: numbers of procedures, from 1, or all/],
+    [
+      'proxy destination --listen unix:s --connect unix:d --libvirt-allow 23',
+      /--libvirt-allow is for a libvirt daemon/,
+    ],
     [
       'proxy destination --listen unix:s --connect unix:d --handshake-timeout 0s',
       /--handshake-timeout 0 ms: at least 1 ms/,

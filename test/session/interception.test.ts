@@ -20,6 +20,7 @@ void describe('--listen intercept:PORT', () => {
     ['a port that it learns by itself', ['--connect', 'tcp:127.0.0.1:1', '--port', '49152'], /--port is of no use/],
     ["a unix socket's mode", ['--connect', 'tcp:127.0.0.1:1', '--listen-mode', '0660'], /--listen-mode is of no use/],
     ['other hosts without TLS', ['--connect', 'tcp:{host}:7777'], /leaves this host without encryption/],
+    ["libvirt's tunnel", ['--connect', 'tcp:127.0.0.1:1', '--libvirt'], /intercept:7701: .*: leave out --libvirt/],
     ['what is no endpoint', ['--connect', 'host:{port}'], /an endpoint is/],
   ] as const) {
     it(`refuses ${why}, before there is a migration`, async (t) => {

@@ -203,6 +203,7 @@ describe('createSourceProxy', () => {
   const refused: [options: Partial<SourceProxyOptions>, code: string, message: RegExp][] = [
     [{ name: '..' }, 'BAD_OPTION', /name \.\./],
     [{ port: 0 }, 'BAD_OPTION', /port 0/],
+    [{ port: 5, libvirt: true }, 'BAD_OPTION', /port 5: .* --libvirt goes to a libvirt daemon/],
     [{ connect: [] }, 'BAD_OPTION', /address is needed/],
     [{ connect: ['tcp:192.0.2.1:1'] }, 'BAD_OPTION', /without encryption/],
     [{ listen: 'tls:127.0.0.1:0' }, 'BAD_OPTION', /without TLS/],
