@@ -18,7 +18,7 @@ export const REMEDIES: Readonly<Record<ErrorCode, string | null>> = {
     'where descriptors or threads ran out, raise LimitNOFILE= or TasksMax= of the service; migrate again, and if it comes back, report it with the log',
   LINK_LOST:
     'see where the guest runs, mend the network between the hosts, and migrate again; --reconnect is how long a link is looked for',
-  LISTEN_FAILED: 'end what listens at that address, or take another',
+  LISTEN_FAILED: 'see to what the message names, or take another address',
   MIGRATION_FAILED: 'look at the log of the QEMU at the destination, mend what it names, and migrate again',
   OPEN_FAILED: 'see that the file that the message names is there and can be opened',
   OUTPUT_CLOSED: 'look at the log of the QEMU or libvirt that closed its connection, and migrate again',

@@ -1,6 +1,7 @@
 // Where connections are taken, and from where: the same rule whether an address is named or a socket was passed on.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
+import { writeFileSync } from 'node:fs';
 import { type AddressInfo, connect, createServer, type ListenOptions, type Server } from 'node:net';
 import { describe, it, type TestContext } from 'node:test';
 import { listenable, nearListenable } from '#src/session/endpoints.js';
@@ -88,6 +89,20 @@ async function starts(t: TestContext, args: readonly string[], options?: RunOpti
 }
 
 describe('what a source proxy listens on', () => {
+  it('is told with what to do, where it cannot', async (t) => {
+    const path = folder(t);
+    writeFileSync(path('file'), '');
+    for (const [place, why] of [
+      ['none/socket', 'no such file or directory (make the folder first)'],
+      ['file', 'address already in use (what is there is no socket)'],
+    ] as const) {
+      const words = ['--name', 'vm1', '--connect', 'unix:far', '--listen', `unix:${path(place)}`];
+      const [said] = await starts(t, ['proxy', 'source', ...words]);
+      assert.ok(said.endsWith(`: ${why}; what to do: see to what the message names, or take another address\n`), said);
+    }
+  });
+
+  const far = ['-T', '1', '--connect', 'unix:/nonexistent/far'];
   for (const [way, words] of [
     ['of a QEMU', ['proxy', 'source', ...far, '--name', 'vm1']],
     ["of libvirt's tunnel", ['proxy', 'source', ...far, '--libvirt']],

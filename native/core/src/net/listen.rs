@@ -423,22 +423,17 @@ fn bind_tcp(addresses: &[SocketAddr]) -> io::Result<OwnedFd> {
 /// nobody's to connect to before it listens, so owner and a wider mode come in time.
 fn bind_unix(path: &Path, options: ListenOptions) -> io::Result<(OwnedFd, Name)> {
     let address = SocketAddrUnix::new(path)?;
-    let new = || {
-        socket_with(
-            AddressFamily::UNIX,
-            SocketType::STREAM,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-    };
-    let socket = new()?;
+    let new = |kind| socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None);
+    let socket = new(SocketType::STREAM)?;
     let mode = Mode::from_bits_truncate(options.mode);
     fchmod(&socket, mode & Mode::RWXU)?;
     match bind(&socket, &address) {
-        // What a proxy that was killed left there. (Files that are no sockets refuse connections, too.)
+        // What a proxy that was killed left there. (Files that are no sockets refuse connections, too.) It is asked with a
+        // socket of another kind, which whoever is there does not hear of: a connection would be a session of his.
         Err(Errno::ADDRINUSE)
             if sockets::is_socket_file(path)
-                && rustix::net::connect(new()?, &address) == Err(Errno::CONNREFUSED) =>
+                && rustix::net::connect(new(SocketType::DGRAM)?, &address)
+                    == Err(Errno::CONNREFUSED) =>
         {
             unlink(path)?;
             bind(&socket, &address)?;
@@ -489,6 +484,9 @@ fn local_address(socket: BorrowedFd<'_>) -> io::Result<Address> {
 
 fn listen_error(address: &Address, error: &io::Error) -> NetError {
     let remedy = match (error.kind(), address) {
+        (io::ErrorKind::AddrInUse, Address::Unix(path)) if !sockets::is_socket_file(path) => {
+            " (what is there is no socket)"
+        }
         (io::ErrorKind::AddrInUse, _) => " (another program listens there)",
         (io::ErrorKind::AddrNotAvailable, _) => " (this host has no such address)",
         (io::ErrorKind::PermissionDenied, Address::Tcp { .. }) => {

@@ -83,9 +83,27 @@ fn what_a_killed_proxy_left_is_no_obstacle_but_a_living_one_is() {
     // Nor is another's file taken away, neither before nor after.
     fs::remove_file(folder.socket()).unwrap();
     fs::write(folder.socket(), "a file").unwrap();
-    assert!(refused(&address).contains("address already in use"));
+    let message = refused(&address);
+    assert!(
+        message.ends_with("address already in use (what is there is no socket)"),
+        "{message}"
+    );
     door.listener.close();
     assert_eq!(fs::read_to_string(folder.socket()).unwrap(), "a file");
+}
+
+#[test]
+fn who_listens_there_does_not_hear_of_another_who_would() {
+    let folder = Folder::new("probed");
+    let listener = UnixListener::bind(folder.socket()).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let message = refused(&Address::Unix(folder.socket()));
+    assert!(
+        message.contains("another program listens there"),
+        "{message}"
+    );
+    let heard = listener.accept().map(drop).map_err(|error| error.kind());
+    assert_eq!(heard, Err(std::io::ErrorKind::WouldBlock));
 }
 
 #[test]
