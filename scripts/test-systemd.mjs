@@ -162,6 +162,18 @@ const journal = (host, unit) => on(host, `journalctl --no-pager -o cat -u '${uni
 const unitIs = (host, unit) =>
   on(host, `echo "$(systemctl show -P ActiveState '${unit}') $(systemctl show -P Result '${unit}')"`);
 
+/** Whether a thread of a service's processes is scheduled as SCHED_BATCH, by the 41st field of its stat. */
+const hasBatchThread = (host, unit) =>
+  on(
+    host,
+    `group=$(systemctl show -P ControlGroup '${unit}')
+     for pid in $(cat /sys/fs/cgroup/systemd$group/cgroup.procs /sys/fs/cgroup$group/cgroup.procs 2>/dev/null); do
+       cat /proc/$pid/task/*/stat 2>/dev/null || true
+     done | sed 's/.*) //' | cut -d ' ' -f 39`,
+  )
+    .split('\n')
+    .includes('3');
+
 /** The keys that the hosts have made, and settings that name them. */
 function exchangeKeys(atSource, atDestination) {
   const [src, dst] = both(
@@ -317,18 +329,30 @@ const tests = {
   },
 
   async "libvirt's tunnel"() {
+    const tunnels = [
+      ['src', 'pagewire-tunnel@dst'],
+      ['dst', 'pagewire-tunnel-destination'],
+    ];
     both('pagewire libvirt setup --way tunnel --apply');
     exchangeKeys('tunnel.env', 'tunnel-destination.env');
     on('dst', 'systemctl enable --now pagewire-tunnel-destination.service');
     on('src', 'systemctl enable --now pagewire-tunnel@dst.service');
     await startDomain();
-    on('src', 'virsh migrate --live --p2p --tunnelled vm1 qemu+unix:///system?socket=/run/pagewire/libvirt-dst.sock');
+    on(
+      'src',
+      `setsid virsh migrate --live --p2p --tunnelled --bandwidth 40 vm1 \
+       qemu+unix:///system?socket=/run/pagewire/libvirt-dst.sock </dev/null >/run/virsh.log 2>&1 &`,
+    );
+    // The threads that carry the guest are batch: the units' filters let them be.
+    for (const [host, unit] of tunnels) await until(() => hasBatchThread(host, unit), 20, `none is batch at ${host}`);
+    await until(
+      () => on('src', 'virsh -q list') === '',
+      60,
+      () => on('src', 'cat /run/virsh.log'),
+    );
     await moved();
     assert.match(journal('src', 'pagewire-tunnel@dst'), /1 stream complete/);
-    for (const [host, unit] of [
-      ['src', 'pagewire-tunnel@dst'],
-      ['dst', 'pagewire-tunnel-destination'],
-    ]) {
+    for (const [host, unit] of tunnels) {
       assert.doesNotMatch(journal(host, unit), /only permitted for main PID/, 'its sessions talk to systemd');
       on(host, `systemctl stop ${unit}`);
       assert.equal(unitIs(host, unit), 'inactive success');

@@ -52,6 +52,19 @@ describe('contrib', () => {
     }
   });
 
+  it("lets the threads of libvirt's tunnel wait for their turns, at both ends", async () => {
+    const tunnels: string[] = [];
+    for (const name of await readdir(join(CONTRIB, 'systemd'))) {
+      const unit = await read(`systemd/${name}`);
+      if (!/^ExecStart=.* --libvirt /m.test(unit)) continue;
+      tunnels.push(name);
+      // A list that stands later takes back what one before it has taken away: @resources has the call.
+      const lists = [...unit.matchAll(/^SystemCallFilter=(.*)$/gm)].map(([, list]) => list);
+      assert.deepEqual(lists, ['@system-service', '~@resources @keyring @memlock', 'sched_setscheduler'], name);
+    }
+    assert.deepEqual(tunnels.sort(), ['pagewire-tunnel-destination.service', 'pagewire-tunnel@.service']);
+  });
+
   it('has a user and folders that systemd can make', { skip }, () =>
     withEmptyFolder(async (root) => {
       await mkdir(join(root, 'etc'));
