@@ -162,6 +162,16 @@ const journal = (host, unit) => on(host, `journalctl --no-pager -o cat -u '${uni
 const unitIs = (host, unit) =>
   on(host, `echo "$(systemctl show -P ActiveState '${unit}') $(systemctl show -P Result '${unit}')"`);
 
+/** QEMU's user is in the group of the sockets only where it needs them, and reads no key even so. */
+function qemuReadsNoKey(isMember) {
+  for (const said of both(
+    `setpriv --reuid libvirt-qemu --regid kvm --init-groups sh -c 'id -Gn; cat /etc/pagewire/pagewire.pem' 2>&1 || true`,
+  )) {
+    assert.match(said, /pagewire\.pem: Permission denied$/);
+    assert.equal(said.split('\n')[0].split(' ').includes('pagewire'), isMember);
+  }
+}
+
 /** Whether a thread of a service's processes is scheduled as SCHED_BATCH, by the 41st field of its stat. */
 const hasBatchThread = (host, unit) =>
   on(
@@ -178,7 +188,7 @@ const hasBatchThread = (host, unit) =>
 function exchangeKeys(atSource, atDestination) {
   const [src, dst] = both(
     `pagewire keygen --dir /etc/pagewire 2>/dev/null
-     chgrp pagewire /etc/pagewire/pagewire.pem; chmod 640 /etc/pagewire/pagewire.pem`,
+     chgrp pagewire-keys /etc/pagewire/pagewire.pem; chmod 640 /etc/pagewire/pagewire.pem`,
   );
   on('src', `sed -i 's|^PAGEWIRE_OPTIONS=|&--peer ${dst} |' /etc/pagewire/${atSource}`);
   on('dst', `sed -i 's|^PAGEWIRE_OPTIONS=|&--peer ${src} |' /etc/pagewire/${atDestination}`);
@@ -254,7 +264,7 @@ const tests = {
        install -D -m 644 -t /etc/systemd/system systemd/*
        systemd-sysusers
        systemd-tmpfiles --create /etc/tmpfiles.d/pagewire.conf
-       install -m 640 -g pagewire -t /etc/pagewire etc/*.env
+       install -m 640 -g pagewire-keys -t /etc/pagewire etc/*.env
        systemctl daemon-reload`,
     );
     exchangeKeys('source.env', 'destination.env');
@@ -337,11 +347,12 @@ const tests = {
     exchangeKeys('tunnel.env', 'tunnel-destination.env');
     on('dst', 'systemctl enable --now pagewire-tunnel-destination.service');
     on('src', 'systemctl enable --now pagewire-tunnel@dst.service');
+    qemuReadsNoKey(false);
     await startDomain();
     on(
       'src',
       `setsid virsh migrate --live --p2p --tunnelled --bandwidth 40 vm1 \
-       qemu+unix:///system?socket=/run/pagewire/libvirt-dst.sock </dev/null >/run/virsh.log 2>&1 &`,
+       qemu+unix:///system?socket=/run/pagewire-tunnel/dst.sock </dev/null >/run/virsh.log 2>&1 &`,
     );
     // The threads that carry the guest are batch: the units' filters let them be.
     for (const [host, unit] of tunnels) await until(() => hasBatchThread(host, unit), 20, `none is batch at ${host}`);
@@ -381,6 +392,8 @@ const tests = {
     on('dst', 'systemctl enable --now pagewire-destination.service');
     await startDomain();
     on('src', 'systemctl start pagewire-source@vm1');
+    qemuReadsNoKey(true);
+    on('dst', 'rm -f /run/pagewire/vm1.sock'); // a QEMU of another user has left it, and no other one may replace it
     on('src', 'virsh migrate --live --migrateuri unix:///run/pagewire/vm1.sock vm1 qemu+ssh://root@dst/system');
     await moved();
     await until(

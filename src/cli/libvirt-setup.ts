@@ -1,7 +1,19 @@
 import { spawnSync } from 'node:child_process';
 import { existsSync, statSync } from 'node:fs';
 import { PagewireError } from '../errors.js';
-import { makeSetup, otherwise, qemuUser, removeSetup, type SetupFile, setupFiles, UNITS } from '../libvirt/setup.js';
+import {
+  assertClear,
+  type Fate,
+  makeSetup,
+  memberFor,
+  otherwise,
+  planSetup,
+  removeSetup,
+  type SetupFile,
+  setupFiles,
+  type SetupPlan,
+  UNITS,
+} from '../libvirt/setup.js';
 import type { Way } from '../libvirt/ways.js';
 import { EXIT } from '../control/exit.js';
 import { print } from '../control/standard-streams.js';
@@ -21,44 +33,91 @@ export function libvirtSetup({ way, apply, undo, root: other }: SetupFlags): num
     throw new PagewireError('BAD_OPTION', `--root ${root}: no such folder`);
   }
   if (apply && undo) throw new PagewireError('BAD_OPTION', '--apply and --undo: one of them');
-  if (undo) takeBack(root, other === undefined);
-  else if (apply) setUp(way, root, other === undefined);
-  else show(setupFiles(way, qemuUser(root)), way);
+  if (undo) {
+    takeBack(root, other === undefined);
+    return EXIT.ok;
+  }
+  const files = setupFiles(way, memberFor(way, root));
+  if (apply) setUp(planSetup(files, root), way, other);
+  else show(files, root, way, other);
   return EXIT.ok;
 }
 
-/** What files are followed by, as root; each is left out where its program is not there. */
-const COMMANDS = [
-  ['systemd-sysusers', '/etc/sysusers.d/pagewire.conf'],
-  ['systemd-tmpfiles', '--create', '/etc/tmpfiles.d/pagewire.conf'],
-] as const;
 const RELOAD = ['systemctl', 'daemon-reload'] as const;
+
+/** What files are followed by, as root. */
+function commandsFor(files: readonly SetupFile[]): (readonly string[])[] {
+  const users = files.map(({ path }) => path).filter((path) => path.startsWith('/etc/sysusers.d/'));
+  return [['systemd-sysusers', ...users], ['systemd-tmpfiles', '--create', '/etc/tmpfiles.d/pagewire.conf'], RELOAD];
+}
+
+/** Of the commands, what is run in the system that runs, and what is left to whoever runs the system to set up. */
+function runs(files: readonly SetupFile[], other: string | undefined): { now: (readonly string[])[]; left: string } {
+  const all = commandsFor(files);
+  if (other !== undefined) {
+    const listed = all.map((command) => `${command.join(' ')}\n`).join('');
+    return { now: [], left: `Left to do in the system of ${other}, once it runs, as root there:\n${listed}` };
+  }
+  if (isSystemdHere()) return { now: all, left: '' };
+  return {
+    now: all.filter((command) => command !== RELOAD),
+    left: 'systemd does not run here: start the commands of the units by other means\n',
+  };
+}
+
+const isSystemdHere = (): boolean => existsSync('/run/systemd/system');
 
 /** A migration's own service is left to end with it. */
 const SERVICES = UNITS.filter((name) => name !== 'pagewire-source@.service');
 
-function show(files: readonly SetupFile[], way: Way): void {
+function show(files: readonly SetupFile[], root: string, way: Way, other: string | undefined): void {
   for (const { path, text } of files) print(`${path}:\n${text.trimEnd().replace(/^(?=.)/gm, '    ')}\n\n`);
-  for (const command of [...COMMANDS, RELOAD]) print(`${command.join(' ')}\n`);
+  const plan = planSetup(files, root);
+  for (const [file, fate] of plan.fates) print(`would be ${told(file, fate, root)}`);
+  const { now, left } = runs(files, other);
+  for (const command of now) print(`would be run: ${command.join(' ')}\n`);
+  print(left);
   print(nextSteps(way));
-  print('Nothing was done. To do all of it but these steps: the same with --apply; undo: --undo\n');
+  print('Nothing was done.\n');
+  assertClear(plan); // --apply would refuse, too
+  print('To do all of it but what is left to do: the same with --apply; undo: --undo\n');
 }
 
-function setUp(way: Way, root: string, isRunning: boolean): void {
-  for (const [file, fate] of makeSetup(setupFiles(way, qemuUser(root)), root)) {
-    const line = otherwise(file, root);
-    print(`${fate} ${file.path}${line === undefined ? '' : `: as shipped, this way has ${line} there`}\n`);
-  }
-  if (isRunning) {
-    for (const command of COMMANDS) run(command);
-    if (existsSync('/run/systemd/system')) run(RELOAD);
-    else print('systemd does not run here: start the commands of the units by other means\n');
+function setUp(plan: SetupPlan, way: Way, other: string | undefined): void {
+  let isBegun = false;
+  try {
+    for (const [file, fate] of makeSetup(plan)) {
+      print(told(file, fate, plan.root));
+      isBegun = true;
+    }
+    const { now, left } = runs(
+      plan.fates.map(([file]) => file),
+      other,
+    );
+    for (const command of now) run(command);
+    print(left);
+  } catch (error) {
+    if (!isBegun) throw error;
+    const { code, message } = PagewireError.from(error);
+    const undo = ['pagewire', 'libvirt', 'setup', ...(other === undefined ? [] : ['--root', other]), '--undo'];
+    throw new PagewireError(
+      code,
+      `${message}; what was done before is told on standard output: do the same again when this is mended, or take it away with ${undo.join(' ')}`,
+      { cause: error },
+    );
   }
   print(nextSteps(way));
+}
+
+/** A line about a file. */
+function told(file: SetupFile, fate: Fate, root: string): string {
+  const line = otherwise(file, root);
+  const differs = fate === 'kept' && line !== undefined;
+  return `${fate} ${file.path}${differs ? `: as shipped, this way has ${line} there` : ''}\n`;
 }
 
 function takeBack(root: string, isRunning: boolean): void {
-  const isSystemd = isRunning && existsSync('/run/systemd/system');
+  const isSystemd = isRunning && isSystemdHere();
   const there = SERVICES.filter((name) => existsSync(`/etc/systemd/system/${name}`));
   // The interception's rules go with its service.
   if (isSystemd && there.length > 0) {
@@ -68,13 +127,16 @@ function takeBack(root: string, isRunning: boolean): void {
     print(`running: ${stop.join(' ')} (a service whose guest is in doubt waits for what is decided: docs/proxy.md)\n`);
     run(stop);
   }
-  const removed = removeSetup(root);
-  for (const [{ path }, fate] of removed) print(`${fate} ${path}${fate === 'kept' ? ' (it was changed)' : ''}\n`);
+  let isNothing = true;
+  for (const [{ path }, fate] of removeSetup(root)) {
+    print(`${fate} ${path}${fate === 'kept' ? ' (it was changed)' : ''}\n`);
+    isNothing = false;
+  }
   if (isSystemd) run(RELOAD);
   print(
-    removed.length === 0
+    isNothing
       ? 'nothing was set up\n'
-      : 'The user pagewire, its key, /run/pagewire and /var/lib/pagewire* are left.\n',
+      : 'Left: the user and groups pagewire*, with whoever is in them, keys, /run/pagewire* and /var/lib/pagewire*.\n',
   );
 }
 
@@ -109,7 +171,7 @@ const STEPS: Record<Way, { where: string; comes: string; goes: string; last: str
     comes: 'systemctl enable --now pagewire-tunnel-destination.service',
     goes:
       'systemctl enable --now pagewire-tunnel@HOST.service; ' +
-      'virsh migrate --live --p2p --tunnelled GUEST qemu+unix:///system?socket=/run/pagewire/libvirt-HOST.sock',
+      'virsh migrate --live --p2p --tunnelled GUEST qemu+unix:///system?socket=/run/pagewire-tunnel/HOST.sock',
     last: '',
   },
 };
@@ -118,7 +180,7 @@ function nextSteps(way: Way): string {
   const { where, comes, goes, last } = STEPS[way];
   return `
 What is left to do, as root:
-1. A key: pagewire keygen --dir /etc/pagewire; chgrp pagewire /etc/pagewire/pagewire.pem; chmod 640 /etc/pagewire/pagewire.pem
+1. A key: pagewire keygen --dir /etc/pagewire; chgrp pagewire-keys /etc/pagewire/pagewire.pem; chmod 640 /etc/pagewire/pagewire.pem
 2. The other hosts' keys (--peer SHA256:…)${where} in /etc/pagewire/*.env
 3. For guests that come: ${comes}
 4. For guests that go: ${goes}

@@ -1,8 +1,8 @@
 /** What a host needs so that libvirt's migrations go through the proxies: files, whose they are, and their undo. */
-import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { accessSync, constants, lstatSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { replaceFile } from '../control/replace.js';
-import { PagewireError } from '../errors.js';
+import { hasCode, PagewireError } from '../errors.js';
 import { type Way, WAYS } from './ways.js';
 
 /** By this line a file is known for ours. */
@@ -36,19 +36,19 @@ const PARTS: Record<Way, { units: readonly string[]; settings: readonly string[]
   },
 };
 
-/** What a host is given. `qemu`: the user that QEMU runs as. */
-export function setupFiles(way: Way, qemu: string): SetupFile[] {
+/** What a host is given. `member`: the user that QEMU runs as, where it is to use the proxies' sockets. */
+export function setupFiles(way: Way, member: string | undefined): SetupFile[] {
   const file = (path: string, text: string, settings?: { line?: string | undefined }): SetupFile => ({
     path,
     text: MARK + text,
     isSettings: settings !== undefined,
     line: settings?.line,
   });
-  // Who is in the group may use the sockets in /run/pagewire.
-  const member = qemu === 'root' ? '' : `m ${qemu} pagewire\n`;
   const { units, settings } = PARTS[way];
   return [
-    file('/etc/sysusers.d/pagewire.conf', contrib('sysusers.d/pagewire.conf') + member),
+    file('/etc/sysusers.d/pagewire.conf', contrib('sysusers.d/pagewire.conf')),
+    // A file of its own: what is set up for a way that does without leaves it as it is.
+    ...(member === undefined ? [] : [file(MEMBER, `# QEMU's user may use the sockets.\nm ${member} pagewire\n`)]),
     file('/etc/tmpfiles.d/pagewire.conf', contrib('tmpfiles.d/pagewire.conf')),
     ...units.map((name) => file(`/etc/systemd/system/${name}`, contrib(`systemd/${name}`))),
     ...settings.map((name) => {
@@ -57,6 +57,8 @@ export function setupFiles(way: Way, qemu: string): SetupFile[] {
     }),
   ];
 }
+
+const MEMBER = '/etc/sysusers.d/pagewire-qemu.conf';
 
 /** A setting by which ways that have the same file differ. */
 const CONNECT = /^PAGEWIRE_CONNECT=.*$/m;
@@ -78,73 +80,174 @@ export function otherwise({ path, line }: SetupFile, root: string): string | und
 /** The units of all ways. */
 export const UNITS: readonly string[] = [...new Set(WAYS.flatMap((way) => PARTS[way].units))];
 
-/** The user that QEMU runs as, by libvirt's settings or else by who is there. */
-export function qemuUser(root: string): string {
-  const conf = contentOf(join(root, '/etc/libvirt/qemu.conf')) ?? '';
-  const set = /^\s*user\s*=\s*"\+?([\w.-]+)"/m.exec(conf)?.[1];
-  if (set !== undefined) return set === '0' ? 'root' : set;
-  const users = contentOf(join(root, '/etc/passwd')) ?? '';
-  return ['libvirt-qemu', 'qemu'].find((name) => new RegExp(`^${name}:`, 'm').test(users)) ?? 'root';
+/** QEMU's user, for the way in which QEMU uses the proxies' sockets, and they its. Root may do so as it is. */
+export function memberFor(way: Way, root: string): string | undefined {
+  const user = way === 'unix' ? qemuUser(root) : 'root';
+  return user === 'root' ? undefined : user;
 }
 
-/** What became of a file. */
+/** The user that QEMU runs as, by libvirt's settings or else by who is there. */
+function qemuUser(root: string): string {
+  const users = (contentOf(join(root, '/etc/passwd')) ?? '').split('\n').map((line) => {
+    const [name = '', , uid = ''] = line.split(':');
+    return { name, uid };
+  });
+  const conf = join(root, '/etc/libvirt/qemu.conf');
+  // libvirt takes the first of two settings.
+  const set = /^[ \t]*user[ \t]*=[ \t]*(.*)$/m.exec(contentOf(conf) ?? '')?.[1]?.trim();
+  if (set === undefined) {
+    return ['libvirt-qemu', 'qemu'].find((each) => users.some(({ name }) => name === each)) ?? 'root';
+  }
+  const [, , value = ''] = /^(["'])(.*)\1\s*(?:#.*)?$/.exec(set) ?? [];
+  const [, plus = '', digits] = /^(\+?)(\d+)$/.exec(value) ?? [];
+  // As libvirt has it, a number may be a name if there is no plus before it.
+  const byName = plus === '' && users.some(({ name }) => name === value);
+  const user = digits === undefined || byName ? value : nameOf(Number(digits), users);
+  if (user !== undefined && SYSUSERS_NAME.test(user)) return user;
+  const remedy =
+    user === undefined
+      ? `${join(root, '/etc/passwd')} has no such number: write the user's name there`
+      : 'no name of a user that systemd-sysusers takes, nor a number: write user = "NAME" or user = "+NUMBER"';
+  throw new PagewireError('OPEN_FAILED', `cannot tell which user QEMU runs as: ${conf} has user = ${set}, ${remedy}`);
+}
+
+/** What systemd-sysusers lets a user be called. */
+const SYSUSERS_NAME = /^[A-Za-z_][\w-]{0,30}$/;
+
+function nameOf(uid: number, users: readonly { name: string; uid: string }[]): string | undefined {
+  return uid === 0 ? 'root' : users.find((user) => user.uid !== '' && Number(user.uid) === uid)?.name;
+}
+
+/** What becomes of a file. */
 export type Fate = 'made' | 'kept' | 'removed';
 
-/** Makes the files below `root`, each whole or not at all; settings that are there stay as they are. */
-export function makeSetup(files: readonly SetupFile[], root: string): [SetupFile, Fate][] {
-  const foreign = files.find(({ path, isSettings }) => !isSettings && !isOurs(join(root, path)));
-  if (foreign) {
-    throw new PagewireError('OPEN_FAILED', `${foreign.path} is there and was not made by this: move it away first`);
-  }
-  return files.map((file) => {
+/** What would become of each file below a root, and what must be out of the way before. */
+export interface SetupPlan {
+  readonly root: string;
+  readonly fates: readonly (readonly [SetupFile, 'made' | 'kept'])[];
+  readonly obstacles: readonly string[];
+}
+
+/** Looks at what is there; settings that are there stay as they are. */
+export function planSetup(files: readonly SetupFile[], root: string): SetupPlan {
+  const fates: [SetupFile, 'made' | 'kept'][] = [];
+  const obstacles = new Set<string>();
+  for (const file of files) {
     const path = join(root, file.path);
-    if (file.isSettings && existsSync(path)) return [file, 'kept'];
     try {
-      mkdirSync(dirname(path), { recursive: true });
-      replaceFile(path, (partial) => {
-        writeFileSync(partial, file.text, { mode: 0o644, flag: 'wx' });
-      });
+      const obstacle = inTheWay(file, path);
+      if (obstacle !== undefined) obstacles.add(obstacle);
+      else fates.push([file, file.isSettings && exists(path) ? 'kept' : 'made']);
+    } catch (error) {
+      throw failed('look at', path, error);
+    }
+  }
+  return { root, fates, obstacles: [...obstacles] };
+}
+
+function inTheWay({ isSettings }: SetupFile, path: string): string | undefined {
+  if (!exists(path)) {
+    const folder = nearest(path);
+    return isOne(folder, 'isDirectory') ? undefined : `${folder} is no folder`;
+  }
+  if (!isOne(path, 'isFile')) return `${path} is ${isOne(path, 'isDirectory') ? 'a folder' : 'no file'}`;
+  return isSettings || isOurs(path) ? undefined : `${path} is there and was not made by this`;
+}
+
+/** Whether something has the name, be it a link that leads to nothing. */
+function exists(path: string): boolean {
+  try {
+    lstatSync(path);
+    return true;
+  } catch (error) {
+    if (hasCode(error, 'ENOENT', 'ENOTDIR')) return false;
+    throw error;
+  }
+}
+
+const isOne = (path: string, what: 'isFile' | 'isDirectory'): boolean =>
+  statSync(path, { throwIfNoEntry: false })?.[what]() ?? false;
+
+/** What is there already of the folders that lead to a file. */
+function nearest(path: string): string {
+  let folder = dirname(path);
+  while (!exists(folder)) folder = dirname(folder);
+  return folder;
+}
+
+/** @throws PagewireError where something is in the way, with all of it. */
+export function assertClear({ obstacles }: SetupPlan): void {
+  if (obstacles.length === 0) return;
+  throw new PagewireError('OPEN_FAILED', `${obstacles.join('; ')}: move away what is in the way first`);
+}
+
+/** Makes the files, each whole or not at all, and tells of each once it is there. What can be seen to fail does so before the first. */
+export function* makeSetup(plan: SetupPlan): Generator<readonly [SetupFile, Fate]> {
+  assertClear(plan);
+  const pathOf = (file: SetupFile): string => join(plan.root, file.path);
+  for (const [file, fate] of plan.fates) if (fate === 'made') assertWritable(pathOf(file));
+  for (const [file, fate] of plan.fates) {
+    const path = pathOf(file);
+    try {
+      if (fate === 'made') make(path, file.text);
     } catch (error) {
       throw failed('make', path, error);
     }
-    return [file, 'made'];
+    yield [file, fate];
+  }
+}
+
+function assertWritable(path: string): void {
+  try {
+    accessSync(nearest(path), constants.W_OK | constants.X_OK);
+  } catch (error) {
+    throw failed('make', path, error);
+  }
+}
+
+function make(path: string, text: string): void {
+  mkdirSync(dirname(path), { recursive: true });
+  replaceFile(path, (partial) => {
+    writeFileSync(partial, text, { mode: 0o644, flag: 'wx' });
   });
 }
 
-/** Removes what was made; settings that were changed stay. */
-export function removeSetup(root: string): [SetupFile, Fate][] {
-  const all = WAYS.flatMap((way) => setupFiles(way, 'root'));
+/** Removes what was made, and tells of each file; settings that were changed stay. */
+export function* removeSetup(root: string): Generator<readonly [SetupFile, Fate]> {
+  const all = WAYS.flatMap((way) => setupFiles(way, 'anybody'));
   const files = new Map(all.map((file) => [file.path, file]));
   const texts = new Set(all.map(({ text }) => text));
-  return [...files.values()].flatMap((file): [SetupFile, Fate][] => {
+  for (const file of files.values()) {
     const path = join(root, file.path);
     const content = contentOf(path);
-    if (content === undefined || !isOurs(path)) return [];
-    if (file.isSettings && !texts.has(content)) return [[file, 'kept']];
+    if (content?.startsWith(MARK) !== true) continue;
+    if (file.isSettings && !texts.has(content)) {
+      yield [file, 'kept'];
+      continue;
+    }
     try {
       rmSync(path);
     } catch (error) {
       throw failed('remove', path, error);
     }
-    return [[file, 'removed']];
-  });
+    yield [file, 'removed'];
+  }
 }
 
-/** Whether nothing is there, or something that was made by us. */
-function isOurs(path: string): boolean {
-  return contentOf(path)?.startsWith(MARK) ?? true;
-}
+const isOurs = (path: string): boolean => contentOf(path)?.startsWith(MARK) === true;
 
+/** Of a file; undefined where there is none. */
 function contentOf(path: string): string | undefined {
   try {
     return readFileSync(path, 'utf8');
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+    if (hasCode(error, 'ENOENT', 'ENOTDIR', 'EISDIR')) return undefined;
     throw failed('read', path, error);
   }
 }
 
 function failed(what: string, path: string, cause: unknown): PagewireError {
   const reason = cause instanceof Error ? cause.message : String(cause);
-  return new PagewireError('OPEN_FAILED', `cannot ${what} ${path}: ${reason} (are you root?)`, { cause });
+  const remedy = hasCode(cause, 'EACCES', 'EPERM') ? ' (are you root?)' : '';
+  return new PagewireError('OPEN_FAILED', `cannot ${what} ${path}: ${reason}${remedy}`, { cause });
 }

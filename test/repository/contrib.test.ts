@@ -114,7 +114,7 @@ describe('contrib', () => {
       const asInUnits = told
         .replace(/ --peer \S+$/, '')
         .replace('0.0.0.0', '[::]')
-        .replace('libvirt.sock', 'libvirt-dst.sock');
+        .replace('/run/pagewire/libvirt.sock', '/run/pagewire-tunnel/dst.sock');
       assert.equal(filled, asInUnits);
       assert.ok(services.includes(`systemctl enable --now ${unit.replace('@', '@dst')}\n`), unit);
     }

@@ -11,7 +11,7 @@ import type { GuestPlan } from './guest.js';
 import { ADDRESS6, Hosts, inside, skipLibvirt } from './host.js';
 import type { Host, HostOptions } from './host.js';
 import { Cook } from './recipes.js';
-import { startService } from './services.js';
+import { qemuReadsNoKey, startService } from './services.js';
 
 const skip = skipLibvirt();
 
@@ -243,6 +243,7 @@ void describe('QEMU as a user of its own', { skip }, () => {
     await kitchen.cook.run('QEMU as a user of its own');
     await kitchen.sourceEndsWell();
     await kitchen.hasMoved();
+    for (const host of [kitchen.a, kitchen.b]) await qemuReadsNoKey(host);
   });
 
   kitchen.test("a folder at the destination that is not QEMU's: virsh says so, the guest stays", async () => {
@@ -387,11 +388,7 @@ void describe('interception', { skip }, () => {
     for (const host of [a, b]) {
       const said = await host.run(['pagewire', 'libvirt', 'setup', '--way', 'intercept', '--apply']);
       assert.match(said, /^done: systemd-tmpfiles --create/m);
-      await host.run([
-        'sh',
-        '-c',
-        'cd /etc/pagewire; chgrp pagewire . pagewire.pem; chmod 640 pagewire.pem; chmod 750 .',
-      ]);
+      await host.run(['sh', '-c', 'cd /etc/pagewire; chgrp pagewire-keys pagewire.pem; chmod 640 pagewire.pem']);
       keys.push(/SHA256:\S+/.exec(await host.run(['pagewire', 'keygen', '--dir', '/etc/pagewire']))?.[0] ?? '');
     }
     /** Fills in the peer, and runs what the unit runs. */
@@ -415,6 +412,7 @@ void describe('interception', { skip }, () => {
     await a.run(['nft', 'delete table inet pagewire']);
     for (const proxy of [source, destination]) await proxy.kill();
     for (const host of [a, b]) {
+      await qemuReadsNoKey(host);
       const said = await host.run(['pagewire', 'libvirt', 'setup', '--undo']);
       assert.match(said, /^removed \/etc\/systemd\/system\/pagewire-intercept.service$/m);
       assert.match(said, /^kept .*\.env \(it was changed\)$/m);

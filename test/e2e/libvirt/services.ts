@@ -2,6 +2,7 @@
 // word by word, as its user with its rights, in its environment and with its folders.
 import assert from 'node:assert/strict';
 import { existsSync, readFileSync } from 'node:fs';
+import { dirname } from 'node:path';
 import type { Running } from '../harness/stage.js';
 import { HOSTNAME } from './host.js';
 import type { Host } from './host.js';
@@ -75,14 +76,38 @@ export async function startService(host: Host, name: string): Promise<Running> {
     const mode = unit.one(`${kind}DirectoryMode`) ?? '0755';
     await host.run(['install', '-d', '-m', mode, '-o', user, '-g', group, `${parent}/${folder}`]);
   }
+  const ofUser = (await host.run(['id', '-Gn', user])).trim().split(' ');
+  const groups = [...ofUser, ...unit.all('SupplementaryGroups')];
   const kept = unit.all('AmbientCapabilities').map((right) => `+${right.replace(/^CAP_/, '').toLowerCase()}`);
   const bounds = unit.all('CapabilityBoundingSet').map((right) => `+${right.replace(/^CAP_/, '').toLowerCase()}`);
   const as = [
-    ...['setpriv', '--reuid', user, '--regid', group, '--init-groups'],
+    ...['setpriv', '--reuid', user, '--regid', group, '--groups', groups.join(',')],
     ...[`--bounding-set=${['-all', ...bounds].join(',')}`, `--inh-caps=${['-all', ...kept].join(',')}`],
     ...(kept.length > 0 ? [`--ambient-caps=${kept.join(',')}`] : []),
     ...(unit.one('NoNewPrivileges') === 'yes' ? ['--no-new-privs'] : []),
   ];
   const mask = ['sh', '-c', `umask ${unit.one('UMask') ?? '0022'}; exec "$@"`, 'sh'];
   return host.start(name.replace('@', '-'), [...mask, ...as, ...command(host, unit)]);
+}
+
+/** What QEMU's user may do, in the group of the sockets too; what it said, and the exit code behind it. */
+async function asQemu(host: Host, script: string): Promise<string> {
+  await host.run(['sed', '-i', '/^pagewire:/s/:[^:]*$/:libvirt-qemu/', '/etc/group']);
+  const user = ['setpriv', '--reuid', 'libvirt-qemu', '--regid', 'kvm', '--init-groups'];
+  return (await host.run([...user, 'sh', '-c', `{ id -Gn; ${script}; } 2>&1; echo $?`])).trim();
+}
+
+/** QEMU's user does not get at the key of the host, though it is in the group of the sockets. */
+export async function qemuReadsNoKey(host: Host): Promise<void> {
+  await host.run(['test', '-s', '/etc/pagewire/pagewire.pem']);
+  const said = await asQemu(host, 'cat /etc/pagewire/pagewire.pem');
+  assert.match(said, /\bpagewire\b.*\n.*Permission denied\n1$/);
+}
+
+/** Nor can it put another socket, or another folder, in the place of the tunnel's. */
+export async function qemuReplacesNo(host: Host, socket: string): Promise<void> {
+  await host.run(['test', '-S', socket]);
+  for (const script of [`mv ${socket} ${socket}.old`, `rm -f ${socket}`, `mv ${dirname(socket)} /run/pagewire/old`]) {
+    assert.match(await asQemu(host, script), /Permission denied\n1$/, script);
+  }
 }

@@ -11,6 +11,7 @@ import { boot, forget, furnish, isGone, lastTick, runs } from './guest.js';
 import { Hosts, skipLibvirt } from './host.js';
 import type { Host } from './host.js';
 import { Cook, recipe } from './recipes.js';
+import { qemuReadsNoKey, qemuReplacesNo } from './services.js';
 import { endTunnel, startTunnel, TUNNEL_URI as URI } from './tunnel-proxies.js';
 import type { TunnelProxies } from './tunnel-proxies.js';
 
@@ -30,6 +31,17 @@ async function proxies(
   writeFileSync(from.path(STATS), '');
   now = await startTunnel(from, to, ['--stats', STATS, ...source], destination);
   return now;
+}
+
+/** Where systemd-sysusers fails, setup tells what it has done by then, and how that is undone. */
+async function failsHalfway(host: Host): Promise<void> {
+  const script = `mkdir /run/fails; printf '#!/bin/sh\\necho it fails >&2; exit 1' >/run/fails/systemd-sysusers
+    chmod 755 /run/fails/systemd-sysusers; PATH=/run/fails:$PATH pagewire libvirt setup --way tunnel --apply`;
+  await assert.rejects(
+    host.run(['sh', '-c', script]),
+    /made \/etc\/pagewire\/tunnel\.env\n[^]*systemd-sysusers \S+ failed: it fails; what was done before is told [^]* or take it away with pagewire libvirt setup --undo/,
+  );
+  assert.match(await host.run(['pagewire', 'libvirt', 'setup', '--undo']), /^removed \/etc\/pagewire\/tunnel\.env$/m);
 }
 
 const withoutVirsh = (words: string): string | undefined => (words.startsWith('virsh') ? undefined : words);
@@ -209,19 +221,23 @@ void describe("libvirt's tunnel through the proxies", { skip: skipLibvirt() }, (
       await host.run(['sed', '-i', '/^pagewire:/d', '/etc/passwd', '/etc/group']);
       await host.run(['rm', '-r', '/run/pagewire']);
     }
+    await failsHalfway(a);
     await boot(a);
     await cook.run('As services');
     await runs(b, 'vm1', lastTick(a));
     await isGone(a);
     await says(cook.proxy('source'), /guest vm1: its stream is complete/);
     await says(cook.proxy('destination'), /guest vm1: libvirt prepares for it/);
+    assert.doesNotMatch(readFileSync(a.path('/etc/group'), 'utf8'), /^pagewire.*qemu/m);
+    await qemuReplacesNo(a, '/run/pagewire-tunnel/dst.sock');
     await cook.endAll();
     const owned = ['/etc/pagewire', '/etc/pagewire/pagewire.pem', '/run/pagewire'];
     for (const host of [a, b]) {
       assert.equal(
         await host.run(['stat', '-c', '%U:%G %a', ...owned]),
-        'root:pagewire 750\nroot:pagewire 640\npagewire:pagewire 2770',
+        'root:pagewire-keys 750\nroot:pagewire-keys 640\npagewire:pagewire 3770',
       );
+      await qemuReadsNoKey(host);
       const said = await host.run(['pagewire', 'libvirt', 'setup', '--undo']);
       for (const unit of ['pagewire-tunnel-destination', 'pagewire-tunnel@']) {
         assert.match(said, new RegExp(`^removed /etc/systemd/system/${unit}\\.service$`, 'm'));
