@@ -136,6 +136,23 @@ void describe("libvirt's tunnel through the proxies", { skip: skipLibvirt() }, (
     await hosts.a.run(['sh', '-c', list]);
   });
 
+  void it('refuses a migration that is not tunnelled, and says what to give virsh', async () => {
+    const { a, b } = hosts;
+    await boot(a);
+    const pair = await proxies(a, b);
+    for (const without of ['--tunnelled', '--p2p']) {
+      const migrating = a.startVirsh(...migration.filter((word) => word !== '--tunnelled' && word !== without));
+      assert.notEqual(await migrating.exitCode(60), 0);
+      assert.match(
+        migrating.said(),
+        /^error: pagewire lets only tunnelled migrations through: give virsh --p2p --tunnelled/m,
+      );
+    }
+    await runs(a);
+    await isGone(b);
+    await endTunnel(pair);
+  });
+
   void it('goes on where it was when the link comes back', async () => {
     const { a, b } = hosts;
     await boot(a, { rate: 8000 });

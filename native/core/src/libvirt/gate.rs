@@ -3,7 +3,7 @@
 use super::error::Refusal;
 use super::guest::Naming;
 use super::packet::{Header, Kind, PacketError, Packets, Part};
-use super::{MIGRATION, program};
+use super::{MIGRATION, goes_past, program};
 
 /// The procedures that are let through.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,6 +143,12 @@ impl Gate {
 fn refused(header: &Header) -> Option<Vec<u8>> {
     let number = header.key.procedure;
     let message = match (header.key.program, header.kind) {
+        // To allow it would be bad advice.
+        (program::REMOTE, Kind::Call) if goes_past(number) => {
+            "pagewire lets only tunnelled migrations through: give virsh --p2p --tunnelled (else the guest's memory \
+             would not go through the proxies)"
+                .to_owned()
+        }
         (program::REMOTE, Kind::Call | Kind::Stream | Kind::StreamHole) => format!(
             "pagewire lets only migrations through: procedure {number} is not among what it allows \
              (--libvirt-allow {number} at the destination's proxy)"

@@ -45,14 +45,22 @@ pub mod procedure {
     pub const CONNECT_CLOSE: u32 = 2;
     /// Asks what the daemon can.
     pub const CONNECT_SUPPORTS_FEATURE: u32 = 60;
+    /// Makes a guest that waits for a connection of the source's QEMU: no stream of libvirt's carries it.
+    pub const MIGRATE_PREPARE: u32 = 61;
     /// Asks how one may authenticate.
     pub const AUTH_LIST: u32 = 66;
     /// Authenticates a local user by polkit.
     pub const AUTH_POLKIT: u32 = 70;
+    /// As [`MIGRATE_PREPARE`], of libvirt's second way to migrate.
+    pub const MIGRATE_PREPARE2: u32 = 108;
+    /// As [`MIGRATE_PREPARE`], of its third.
+    pub const MIGRATE_PREPARE3: u32 = 214;
     /// Makes a guest that waits for a stream.
     pub const MIGRATE_PREPARE_TUNNEL3: u32 = 215;
     /// Tells whether all has come, and lets the guest run.
     pub const MIGRATE_FINISH3: u32 = 217;
+    /// As [`MIGRATE_PREPARE`]; what libvirt has used since 1.1.0.
+    pub const MIGRATE_PREPARE3_PARAMS: u32 = 303;
     /// As [`MIGRATE_PREPARE_TUNNEL3`]; what libvirt has used since 1.1.0.
     pub const MIGRATE_PREPARE_TUNNEL3_PARAMS: u32 = 304;
     /// As [`MIGRATE_FINISH3`]; what libvirt has used since 1.1.0.
@@ -93,6 +101,17 @@ fn carries_guest(program: u32, procedure: u32) -> bool {
             procedure,
             procedure::MIGRATE_PREPARE_TUNNEL3 | procedure::MIGRATE_PREPARE_TUNNEL3_PARAMS
         )
+}
+
+/// Whether this procedure of [`program::REMOTE`] prepares a migration past the tunnel, from QEMU to QEMU.
+fn goes_past(procedure: u32) -> bool {
+    matches!(
+        procedure,
+        procedure::MIGRATE_PREPARE
+            | procedure::MIGRATE_PREPARE2
+            | procedure::MIGRATE_PREPARE3
+            | procedure::MIGRATE_PREPARE3_PARAMS
+    )
 }
 
 /// Whether this procedure lets the guest run.

@@ -657,6 +657,20 @@ fn only_what_a_migration_needs_passes_and_the_rest_is_answered() {
 }
 
 #[test]
+fn a_migration_past_the_tunnel_is_told_how_to_go_through_it() {
+    for number in [61, 108, 214, 303] {
+        let seen = gated(&call(number, 7, &[1; 40]), Allow::default(), 100);
+        let [answer] = &seen.answers[..] else {
+            panic!("{} answers to {number}", seen.answers.len());
+        };
+        let said = String::from_utf8_lossy(answer);
+        assert!(said.contains("--p2p --tunnelled"), "{number}: {said}");
+        assert!(!said.contains("--libvirt-allow"), "{number}: {said}");
+        assert!(seen.passed.is_empty());
+    }
+}
+
+#[test]
 fn the_guest_may_run_from_the_call_that_lets_it_to_its_reply() {
     let finish = call(FINISH, 7, &[1, 2, 3, 4, 0, 0, 0, 0]);
     let before = conversation(3000);
