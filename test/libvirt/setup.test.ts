@@ -105,6 +105,14 @@ void describe('pagewire libvirt setup', () => {
     assert.equal((await run('--way', 'tunnel', '--apply')).code, 0);
   });
 
+  it('knows root by its number where the passwd file has nobody', async (t) => {
+    const { path, run } = system(t);
+    write(path('/etc/libvirt/qemu.conf'), 'user = "+0"\n');
+    const { code, stdout } = await run();
+    assert.equal(code, 0);
+    assert.doesNotMatch(stdout.toString(), /^ +m /m);
+  });
+
   it('keeps the member when another way is set up beside, and takes it away with the rest', async (t) => {
     const { path, run } = system(t);
     const member = '/etc/sysusers.d/pagewire-qemu.conf';
