@@ -85,7 +85,7 @@ function hostSettings(flags: DestinationFlags, tls: boolean, isOne: boolean): Ho
   };
 }
 
-/** A tunnel is no guest's: any number of them come over it, and what it is called is the source's choice. */
+/** A tunnel does not belong to one guest: many may come over it, and its name is the source's choice. */
 function checkTunnel({ connect, peer = [] }: DestinationFlags, rules: readonly PeerRule[]): void {
   const place = /\{name\}|\{port\}/.exec(connect)?.[0];
   if (place !== undefined) {

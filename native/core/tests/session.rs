@@ -174,6 +174,19 @@ fn session_of(replay_bytes: usize, frame_size: usize, allow: Option<Allow>) -> S
     )
 }
 
+/// Of a stream that goes as it is.
+fn options(frame_size: usize) -> EncodeOptions {
+    EncodeOptions {
+        frame_size,
+        frames: true,
+        delta: None,
+        libvirt: false,
+        matching: None,
+        index: None,
+        direct: Direct::AsItIs,
+    }
+}
+
 fn session_with(
     replay_bytes: usize,
     frame_size: usize,
@@ -197,13 +210,9 @@ fn session_with(
         .start_return(of_source.try_clone().expect("a descriptor").into())
         .expect("a thread");
     let options = EncodeOptions {
-        frame_size,
-        frames: true,
-        delta: None,
         libvirt,
         matching,
-        index: None,
-        direct: Direct::AsItIs,
+        ..options(frame_size)
     };
     let to = Arc::clone(&source);
     let (encoder, encoder_events, of_encoder) = flow(
@@ -698,15 +707,7 @@ fn no_further_frame_goes_out_and_the_one_that_is_written_goes_whole() {
     const BYTES: usize = 8 << 20;
     let (source, _events) = wire(Side::Source, 64 << 20, NEVER, &Arc::default(), false);
     let (sender, of_source) = UnixStream::pair().expect("sockets");
-    let options = EncodeOptions {
-        frame_size: 64 << 10,
-        frames: true,
-        delta: None,
-        libvirt: false,
-        matching: None,
-        index: None,
-        direct: Direct::AsItIs,
-    };
+    let options = options(64 << 10);
     let to = Arc::clone(&source);
     let (encoder, _flow_events, _) = flow(
         |listener| {
