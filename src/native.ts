@@ -353,6 +353,8 @@ export interface WireStatus {
   peerBye: boolean;
   /** Why the peer gave up. */
   peerAbort?: string;
+  /** In libvirt's tunnel: the destination's daemon has closed its connection; of the source: when ours still waited for it. */
+  daemonGone: boolean;
   /** The destination's guest may run, and the source's QEMU does not know it; or the guest is on its way between the two. */
   doubt: boolean;
   /** Of the source: the guest has left in postcopy's package, and needs the source for its pages. */

@@ -6,7 +6,7 @@ import { PagewireError } from '../errors.js';
 import { checkThreads } from '../pipeline/settings.js';
 import { endOf } from '../session/end.js';
 import { type Listenable, listenable, tlsFor } from '../session/endpoints.js';
-import { lastErrorOf, tellFailure } from '../session/failure.js';
+import { tellFailure } from '../session/failure.js';
 import { Host, type HostSettings } from '../session/host.js';
 import { Listener } from '../session/listener.js';
 import { parsePeer, parsePorts, type PeerRule } from '../session/peers.js';
@@ -222,7 +222,7 @@ async function serveOne(flags: DestinationFlags, settings: HostSettings, listen:
     const failure = PagewireError.from(error);
     const [snapshot, code] = [over(), exitOf(failure, signalled)];
     writeStats?.(statsLine(snapshot, failedSession(failure)));
-    tellFailure(log.child({ guest: of.name }), lastErrorOf(snapshot, failure, code), flags.lastError);
+    tellFailure(log.child({ guest: of.name }), snapshot, failure, flags.lastError, code);
     return code;
   }
 }

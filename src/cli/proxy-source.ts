@@ -6,10 +6,10 @@ import { onReload, onStop } from '../control/signals.js';
 import { PagewireError } from '../errors.js';
 import { native } from '../native.js';
 import { nearListenable, type NearListenable } from '../session/endpoints.js';
-import { type Failed, lastErrorOf, tellFailure } from '../session/failure.js';
+import { type Failed, tellFailure } from '../session/failure.js';
 import { checkInterception, Interception, interceptionPort, MARK } from '../session/interception.js';
 import { rehearse } from '../session/rehearsal.js';
-import type { SessionSnapshot } from '../session/snapshot.js';
+import { NO_MIGRATION, type SessionSnapshot } from '../session/snapshot.js';
 import { type Belongs, type Session, SourceListener } from '../session/source-process.js';
 import { SourceProcesses } from '../session/source-processes.js';
 import {
@@ -111,7 +111,12 @@ function carryGiven(flags: SourceFlags): Promise<number> {
       } catch (error) {
         closeSync(fd);
         void workers?.close();
-        const failed = { role: 'source', name, peer: connect.join(', '), tunnel: null } as const;
+        const failed = {
+          role: 'source',
+          name,
+          peer: connect.join(', '),
+          tunnel: flags.libvirt ? NO_MIGRATION : null,
+        } as const;
         return tellFailed(ours, failed, PagewireError.from(error), flags.lastError);
       }
       migration.accept(fd);
@@ -228,7 +233,7 @@ function intercept(flags: SourceFlags, port: number): Promise<number> {
   return serve(flags, log, {
     waits: `waiting for QEMU on ${flags.listen}: connections that the packet filter redirects there`,
     sessions: 'migrations',
-    ifKilled: 'its QEMU fails the migration',
+    libvirt: false,
     listen: (processes) => new Interception(port, settings, processes, log),
   });
 }
@@ -242,7 +247,7 @@ function serveTunnels(flags: SourceFlags, target: NearListenable): Promise<numbe
   return serve(flags, log, {
     waits: `waiting for libvirt on ${target.shown}`,
     sessions: 'connections',
-    ifKilled: 'libvirt fails its migration',
+    libvirt: true,
     listen: (processes) => new Tunnels(target, settings, processes),
   });
 }
@@ -252,16 +257,16 @@ interface Serving {
   /** What it waits for, and of what there are how many, for people. */
   readonly waits: string;
   readonly sessions: string;
-  readonly ifKilled: string;
+  readonly libvirt: boolean;
   readonly listen: (processes: SourceProcesses) => Interception | Tunnels;
 }
 
 /** Runs until it is told to end, and all sessions have ended. */
-async function serve(flags: SourceFlags, log: Log, { waits, sessions, ifKilled, listen }: Serving): Promise<number> {
+async function serve(flags: SourceFlags, log: Log, { waits, sessions, libvirt, listen }: Serving): Promise<number> {
   const writeStats = openStats(flags.stats, log);
   const metrics = flags.metrics === undefined ? undefined : await Metrics.serve(flags.metrics);
   const processes = new SourceProcesses({
-    ...{ log, ifKilled, config: settingsOf(flags), lastError: flags.lastError },
+    ...{ log, libvirt, config: settingsOf(flags), lastError: flags.lastError },
     onNews: (snapshot, outcome, line) => {
       if (line !== undefined) writeStats?.(line);
       if (outcome) metrics?.end(snapshot, outcome.state);
@@ -300,9 +305,7 @@ function apply(migration: SourceMigration, { maxBandwidth, inDoubt, reconnectMs 
 
 /** Tells of a failure, and returns the exit code for it. */
 function tellFailed(log: Log, failed: Failed, failure: PagewireError, file: string | undefined, exit?: number): number {
-  const lastError = lastErrorOf(failed, failure, exit);
-  tellFailure(log, lastError, file);
-  return lastError.exitCode;
+  return tellFailure(log, failed, failure, file, exit).exitCode;
 }
 
 function tellEnd(log: Log, snapshot: SessionSnapshot, { cancelled, within }: SessionEnd): void {

@@ -3,6 +3,7 @@ import { type ChildProcess, fork } from 'node:child_process';
 import { closeSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { native } from '../native.js';
+import type { Log } from '../telemetry/log.js';
 
 /** The descriptor by which a session's process gets its connections. */
 export const CONTROL_FD = 4;
@@ -94,6 +95,20 @@ export class Carrier<Told extends object, Heard> {
   }
 }
 
+/** Why a session failed that could not say so: its process has ended. */
+export function processGone(code: number | null, signal: NodeJS.Signals | null, libvirt: boolean): string {
+  return `the session's process ${how(code, signal)}: ${libvirt ? 'libvirt fails its migration' : 'its QEMU fails the migration'}`;
+}
+
+/** Tells of one that has ended without a session, unless it was asked to, or could not be started, of which is told. */
+export function tellSpareGone(log: Log, code: number | null, signal: NodeJS.Signals | null): void {
+  if (signal !== null || (code ?? 0) > 0) log.warn(`a process that waited for a session ${how(code, signal)}`);
+}
+
+function how(code: number | null, signal: NodeJS.Signals | null): string {
+  return signal === null ? `has ended with exit code ${code ?? 1}` : `was ended by ${signal}`;
+}
+
 /**
  * The one that waits for the next session, so that no migration waits for a process to start. At the destination there are
  * more of them for a while where many came to nothing: whoever comes again and again must not make us start a process each time.
@@ -160,13 +175,16 @@ export class Spare<C> {
 
   /**
    * This one has ended. Where it was the last in use, the next session may follow soon, as when a host is emptied guest by
-   * guest, and there is none from which to take the processors.
+   * guest, and there is none from which to take the processors. One that waited gets a successor in a while: what ended it may
+   * end that, too.
    */
   lost(carrier: C): void {
     const index = this.#waiting.indexOf(carrier);
     if (index >= 0) this.#waiting.splice(index, 1);
     const wasInUse = this.#inUse.delete(carrier);
-    if (wasInUse && this.#inUse.size === 0 && this.#waiting.length === 0 && !this.#isClosed) this.#refill();
+    if (this.#isClosed || this.#waiting.length > 0) return;
+    if (!wasInUse) this.later();
+    else if (this.#inUse.size === 0) this.#refill();
   }
 
   /** No more are started. */

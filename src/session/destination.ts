@@ -5,7 +5,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { duration } from '../control/quantities.js';
 import { PagewireError } from '../errors.js';
-import type { NativeAllow, NativeLink, NativePeer } from '../native.js';
+import type { NativeAllow, NativeLink, NativePeer, WireStatus } from '../native.js';
 import type { StreamEnd } from '../pipeline/lane.js';
 import { Workers } from '../pipeline/workers.js';
 import type { Log } from '../telemetry/log.js';
@@ -232,7 +232,7 @@ export class DestinationSession {
       codec: null,
       guest: null,
       streamBytes: streamBytes(counters, 'bytesOut'),
-      ...carried(counters),
+      ...carried(counters, this.#options.allow !== undefined),
     };
   }
 
@@ -397,12 +397,20 @@ export class DestinationSession {
     } else if (verdict.is === 'cancelled') {
       this.#finish(true);
     } else if (verdict.is === 'given up') {
-      this.#fail(new PagewireError('PEER_FAILED', `the source gave up: ${verdict.why}`));
+      this.#fail(this.#deserted(statuses) ?? new PagewireError('PEER_FAILED', `the source gave up: ${verdict.why}`));
     } else if (verdict.is === 'broken') {
       this.#fail(new PagewireError('SESSION_FAILED', verdict.why));
     } else if (this.#failing && this.#present.every(({ hasQemu, status }) => !hasQemu || status.confirmed)) {
       this.#fail(this.#failing);
     }
+  }
+
+  /** Where the daemon here is why the source gave up, that. */
+  #deserted(statuses: readonly WireStatus[]): PagewireError | undefined {
+    if (!statuses.some(({ daemonGone }) => daemonGone)) return undefined;
+    const where = endpointText(this.#options.connect);
+    const guest = this.#guest === undefined ? '' : ` of guest ${this.#guest}`;
+    return new PagewireError('OUTPUT_CLOSED', `${this.#far} closed ${where} before the end of the migration${guest}`);
   }
 
   /** QEMU gets its connections one after the other; it tells them apart by their order only. */

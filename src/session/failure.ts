@@ -31,12 +31,20 @@ export interface LastError {
 /** The mode of the file, whatever the umask. */
 const MODE = 0o640;
 
-export function lastErrorOf({ role, name, peer, tunnel }: Failed, error: PagewireError, exit?: number): LastError {
-  const { code, message } = error;
+/** Where no guest is known, or its name can be no part of a file's: one file for all of these. */
+const NAMELESS = 'session';
+
+/** The guest's name, as far as it is known. */
+function guestOf({ name, tunnel }: Failed): string | null {
+  return tunnel ? tunnel.guest : name;
+}
+
+function lastErrorOf(of: Failed, { code, message }: PagewireError, exit: number | undefined): LastError {
+  const { role, name, peer } = of;
   return {
     time: new Date().toISOString(),
     role,
-    guest: tunnel?.guest ?? name,
+    guest: guestOf(of) ?? name,
     session: name,
     connection: peer,
     code,
@@ -46,17 +54,29 @@ export function lastErrorOf({ role, name, peer, tunnel }: Failed, error: Pagewir
   };
 }
 
-/** Whoever logs the end of a session calls this: so each failure is told once. `file`: that of `--last-error`. */
-export function tellFailure(log: Log, failure: LastError, file: string | undefined): void {
+/**
+ * Whoever logs the end of a session calls this: so each failure is told once. `file`: that of `--last-error`; `exit`: the
+ * exit code, where it is not the error's. Returns what was told.
+ */
+export function tellFailure(
+  log: Log,
+  of: Failed,
+  error: PagewireError,
+  file: string | undefined,
+  exit?: number,
+): LastError {
+  const failure = lastErrorOf(of, error, exit);
   const { guest, session, connection, code, message, remedy } = failure;
   log.error({ code, connection, remedy, ...(guest !== session && { tunnelled: guest }) }, message);
-  if (file === undefined) return;
+  if (file === undefined) return failure;
+  const known = guestOf(of);
   try {
-    replaceFile(file.replaceAll('{name}', isGuestName(guest) ? guest : session), (partial) => {
+    replaceFile(file.replaceAll('{name}', known !== null && isGuestName(known) ? known : NAMELESS), (partial) => {
       writeFileSync(partial, `${JSON.stringify(failure, null, 2)}\n`, { mode: MODE, flag: 'wx' });
       chmodSync(partial, MODE);
     });
-  } catch (error) {
-    log.warn(`--last-error: ${(error as Error).message}`);
+  } catch (problem) {
+    log.warn(`--last-error: ${(problem as Error).message}`);
   }
+  return failure;
 }

@@ -8,15 +8,16 @@ import { PagewireError } from '../errors.js';
 import { native, type NativeAddress, type NativeListener, type NativeListenOptions } from '../native.js';
 import type { Log, LogFormat } from '../telemetry/log.js';
 import { receiveHello, refuse } from './accept.js';
-import { Carrier, Spare } from './carrier.js';
-import { lastErrorOf, tellFailure } from './failure.js';
+import { Carrier, processGone, Spare, tellSpareGone } from './carrier.js';
+import { tellFailure } from './failure.js';
 import type { Refuse } from './hello.js';
 import { type HostSettings, UNKNOWN_SESSION } from './host.js';
 import type { Handover, ToListener, ToSession } from './ipc.js';
 import type { InDoubt } from './outcome.js';
 import { PREAMBLE_BYTES, readPreamble } from './preamble.js';
+import { count } from '../telemetry/amounts.js';
 import { failedSession, type SessionOutcome } from '../telemetry/session.js';
-import type { SessionSnapshot } from './snapshot.js';
+import { NO_MIGRATION, type SessionSnapshot } from './snapshot.js';
 
 export interface ListenerOptions {
   readonly listen: NativeAddress | { fd: number };
@@ -111,7 +112,7 @@ export class Listener {
     if (this.#stopRequests === 1) {
       this.#listener.close();
       this.#spare.close();
-      if (this.sessions > 0) this.#log.info(`stopping ${this.sessions} sessions`);
+      if (this.sessions > 0) this.#log.info(`stopping ${count(this.sessions, 'session')}`);
     }
     for (const { carrier } of this.#places) carrier.tell({ type: 'stop', requests: this.#stopRequests });
     this.#settleIfDone();
@@ -156,7 +157,7 @@ export class Listener {
     if (preamble.kind === 'join') {
       void this.#refuse(fd, handshake, peer, { code: 'UNKNOWN_SESSION', message: UNKNOWN_SESSION });
     } else if (known || this.#places.size - this.#spare.size >= maxSessions + share) {
-      void this.#refuse(fd, handshake, peer, { code: 'BUSY', message: `all ${maxSessions} places are taken` });
+      void this.#refuse(fd, handshake, peer, { code: 'BUSY', message: allTaken(maxSessions) });
     } else {
       let place: Place;
       try {
@@ -282,7 +283,7 @@ export class Listener {
     } else if (other?.snapshot && (other.snapshot.doubt || other.snapshot.state === 'in doubt')) {
       no = { code: 'BUSY', message: `guest ${name} may run here already: its last session is in doubt` };
     } else if (!other && this.sessions >= maxSessions) {
-      no = { code: 'BUSY', message: `all ${maxSessions} places are taken (--max-sessions)` };
+      no = { code: 'BUSY', message: `${allTaken(maxSessions)} (--max-sessions)` };
     } else {
       place.name = name;
       place.who = who;
@@ -309,17 +310,20 @@ export class Listener {
     this.#spare.lost(place);
     for (const handshake of place.handshakes) this.#strangers.delete(handshake);
     const { name, snapshot } = place;
-    const how = signal === null ? `has ended with exit code ${code ?? 1}` : `was ended by ${signal}`;
-    const failure = new PagewireError('INTERNAL', `the session's process ${how}: its QEMU fails the migration`);
+    const libvirt = this.#settings.allow !== undefined;
+    const failure = new PagewireError('INTERNAL', processGone(code, signal, libvirt));
     const killed = signal !== null && name !== undefined;
     const failed =
-      snapshot ?? (killed ? ({ role: 'destination', name, peer: null, tunnel: null } as const) : undefined);
+      snapshot ??
+      (killed
+        ? ({ role: 'destination', name, peer: null, tunnel: libvirt ? NO_MIGRATION : null } as const)
+        : undefined);
     if (failed) {
       // It could not tell so itself.
       const log = this.#log.child({ guest: failed.name });
-      tellFailure(log, lastErrorOf(failed, failure), this.#options.lastError);
-    } else if (signal !== null && this.#stopRequests === 0) {
-      this.#log.error(failure.message);
+      tellFailure(log, failed, failure, this.#options.lastError);
+    } else if (name === undefined && this.#stopRequests === 0) {
+      tellSpareGone(this.#log, code, signal);
     }
     if (snapshot) this.#options.onSnapshot?.(snapshot, failedSession(failure));
     this.#settleIfDone();
@@ -328,6 +332,10 @@ export class Listener {
   #settleIfDone(): void {
     if (this.#stopRequests > 0 && this.#places.size === 0) this.#settle();
   }
+}
+
+function allTaken(most: number): string {
+  return most === 1 ? 'the only place is taken' : `all ${most} places are taken`;
 }
 
 function peerOf({ snapshot }: Place): string {

@@ -4,7 +4,7 @@ import type { WireStatus } from '../native.js';
 /** How one channel stands, from either end. */
 export type ChannelState = Pick<
   WireStatus,
-  'confirmed' | 'ended' | 'notTaken' | 'doubt' | 'peerBye' | 'peerAbort' | 'failure'
+  'confirmed' | 'ended' | 'notTaken' | 'doubt' | 'peerBye' | 'peerAbort' | 'daemonGone' | 'failure'
 >;
 
 /** Both halves of every connection have ended, and nothing of them is missing anywhere. */
@@ -29,6 +29,8 @@ export type Verdict =
   | { readonly is: 'over' }
   /** All is carried, and the destination's QEMU does not run the guest. */
   | { readonly is: 'not taken'; readonly why: string }
+  /** The destination's daemon is gone, and the source's still waits for it. */
+  | { readonly is: 'deserted' }
   /** The source's QEMU has cancelled the migration. */
   | { readonly is: 'cancelled' }
   /** The peer gave up, or what it says is wrong. */
@@ -46,6 +48,7 @@ export function judge(side: 'source' | 'destination', channels: readonly Channel
   if (gaveUp?.peerAbort !== undefined) return { is: 'given up', why: gaveUp.peerAbort };
   const broken = channels.find(({ failure }) => failure !== undefined);
   if (broken?.failure !== undefined) return { is: 'broken', why: broken.failure };
+  if (side === 'source' && channels.some(({ daemonGone }) => daemonGone)) return { is: 'deserted' };
   if (side === 'destination' || saidBye || !isCarried(channels)) return { is: 'going on' };
   const why = channels.find(({ notTaken }) => notTaken !== undefined)?.notTaken;
   return why === undefined ? { is: 'carried' } : { is: 'not taken', why };

@@ -9,7 +9,7 @@ import { onStop } from '../control/signals.js';
 import { endedSession, failedSession, sessionEnd, type SessionOutcome, sessionSummary } from '../telemetry/session.js';
 import { CONTROL_FD } from './carrier.js';
 import type { DestinationSession } from './destination.js';
-import { lastErrorOf, tellFailure } from './failure.js';
+import { tellFailure } from './failure.js';
 import type { Refuse } from './hello.js';
 import { Host, type Registry } from './host.js';
 import type { Handover, ToListener, ToSession } from './ipc.js';
@@ -143,9 +143,7 @@ async function carry(session: DestinationSession, log: Log, lastErrorFile: strin
   } catch (error) {
     const failure = PagewireError.from(error);
     outcome = failedSession(failure);
-    const lastError = lastErrorOf(session.snapshot(), failure);
-    code = lastError.exitCode;
-    tellFailure(log, lastError, lastErrorFile);
+    code = tellFailure(log, session.snapshot(), failure, lastErrorFile).exitCode;
   }
   clearInterval(timer);
   await say({ type: 'ended', snapshot: session.snapshot(), outcome });

@@ -42,6 +42,12 @@ export interface SessionSnapshot {
   tunnel: (Omit<NativeTunnel, 'guest'> & { guest: string | null }) | null;
 }
 
+/** Where libvirt's tunnel is carried, and nothing has come through it. */
+export const NO_MIGRATION: NonNullable<SessionSnapshot['tunnel']> = {
+  guest: null,
+  ...{ begun: 0, complete: 0, givenUp: 0, refused: 0 },
+};
+
 type Carried = Omit<
   SessionSnapshot,
   'role' | 'name' | 'state' | 'seconds' | 'peer' | 'codec' | 'guest' | 'streamBytes'
@@ -55,8 +61,8 @@ export interface ChannelCounters {
   losses: number;
 }
 
-/** What a session's channels have done together. */
-export function carried(channels: readonly ChannelCounters[]): Carried {
+/** What a session's channels have done together; `libvirt`: the one that there is carries its tunnel. */
+export function carried(channels: readonly ChannelCounters[], libvirt = false): Carried {
   const sum = (of: (channel: ChannelCounters) => number): number =>
     channels.reduce((total, channel) => total + of(channel), 0);
   const most = (of: (channel: ChannelCounters) => number): number => Math.max(0, ...channels.map(of));
@@ -86,7 +92,7 @@ export function carried(channels: readonly ChannelCounters[]): Carried {
       codec: sum(({ totals }) => totals.codecCpuSeconds),
       sink: sum(({ totals }) => totals.sinkCpuSeconds),
     },
-    tunnel: tunnel ? { ...tunnel, guest: tunnel.guest ?? null } : null,
+    tunnel: libvirt ? { ...NO_MIGRATION, ...tunnel, guest: tunnel?.guest ?? null } : null,
   };
 }
 

@@ -6,17 +6,17 @@ import type { Config } from '../control/config.js';
 import { PagewireError } from '../errors.js';
 import type { Log } from '../telemetry/log.js';
 import { failedSession, type SessionOutcome } from '../telemetry/session.js';
-import { Carrier, Spare } from './carrier.js';
-import { type Failed, lastErrorOf, tellFailure } from './failure.js';
-import type { SessionSnapshot } from './snapshot.js';
+import { Carrier, processGone, Spare, tellSpareGone } from './carrier.js';
+import { type Failed, tellFailure } from './failure.js';
+import { NO_MIGRATION, type SessionSnapshot } from './snapshot.js';
 import type { Belongs, FromSource, Given, Session, ToSource } from './source-process.js';
 
 export interface SourceProcessesOptions {
   readonly log: Log;
   /** What may be changed while it runs, as it is at first. */
   readonly config: Required<Config>;
-  /** What happens when a process is killed, for people. */
-  readonly ifKilled: string;
+  /** What the sessions carry is libvirt's tunnel. */
+  readonly libvirt: boolean;
   /** The file that tells of the last session that failed. */
   readonly lastError: string | undefined;
   /** A session has told how it stands, and in the end how it ended; `line` is what `--stats` gets of it. */
@@ -28,6 +28,7 @@ export class SourceProcess {
   readonly #carrier: Carrier<ToSource, FromSource>;
   /** Answers that are waited for, by the numbers of the connections. */
   readonly #offers = new Map<number, (belongs: Belongs) => void>();
+  readonly #libvirt: boolean;
   #count = 0;
   #isGone = false;
   #isStopped = false;
@@ -37,7 +38,8 @@ export class SourceProcess {
   #snapshot: SessionSnapshot | undefined;
 
   constructor(options: SourceProcessesOptions, ended: (process: SourceProcess) => void) {
-    const { log, ifKilled, lastError, onNews } = options;
+    const { log, libvirt, lastError, onNews } = options;
+    this.#libvirt = libvirt;
     this.#carrier = new Carrier<ToSource, FromSource>(
       { module: '../cli/main.js', words: [...process.argv.slice(2), '--of-listener'], detached: true },
       {
@@ -55,15 +57,15 @@ export class SourceProcess {
         failed: (error) => {
           log.error(`a session's process: ${error.message}`);
         },
-        gone: (_, signal) => {
+        gone: (code, signal) => {
           this.#isGone = true;
-          // One that waits, and was stopped before it could listen to signals, leaves nobody behind.
-          if (signal !== null && (this.#last !== undefined || !this.#isStopped)) {
+          if (this.#last === undefined) {
+            // One that was stopped before it could listen to signals leaves nobody behind.
+            if (!this.#isStopped) tellSpareGone(log, code, signal);
+          } else if (signal !== null) {
             // It could not tell so itself.
-            const failure = new PagewireError('INTERNAL', `the session's process was ended by ${signal}: ${ifKilled}`);
-            if (this.#last)
-              tellFailure(log.child({ guest: this.#last.name }), lastErrorOf(this.#last, failure), lastError);
-            else log.error(failure.message);
+            const failure = new PagewireError('INTERNAL', processGone(code, signal, libvirt));
+            tellFailure(log.child({ guest: this.#last.name }), this.#last, failure, lastError);
             if (this.#snapshot) onNews(this.#snapshot, failedSession(failure), undefined);
           }
           ended(this);
@@ -80,7 +82,7 @@ export class SourceProcess {
 
   /** The session begins, with a connection that stays the caller's too. */
   begin(fd: number, session: Session): void {
-    this.#last = failedOf(session);
+    this.#last = failedOf(session, this.#libvirt);
     this.#carrier.hand(fd, { number: this.#count++, session } satisfies Given);
   }
 
@@ -149,9 +151,8 @@ export class SourceProcesses {
       this.#spare.later();
       return process;
     } catch (error) {
-      const { log, lastError } = this.#options;
-      const failure = lastErrorOf(failedOf(session), PagewireError.from(error));
-      tellFailure(log.child({ guest: session.name }), failure, lastError);
+      const { libvirt, log, lastError } = this.#options;
+      tellFailure(log.child({ guest: session.name }), failedOf(session, libvirt), PagewireError.from(error), lastError);
       return undefined;
     }
   }
@@ -186,6 +187,6 @@ export class SourceProcesses {
 }
 
 /** What is told of a session that has not told anything itself. */
-function failedOf({ name, connect }: Omit<Session, 'config'>): Failed {
-  return { role: 'source', name, peer: connect.join(', '), tunnel: null };
+function failedOf({ name, connect }: Omit<Session, 'config'>, libvirt: boolean): Failed {
+  return { role: 'source', name, peer: connect.join(', '), tunnel: libvirt ? NO_MIGRATION : null };
 }

@@ -207,7 +207,7 @@ export class SourceSession {
       codec: this.#packer.packing.codec,
       guest: this.#guest ?? null,
       streamBytes: streamBytes(counters, 'bytesIn'),
-      ...carried(counters),
+      ...carried(counters, this.#options.libvirt),
     };
   }
 
@@ -419,7 +419,8 @@ export class SourceSession {
     },
     read: (channel: Channel, cutOff: StreamEnd | undefined): void => {
       if (channel.number > 0 || this.#isOver) return;
-      if (cutOff) this.#cancelled(cutOff);
+      if (cutOff && this.#options.libvirt === true) this.#giveUp(this.#hopeless ?? this.#cutShort());
+      else if (cutOff) this.#cancelled(cutOff);
       // It was held for QEMU's sake, which has been told by somebody how it is.
       else if (this.#hopeless) this.#fail(this.#hopeless);
     },
@@ -431,6 +432,17 @@ export class SourceSession {
       if (!this.#hopeless) this.#giveUp(this.#near(number, end));
     },
   };
+
+  /** A daemon ends its connection in the middle of a stream, which is no cancelled migration: that has an end of its own. */
+  #cutShort(): PagewireError {
+    const { guest } = this.#tunnel ?? {};
+    return new PagewireError(
+      'READ_FAILED',
+      `libvirt closed its connection at ${this.#options.near} in the middle of the stream` +
+        `${guest === undefined ? '' : ` of guest ${guest}`}: its log says why (if nothing came for 30 s, the daemon at the ` +
+        'destination does not answer)',
+    );
+  }
 
   /** An error of what comes from our side, told with where that is. */
   #near(channel: number, error: PagewireError): PagewireError {
@@ -588,6 +600,14 @@ export class SourceSession {
         break;
       case 'broken':
         this.#giveUp(new PagewireError('SESSION_FAILED', verdict.why));
+        break;
+      case 'deserted':
+        this.#giveUp(
+          new PagewireError(
+            'OUTPUT_CLOSED',
+            `the libvirt daemon behind ${this.#peer ?? 'the destination'} closed its connection before it had answered`,
+          ),
+        );
         break;
       case 'going on':
         // QEMU has the answer that it was held for, and ends by itself, or not at all.

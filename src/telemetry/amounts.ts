@@ -11,6 +11,11 @@ export function bytes(n: number): string {
   return `${n.toFixed(digits)} ${UNITS[unit] ?? ''}`;
 }
 
+/** So many of something whose plural has an `s`. */
+export function count(n: number, what: string): string {
+  return `${n} ${what}${n === 1 ? '' : 's'}`;
+}
+
 /** How much smaller, for people; a dash where nothing came out. */
 export function ratio(before: number, after: number): string {
   return after > 0 ? `${(before / after).toFixed(before / after < 10 ? 2 : 1)}x` : '-';

@@ -2,7 +2,7 @@
 import type { PagewireError } from '../errors.js';
 import type { SessionSnapshot } from '../session/snapshot.js';
 import type { SessionEnd } from '../session/source.js';
-import { bytes, ratio } from './amounts.js';
+import { bytes, count, ratio } from './amounts.js';
 
 /** Makes the progress line anew each time that it is asked for; the rates are those since the last time. */
 export function sessionProgress(look: () => SessionSnapshot): (perSecond: number) => string {
@@ -36,23 +36,23 @@ export function sessionLine(s: SessionSnapshot, perSecond: number, wirePerSecond
 
 /** How a session ended that did not fail. */
 export function sessionEnd({ role, tunnel }: SessionSnapshot, cancelled: boolean): string {
-  if (tunnel) return `libvirt's connection has ended${cancelled ? ' in the middle' : ''}${migrations(tunnel)}`;
+  if (tunnel) return `libvirt's connection has ended${migrations(tunnel)}`;
   if (cancelled) return 'cancelled';
   return role === 'source' ? 'migrated' : 'arrived';
 }
 
 function migrations({ complete, givenUp, refused }: NonNullable<SessionSnapshot['tunnel']>): string {
   const parts = [
-    complete > 0 ? `${complete} ${complete === 1 ? 'stream' : 'streams'} complete` : '',
+    complete > 0 ? `${count(complete, 'stream')} complete` : '',
     givenUp > 0 ? `${givenUp} given up` : '',
-    refused > 0 ? `${refused} calls refused` : '',
+    refused > 0 ? `${count(refused, 'call')} refused` : '',
   ].filter((part) => part !== '');
   return parts.length > 0 ? ` (${parts.join(', ')})` : '';
 }
 
 /** What a session has done, at its end. */
 export function sessionSummary(s: SessionSnapshot): string {
-  const losses = s.linkLosses > 0 ? `, ${s.linkLosses} lost ${s.linkLosses === 1 ? 'link' : 'links'}` : '';
+  const losses = s.linkLosses > 0 ? `, ${count(s.linkLosses, 'lost link')}` : '';
   return (
     `${bytes(s.streamBytes)} in ${s.seconds.toFixed(1)} s, ${bytes(wireBytes(s))} on the wire ` +
     `(${ratio(s.streamBytes, wireBytes(s))})${losses}`

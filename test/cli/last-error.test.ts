@@ -123,14 +123,15 @@ describe('--last-error', { concurrency: true }, () => {
     const path = folder(t);
     const source = await proxy(
       ...([t, 'source', path('src.sock'), path('dst.sock'), '--libvirt', '--name', 'to-dst'] as const),
-      ...['--last-error', path('last.json')],
+      ...['--last-error', path('last-{name}.json')],
     );
     const libvirt = connect(path('src.sock'));
     libvirt.on('error', () => undefined).resume();
     await once(libvirt, 'close');
     await source.says(/what to do/);
-    while (!existsSync(path('last.json'))) await sleep(10);
-    const { session, connection, code, message } = read(path('last.json'));
+    // No guest is known: one file for all such connections.
+    while (!existsSync(path('last-session.json'))) await sleep(10);
+    const { session, connection, code, message } = read(path('last-session.json'));
     assert.match(session, /^to-dst-[0-9a-f]{8}$/);
     assert.deepEqual([connection, code], [`unix:${path('dst.sock')}`, 'CONNECT_FAILED']);
     assert.match(message, /dst\.sock: no such file/);

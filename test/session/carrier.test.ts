@@ -41,11 +41,20 @@ describe('Spare', () => {
     spare.close();
   });
 
-  it('starts none in the place of one that ended while it waited: the next would end, too', () => {
+  it('starts one in the place of one that ended while it waited, but not at once: that may end, too', (t) => {
+    t.mock.timers.enable({ apis: ['setTimeout'] });
     const { spare, started } = spares();
-    spare.lost(1);
-    assert.deepEqual([started(), spare.size], [1, 0]);
-    assert.equal(spare.take(), 2);
+    for (const [lost, then] of [
+      [1, 2],
+      [2, 3],
+    ] as const) {
+      spare.lost(lost);
+      assert.deepEqual([started(), spare.size], [lost, 0]);
+      t.mock.timers.tick(10_000);
+      assert.deepEqual([started(), spare.size], [then, 1]);
+    }
+    assert.equal(spare.take(), 3);
+    spare.close();
   });
 
   it('starts none once it is closed', () => {

@@ -5,7 +5,7 @@ import { dirname } from 'node:path';
 import { describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { ERROR_CODES, PagewireError } from '#src/errors.js';
-import { type Failed, type LastError, lastErrorOf, tellFailure } from '#src/session/failure.js';
+import { type Failed, type LastError, tellFailure } from '#src/session/failure.js';
 import { REMEDIES } from '#src/session/remedy.js';
 import { createLog, type LogFormat } from '#src/telemetry/log.js';
 import { folder } from '../cli/command.js';
@@ -14,11 +14,11 @@ const SESSION: Failed = { role: 'source', name: 'vm1', peer: 'tls:dst:7777', tun
 const LOST = new PagewireError('LINK_LOST', 'the link is\nlost for good (os error 32)');
 
 /** What is told of a failure, line by line. */
-function told(failure: LastError, file?: string, format: LogFormat = 'text'): string[] {
+function told(of: Failed, error: PagewireError, file?: string, format: LogFormat = 'text', exit?: number): string[] {
   const lines: string[] = [];
   const write = (line: string): number => lines.push(line);
   const log = createLog({ name: 'proxy source', format, quiet: false, write });
-  tellFailure(log.child({ guest: failure.session }), failure, file);
+  tellFailure(log.child({ guest: of.name }), of, error, file, exit);
   return lines;
 }
 
@@ -51,7 +51,7 @@ describe('the remedies', () => {
 describe('a session that failed', () => {
   it('is told in the log and in the file with the same words', (t) => {
     const file = folder(t)('last-error');
-    const [line, ...more] = told(lastErrorOf(SESSION, LOST), file);
+    const [line, ...more] = told(SESSION, LOST, file);
     assert.deepEqual(more, []);
     const { time, ...rest } = read(file);
     assert.ok(Math.abs(Date.parse(time) - Date.now()) < 60_000, time);
@@ -64,7 +64,7 @@ describe('a session that failed', () => {
       line,
       `pagewire proxy source: vm1: the link is lost for good (tls:dst:7777); what to do: ${remedy ?? ''}\n`,
     );
-    const entry = JSON.parse(told(lastErrorOf(SESSION, LOST), undefined, 'json')[0] ?? '') as LastError;
+    const entry = JSON.parse(told(SESSION, LOST, undefined, 'json')[0] ?? '') as LastError;
     assert.deepEqual(
       [entry.message, entry.connection, entry.code, entry.remedy],
       [rest.message, rest.connection, rest.code, rest.remedy],
@@ -75,8 +75,8 @@ describe('a session that failed', () => {
     const file = folder(t)('last-error');
     const before = process.umask(0o077);
     try {
-      told(lastErrorOf(SESSION, LOST), file);
-      told(lastErrorOf(SESSION, new PagewireError('STOPPED', 'stopped'), 143), file);
+      told(SESSION, LOST, file);
+      told(SESSION, new PagewireError('STOPPED', 'stopped'), file, 'text', 143);
     } finally {
       process.umask(before);
     }
@@ -90,24 +90,24 @@ describe('a session that failed', () => {
     const counts = { begun: 1, complete: 0, givenUp: 0, refused: 0 };
     for (const [guest, name] of [
       ['vm1', 'vm1'],
-      ['../../etc/vm1', 'libvirt-01234567'],
-      ['..', 'libvirt-01234567'],
-      [null, 'libvirt-01234567'],
+      ['../../etc/vm1', 'session'],
+      ['..', 'session'],
+      [null, 'session'],
     ] as const) {
       const tunnel = { ...counts, guest };
-      const failure = lastErrorOf({ ...SESSION, name: 'libvirt-01234567', tunnel }, LOST);
-      const [line = ''] = told(failure, path('{name}.json'));
-      assert.equal(read(path(`${name}.json`)).guest, guest ?? name);
+      const [line = ''] = told({ ...SESSION, name: 'libvirt-01234567', tunnel }, LOST, path('{name}.json'));
+      const { guest: ofGuest, session } = read(path(`${name}.json`));
+      assert.deepEqual([ofGuest, session], [guest ?? 'libvirt-01234567', 'libvirt-01234567']);
       assert.equal(line.includes(`(guest ${guest ?? ''}, tls:dst:7777)`), guest !== null, line);
     }
-    assert.deepEqual(readdirSync(path('')).sort(), ['libvirt-01234567.json', 'vm1.json']);
+    assert.deepEqual(readdirSync(path('')).sort(), ['session.json', 'vm1.json']);
   });
 
   it('is told though the file cannot be written', (t) => {
     const path = folder(t);
     mkdirSync(path('folder'));
     for (const file of [path('none/last-error'), path('folder')]) {
-      const [line = '', warning = '', ...more] = told(lastErrorOf(SESSION, LOST), file);
+      const [line = '', warning = '', ...more] = told(SESSION, LOST, file);
       assert.match(line, /lost for good/);
       assert.match(warning, /^pagewire proxy source: vm1: warning: --last-error: .*(none\/last-error|folder)/);
       assert.deepEqual(more, []);

@@ -13,7 +13,7 @@ import {
   stopInDoubtText,
 } from '#src/session/outcome.js';
 
-const AT_WORK: ChannelState = { confirmed: false, ended: false, doubt: false, peerBye: false };
+const AT_WORK: ChannelState = { confirmed: false, ended: false, doubt: false, peerBye: false, daemonGone: false };
 const DONE: ChannelState = { ...AT_WORK, confirmed: true, ended: true };
 const SAID: ChannelState = { ...DONE, peerBye: true };
 
@@ -54,6 +54,11 @@ describe('the source', () => {
   it('hears why the destination gave up, though the stream broke for it', () => {
     const verdict = judge('source', [AT_WORK, { ...AT_WORK, peerAbort: 'QEMU closed', failure: 'gone' }], false);
     assert.deepEqual(verdict, { is: 'given up', why: 'QEMU closed' });
+  });
+  it('knows when the daemon behind the destination is gone, unless the destination says more', () => {
+    assert.equal(source([{ ...AT_WORK, daemonGone: true }]), 'deserted');
+    assert.equal(source([{ ...AT_WORK, daemonGone: true, peerAbort: 'stopped' }]), 'given up');
+    assert.equal(judge('destination', [{ ...AT_WORK, daemonGone: true }], false).is, 'going on');
   });
   it('sees what is wrong with the frames', () => {
     const verdict = judge('source', [{ ...AT_WORK, failure: 'out of order' }], false);

@@ -31,13 +31,19 @@ async function libvirt(t: TestContext, path: string): Promise<Socket> {
   return socket;
 }
 
-/** The processes of a proxy that have a session, by its name. */
-function sessions({ child: { pid = 0 } }: Running): Map<string, number> {
+/** The processes of a proxy, by what they are called. */
+function titles({ child: { pid = 0 } }: Running): Map<string, number> {
   const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean).map(Number);
-  const named = children.map((child) => {
-    const title = readFileSync(`/proc/${child}/cmdline`, 'latin1');
-    return [/^pagewire: (to-dst-[0-9a-f]{8})/.exec(title)?.[1] ?? '', child] as const;
-  });
+  return new Map(
+    children.map((child) => [readFileSync(`/proc/${child}/cmdline`, 'latin1').split('\0')[0] ?? '', child]),
+  );
+}
+
+/** Those of them that have a session, by its name. */
+function sessions(running: Running): Map<string, number> {
+  const named = [...titles(running)].map(
+    ([title, child]) => [/^pagewire: (to-dst-[0-9a-f]{8})/.exec(title)?.[1] ?? '', child] as const,
+  );
   return new Map(named.filter(([name]) => name !== ''));
 }
 
@@ -115,5 +121,29 @@ describe('the sessions of a source proxy that listens', () => {
     source.child.kill('SIGTERM');
     const { code, stderr } = await source.ended;
     assert.deepEqual([code, stderr.split('\n').length], [0, 2], stderr);
+  });
+
+  it('begin in another process where the one that waits is killed, which is no failed migration', async (t) => {
+    const path = folder(t);
+    const proxy = (role: string, at: string, to: string): Running =>
+      new Running(t, [
+        ...['proxy', role, '-T', '1', '--libvirt', '--insecure', '--listen', `unix:${path(at)}`],
+        ...['--connect', `unix:${path(to)}`],
+      ]);
+    const proxies = [proxy('destination', 'dst.sock', 'daemon.sock'), proxy('source', 'src.sock', 'dst.sock')];
+    await Promise.all(
+      proxies.map(async (running) => {
+        const waits = (): number | undefined => titles(running).get('pagewire: a session to be');
+        await until('one waits', () => waits() !== undefined);
+        const killed = waits() ?? 0;
+        process.kill(killed, 'SIGKILL');
+        await running.says(/warning: a process that waited for a session was ended by SIGKILL/);
+        await until('another one waits', () => ![undefined, killed].includes(waits()));
+        running.child.kill('SIGTERM');
+        const { code, stderr } = await running.ended;
+        assert.equal(code, 0, stderr);
+        assert.doesNotMatch(stderr, /error:|fails/);
+      }),
+    );
   });
 });

@@ -864,6 +864,8 @@ fn packet(kind: Kind, procedure: u32, serial: u32, status: Status, body: &[u8]) 
     [&header.to_bytes()[..], body].concat()
 }
 
+const TUNNEL: u32 = procedure::MIGRATE_PREPARE_TUNNEL3_PARAMS;
+
 fn call(procedure: u32, serial: u32) -> Vec<u8> {
     packet(Kind::Call, procedure, serial, Status::Ok, &[0; 8])
 }
@@ -910,8 +912,12 @@ fn a_daemon_gets_only_what_is_allowed_and_its_caller_an_answer() {
         .expect("taken");
     assert_eq!(next(destination).0.key.serial, 4);
     assert_eq!(session.decoder.refused(), 3);
-    destination.write_all(&said[100..]).expect("taken");
-    assert_eq!(next(source).1, [1; 300]);
+    let rest = [&said[100..], &reply(procedure::CONNECT_OPEN, 4)].concat();
+    destination.write_all(&rest).expect("taken");
+    for serial in [0, 4] {
+        let (header, body) = next(source);
+        assert_eq!((header.key.serial, body), (serial, vec![1; 300]));
+    }
     for serial in 1..4 {
         let (header, body) = next(source);
         assert_eq!((header.key.serial, header.status), (serial, Status::Error));
@@ -973,9 +979,86 @@ fn a_daemon_hears_why_its_calls_have_failed() {
     source
         .write_all(&call(procedure::CONNECT_CLOSE, 2))
         .expect("taken");
-    for serial in 1..3 {
+    // Of a stream that nobody has seen yet it hears once, and of its end.
+    let stream = |status| packet(Kind::Stream, TUNNEL, 3, status, &[7; 40]);
+    let piece = stream(Status::Continue);
+    let pieces = [&piece[..], &piece, &stream(Status::Error)].concat();
+    source.write_all(&pieces).expect("taken");
+    for (serial, kind) in [
+        (1, Kind::Reply),
+        (2, Kind::Reply),
+        (3, Kind::Stream),
+        (3, Kind::Stream),
+    ] {
         let (header, body) = next(source);
-        assert_eq!((header.key.serial, header.status), (serial, Status::Error));
+        assert_eq!(
+            (header.key.serial, header.kind, header.status),
+            (serial, kind, Status::Error)
+        );
         assert!(String::from_utf8_lossy(&body).contains("no way there"));
     }
+    let mut more = Vec::new();
+    session.source.close();
+    drop(session.encoder);
+    let _ = source.read_to_end(&mut more);
+    assert!(more.is_empty());
+}
+
+#[test]
+fn a_daemon_hears_why_the_flow_has_failed_as_soon_as_that_is_decided() {
+    let session = session_of(1 << 20, 64 << 10, Some(Allow::default()));
+    let mut source = &session.sender;
+    source
+        .write_all(&[call(procedure::CONNECT_OPEN, 1), vec![0xff; 28]].concat())
+        .expect("taken");
+    session.until("the flow fails", |session| {
+        matches!(session.encoder.source_result(), Some(Err(_)))
+    });
+    assert!(session.source.fail_calls("nothing can be made of it"));
+    session.encoder.stop();
+    let (header, body) = next(source);
+    assert_eq!((header.key.serial, header.status), (1, Status::Error));
+    assert!(String::from_utf8_lossy(&body).contains("nothing can be made of it"));
+}
+
+#[test]
+fn a_daemon_that_is_gone_is_no_end_for_one_that_waits_for_it() {
+    let session = session_of(1 << 20, 64 << 10, Some(Allow::default()));
+    let mut source = &session.sender;
+    source
+        .write_all(&call(procedure::CONNECT_OPEN, 1))
+        .expect("taken");
+    assert_eq!(next(&session.receiver).0.key.serial, 1);
+    session
+        .receiver
+        .shutdown(Shutdown::Both)
+        .expect("shut down");
+    session.until("both ends know", |session| {
+        session.source.status().daemon_gone && session.destination.status().daemon_gone
+    });
+    assert!(session.source.fail_calls("it is gone"));
+    session.encoder.stop();
+    let (header, body) = next(source);
+    assert_eq!((header.key.serial, header.status), (1, Status::Error));
+    assert!(String::from_utf8_lossy(&body).contains("it is gone"));
+}
+
+#[test]
+fn a_daemon_may_go_when_it_has_answered() {
+    let session = session_of(1 << 20, 64 << 10, Some(Allow::default()));
+    let (mut source, mut receiver) = (&session.sender, &session.receiver);
+    source
+        .write_all(&call(procedure::CONNECT_CLOSE, 1))
+        .expect("taken");
+    assert_eq!(next(receiver).0.key.serial, 1);
+    receiver
+        .write_all(&reply(procedure::CONNECT_CLOSE, 1))
+        .expect("taken");
+    session
+        .receiver
+        .shutdown(Shutdown::Both)
+        .expect("shut down");
+    assert_eq!(next(source).0.status, Status::Ok);
+    assert_eq!(source.read(&mut [0]).expect("its end"), 0);
+    assert!(!session.source.status().daemon_gone);
 }

@@ -257,6 +257,15 @@ export class Host {
     await this.startDaemon();
   }
 
+  /** Kills the daemon. Guests run on. */
+  async killDaemon(): Promise<void> {
+    const { daemon } = this;
+    if (daemon === undefined) return;
+    for (const pid of inside(daemon)) process.kill(pid, 'SIGKILL');
+    await daemon.exitCode(30);
+    this.daemon = undefined;
+  }
+
   /** The daemon that was started is there and answers. */
   async daemonLives(): Promise<void> {
     if (this.daemon?.hasEnded !== false) {

@@ -4,6 +4,7 @@ import assert from 'node:assert/strict';
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { after, before, beforeEach, describe, it } from 'node:test';
 import { sleep } from '#src/demo/time.js';
+import type { LastError } from '#src/session/failure.js';
 import type { SessionSnapshot } from '#src/session/snapshot.js';
 import { says } from '../harness/proxies.js';
 import { Stage } from '../harness/stage.js';
@@ -190,6 +191,49 @@ void describe("libvirt's tunnel through the proxies", { skip: skipLibvirt() }, (
     await isGone(b);
     await a.daemonLives();
     await b.daemonLives();
+    await endTunnel(pair);
+  });
+
+  void it('fails with the reason when the source proxy itself cannot go on', async () => {
+    const { a, b } = hosts;
+    await boot(a);
+    const pair = await proxies(a, b, ['--memory-limit', '200M', '--cache-size', '128M']);
+    const migrating = a.startVirsh(...migration);
+    assert.notEqual(await migrating.exitCode(60), 0);
+    await says(pair.source, /a cache of 1\d\d MiB and .* MiB for everything else do not fit/);
+    // Once the stream flows, virsh shows what QEMU makes of its end; the reason is in the daemon's log.
+    assert.match(migrating.said(), /job 'migration out' failed/);
+    assert.match(a.daemonSaid(), /pagewire: .*a cache of 1\d\d MiB and .* do not fit/);
+    await runs(a);
+    await isGone(b);
+    await endTunnel(pair);
+  });
+
+  void it('fails with the reason at both ends when the far daemon dies, and the guest runs on', async () => {
+    const { a, b } = hosts;
+    await boot(a, { rate: 8000 });
+    const lastError = ['--last-error', '/run/pagewire/last-{name}.json'];
+    const pair = await proxies(a, b, ['--max-bandwidth', '40Mbit', ...lastError], lastError);
+    const migrating = a.startVirsh(...migration);
+    await says(pair.source, /guest vm1: libvirt sends its stream/, 30);
+    await sleep(300);
+    await b.killDaemon();
+    assert.notEqual(await migrating.exitCode(60), 0);
+    assert.match(migrating.said(), /job 'migration out' failed/);
+    assert.match(a.daemonSaid(), /pagewire: .*libvirt daemon.* closed/);
+    for (const [proxy, host] of [
+      [pair.source, a],
+      [pair.destination, b],
+    ] as const) {
+      await says(proxy, /libvirt daemon.* closed .*vm1.*what to do: /);
+      const { guest, message } = JSON.parse(
+        readFileSync(host.path('/run/pagewire/last-vm1.json'), 'utf8'),
+      ) as LastError;
+      assert.equal(guest, 'vm1');
+      assert.match(message, /libvirt daemon.* closed/);
+    }
+    await runs(a);
+    await b.restartDaemon();
     await endTunnel(pair);
   });
 

@@ -2,6 +2,8 @@
 
 mod tunnel;
 
+pub(super) use tunnel::LastWord;
+
 use super::arena::Slot;
 use super::crew::Job;
 use super::{Direct, Event, FlowError, STRAIGHT_BYTES, Shared, StreamEnd, lock, tell_cpu};
@@ -129,11 +131,13 @@ fn grant(guest: &GuestRam, options: &DeltaOptions) -> GuestReport {
     }
 }
 
+/// `last_word`: what is left to be said where it fails.
 pub(super) fn run(
     shared: &Shared,
     input: Input,
     options: EncodeOptions,
     wire: Option<Arc<Wire>>,
+    last_word: &mut Option<LastWord>,
 ) -> Result<StreamEnd, FlowError> {
     let mut source = Source {
         input,
@@ -159,48 +163,23 @@ pub(super) fn run(
         paused: false,
         is_empty: false,
         was_full: false,
+        unsaid: None,
     };
-    if options.frames {
-        let start = Start {
-            frame_size: options.frame_size as u32,
-            window: options.matching.map_or(0, |matching| matching.window),
-            keeps: shared.keeps,
-        };
-        let mut payload = start.to_bytes().to_vec();
-        if let Some(base) = shared.index.as_ref().and_then(|index| index.base_name()) {
-            payload.extend_from_slice(&base.to_bytes());
-        }
-        source.filler.send_control(FrameType::Start, &payload)?;
+    let result = source.run(&options);
+    let Source {
+        input,
+        filler,
+        unsaid,
+        ..
+    } = source;
+    if let (Some(unsaid), Some(wire)) = (unsaid, filler.wire) {
+        *last_word = Some(LastWord {
+            unsaid,
+            input,
+            wire,
+        });
     }
-    let result = source.read_all(&options);
-    // Whatever came before a failure is good, and belongs to whoever reads the output.
-    source.filler.seal(Urgency::None)?;
-    source.filler.publish();
-    // A stream that is copied may still be a QEMU's, followed by the session.
-    let cut_off = source.filler.wire.as_ref().and_then(|wire| wire.cut_off());
-    let result = result.map(|end| match cut_off {
-        Some(within) if end.ending == Ending::Complete => StreamEnd {
-            ending: Ending::TruncatedInput,
-            within: Some(within),
-        },
-        _ => end,
-    });
-    match result {
-        Ok(end) => {
-            if options.frames {
-                source.filler.end(end.ending)?;
-            }
-            Ok(end)
-        }
-        Err(error) => {
-            if options.frames && !matches!(error, FlowError::Stopped) {
-                source
-                    .filler
-                    .send_control(FrameType::Abort, error.to_string().as_bytes())?;
-            }
-            Err(error)
-        }
-    }
+    result
 }
 
 struct Source<'a> {
@@ -213,6 +192,8 @@ struct Source<'a> {
     is_empty: bool,
     /// The link has held the stream up at some time.
     was_full: bool,
+    /// In a conversation of libvirt's that has failed.
+    unsaid: Option<tunnel::Unsaid>,
 }
 
 /// Why a wait for input ended.
@@ -225,6 +206,50 @@ enum Wait {
 }
 
 impl Source<'_> {
+    fn run(&mut self, options: &EncodeOptions) -> Result<StreamEnd, FlowError> {
+        if options.frames {
+            let start = Start {
+                frame_size: options.frame_size as u32,
+                window: options.matching.map_or(0, |matching| matching.window),
+                keeps: self.filler.shared.keeps,
+            };
+            let mut payload = start.to_bytes().to_vec();
+            let index = self.filler.shared.index.as_ref();
+            if let Some(base) = index.and_then(|index| index.base_name()) {
+                payload.extend_from_slice(&base.to_bytes());
+            }
+            self.filler.send_control(FrameType::Start, &payload)?;
+        }
+        let result = self.read_all(options);
+        // Whatever came before a failure is good, and belongs to whoever reads the output.
+        self.filler.seal(Urgency::None)?;
+        self.filler.publish();
+        // A stream that is copied may still be a QEMU's, followed by the session.
+        let cut_off = self.filler.wire.as_ref().and_then(|wire| wire.cut_off());
+        let result = result.map(|end| match cut_off {
+            Some(within) if end.ending == Ending::Complete => StreamEnd {
+                ending: Ending::TruncatedInput,
+                within: Some(within),
+            },
+            _ => end,
+        });
+        match result {
+            Ok(end) => {
+                if options.frames {
+                    self.filler.end(end.ending)?;
+                }
+                Ok(end)
+            }
+            Err(error) => {
+                if options.frames && !matches!(error, FlowError::Stopped) {
+                    self.filler
+                        .send_control(FrameType::Abort, error.to_string().as_bytes())?;
+                }
+                Err(error)
+            }
+        }
+    }
+
     fn read_all(&mut self, options: &EncodeOptions) -> Result<StreamEnd, FlowError> {
         if options.libvirt {
             return self.tunnelled(options);

@@ -4,6 +4,7 @@ use crate::archive::ArchiveError;
 use crate::frame::FrameError;
 use crate::libvirt;
 use crate::session::WireError;
+use crate::text::amount;
 use std::io;
 use thiserror::Error;
 
@@ -47,8 +48,11 @@ pub enum FlowError {
     },
     /// The cache that was asked for by its size does not fit into the memory limit.
     #[error(
-        "a cache of {cache} bytes and {fixed} bytes for everything else do not fit into the memory limit of {limit} \
-         bytes (give a smaller --cache-size or a larger --memory-limit)"
+        "a cache of {} and {} for everything else do not fit into the memory limit of {} (give a smaller --cache-size or \
+         a larger --memory-limit)",
+        amount(*cache),
+        amount(*fixed),
+        amount(*limit)
     )]
     CacheRefused {
         /// Bytes that the cache would take, with its metadata.
@@ -59,7 +63,7 @@ pub enum FlowError {
         limit: u64,
     },
     /// Memory for the frames could not be had.
-    #[error("cannot get {bytes} bytes of memory for frames: {source}")]
+    #[error("cannot get {} of memory for frames: {source}", amount(*bytes))]
     Memory {
         /// Bytes that were asked for.
         bytes: u64,

@@ -713,9 +713,10 @@ impl Flow {
         let source = spawn(
             "pagewire-source",
             Box::new(move || {
+                let mut last_word = None;
                 let result = guarded(|| match work {
                     SourceWork::Encode(input, options, wire) => {
-                        encode::run(&shared, input, options, wire)
+                        encode::run(&shared, input, options, wire, &mut last_word)
                     }
                     SourceWork::Decode(input, _, file) => {
                         decode::run(&shared, input, file.as_deref())
@@ -729,6 +730,9 @@ impl Flow {
                 cpu.store(thread_cpu_ns(), Ordering::Relaxed);
                 // Only a session's source has told of its end already.
                 shared.source_ended(result);
+                if let Some(last_word) = last_word {
+                    last_word.say(&shared);
+                }
             }),
         )?;
         lock(&flow.threads).push(source);

@@ -26,6 +26,8 @@ pub struct Doubt {
     returned: Side,
     /// Calls whose streams the destination has given up.
     given_up: Vec<Key>,
+    /// Nothing comes from the destination any more.
+    is_over: bool,
     keepalive: bool,
 }
 
@@ -77,6 +79,7 @@ impl Doubt {
             finishing,
             calls,
             streams,
+            is_over,
             keepalive,
             ..
         } = self;
@@ -102,7 +105,8 @@ impl Doubt {
             if calls.len() < CALLS {
                 calls.push(*header);
             }
-            if lets_run(key.program, key.procedure) && *last_word == [0; 4] {
+            let finishes = lets_run(key.program, key.procedure) && *last_word == [0; 4];
+            if finishes && !*is_over && finishing.len() < CALLS {
                 finishing.push((key, end));
             }
         });
@@ -142,6 +146,7 @@ impl Doubt {
 
     /// The destination's daemon has closed its side. The source's daemon sees that as it would see it without us.
     pub fn return_ended(&mut self) {
+        self.is_over = true;
         self.finishing.clear();
     }
 

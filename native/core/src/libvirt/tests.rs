@@ -712,6 +712,25 @@ fn the_guest_may_run_from_the_call_that_lets_it_to_its_reply() {
 }
 
 #[test]
+fn what_is_not_answered_is_kept_within_bounds() {
+    let mut doubt = Doubt::default();
+    for serial in 0..1000 {
+        doubt.sent(&call(FINISH, serial, &[0; 8]));
+    }
+    assert_eq!(doubt.unanswered().len(), 64);
+    // The first are the ones that are known.
+    for serial in 0..64 {
+        assert!(doubt.in_doubt(u64::MAX));
+        doubt.returned(&packet(Kind::Reply, FINISH, serial, Status::Ok, &[]));
+    }
+    assert!(!doubt.in_doubt(u64::MAX) && doubt.unanswered().is_empty());
+    // Nor does a call wait for an answer that can no longer come.
+    doubt.return_ended();
+    doubt.sent(&call(FINISH, 1000, &[0; 8]));
+    assert!(!doubt.in_doubt(u64::MAX));
+}
+
+#[test]
 fn a_refused_migration_is_noted() {
     let mut doubt = Doubt::default();
     doubt.sent(&call(TUNNEL, 4, &[]));

@@ -156,18 +156,17 @@ impl Tunnel {
         self.unread
     }
 
-    /// After the host has stopped: the calls in what comes next, and the one in which it has stopped; nothing else is done with
-    /// them.
+    /// After the host has stopped: the calls and the pieces of streams in what comes next, and the one in which it has stopped;
+    /// nothing else is done with them.
     pub fn calls(&mut self, mut input: &[u8]) -> Vec<Header> {
         let stopped_in = self.stopped_in.take();
         let mut calls: Vec<_> = stopped_in.into_iter().collect();
-        calls.retain(|header| header.kind == Kind::Call);
         while let Ok(Some(part)) = self.packets.next(&mut input) {
-            match part {
-                Part::Header(header) if header.kind == Kind::Call => calls.push(header),
-                _ => {}
+            if let Part::Header(header) = part {
+                calls.push(header);
             }
         }
+        calls.retain(|header| matches!(header.kind, Kind::Call | Kind::Stream));
         calls
     }
 

@@ -162,6 +162,8 @@ pub struct Status {
     pub peer_bye: bool,
     /// The peer gave up, and why.
     pub peer_abort: Option<String>,
+    /// The destination's daemon has closed its connection; of the source: when ours still waited for it.
+    pub daemon_gone: bool,
     /// The destination's guest may run and the source's QEMU does not know it, or the guest is on its way between the two.
     pub doubt: bool,
     /// Of the source: the guest has left in postcopy's package, and needs the source for its pages.
@@ -206,6 +208,7 @@ struct Flags {
     peer_abort: Option<String>,
     /// Of the source: no further frame of the stream is given to a link.
     stopped: bool,
+    daemon_gone: bool,
     /// On the source: from when on it is told from the streams; on the destination as the source says.
     doubt: bool,
 }
@@ -635,6 +638,7 @@ impl Wire {
             status.ended = flags.ended;
             status.peer_bye = flags.peer_bye;
             status.peer_abort = flags.peer_abort.clone();
+            status.daemon_gone = flags.daemon_gone;
             status.doubt = flags.doubt;
         }
         if shared.options.side == Side::Source {

@@ -224,6 +224,11 @@ impl Outgoing {
         }
     }
 
+    /// Whether the last frame of the stream has been taken.
+    pub(super) fn is_complete(&self) -> bool {
+        self.replay.lock().complete
+    }
+
     /// Keeps a frame, whose last byte stands at `upto` in the stream, and writes it; returns when it is written. `last`: it
     /// ends the stream.
     pub(super) fn send(

@@ -65,6 +65,10 @@ fn copy_from_qemu(shared: &Shared, fd: OwnedFd) -> Result<(), WireError> {
             Err(_) => break,
         }
     }
+    if replies.is_some() {
+        // Before the source hears of it, which may give up for it.
+        shared.flag(|flags| flags.daemon_gone = true);
+    }
     let end = End {
         raw_bytes: stream.offset,
         frames: stream.sequence.into(),
@@ -192,6 +196,16 @@ fn copy_to_qemu(shared: &Shared, fd: OwnedFd) -> Result<(), WireError> {
                 // A half-close. Something that is no socket has no other half to keep open.
                 // Told first: what QEMU may see of it must not look as if it had gone without an answer.
                 shared.settle_doubt(Watch::return_ended);
+                let waits = lock(&shared.doubt)
+                    .libvirt()
+                    .is_some_and(|doubt| !doubt.unanswered().is_empty());
+                if waits && !deaf && !shared.outgoing.is_complete() {
+                    // Its socket stays open: it is told why its calls fail, which is more than the end of what comes.
+                    shared.flag(|flags| flags.daemon_gone = true);
+                    sequence = sequence.wrapping_add(1);
+                    shared.delivered(sequence.into(), true);
+                    continue;
+                }
                 let _ = output.as_socket().map(|fd| shutdown(fd, Shutdown::Write));
                 shared.flag(|flags| flags.ended = true);
             }

@@ -2,17 +2,21 @@
 
 use super::{EncodeOptions, Filler, PARSE_BUFFER, PUBLISH_EVERY, Publish, Source, Urgency, Wait};
 use crate::delta::{self, Stopped};
-use crate::descriptor::Ready;
-use crate::flow::{Event, FlowError, StreamEnd, lock};
+use crate::descriptor::{Input, Ready};
+use crate::flow::{Event, FlowError, Shared, StreamEnd, lock};
 use crate::frame::Ending;
-use crate::libvirt::{self, Call, Report, Tunnel, TunnelError};
+use crate::libvirt::{self, Call, Header, Key, Kind, Report, Status, Tunnel, TunnelError};
+use crate::session::Wire;
 use rustix::event::PollFlags;
-use std::ops::Range;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long a daemon whose connection has failed gets to take in why.
 const LAST_WORD: Duration = Duration::from_millis(500);
+
+/// Streams that a daemon is told of as having failed; it has one over each connection.
+const GIVEN_UP: usize = 64;
 
 impl Source<'_> {
     /// Through the tunnel, to the end.
@@ -24,9 +28,9 @@ impl Source<'_> {
         let mut buffer = vec![0; PARSE_BUFFER];
         let mut came = 0;
         let result = self.converse(&mut tunnel, &mut buffer, &mut came);
-        if matches!(result, Err(FlowError::Stopped)) {
-            let unread = came - tunnel.unread()..came;
-            self.last_word(&mut tunnel, &mut buffer, unread);
+        if result.is_err() {
+            let calls = tunnel.calls(&buffer[came - tunnel.unread()..came]);
+            self.unsaid = Some(Unsaid { tunnel, calls });
         }
         result
     }
@@ -90,31 +94,61 @@ impl Source<'_> {
             }
         }
     }
+}
 
-    /// The session has failed, and the daemon was told so. It takes that in when what it sends is out, and what it calls after
-    /// that fails for the same reason: that is what libvirt shows.
-    fn last_word(&mut self, tunnel: &mut Tunnel, buffer: &mut [u8], unread: Range<usize>) {
-        let Some(wire) = self.filler.wire.clone() else {
+/// A conversation that has failed.
+pub(super) struct Unsaid {
+    tunnel: Tunnel,
+    /// Calls that have come and were not handed on.
+    calls: Vec<Header>,
+}
+
+/// What the daemon is told once its conversation has failed.
+pub(in crate::flow) struct LastWord {
+    pub(super) unsaid: Unsaid,
+    pub(super) input: Input,
+    pub(super) wire: Arc<Wire>,
+}
+
+impl LastWord {
+    /// To be called when the listener knows of the failure, which may have been here. What becomes of the session is for the
+    /// listener to say, by stopping the flow: it may be held in doubt. Where it has failed, the daemon was told so before. It
+    /// takes that in when what it sends is out, and what it calls after that fails for the same reason: that is what libvirt
+    /// shows.
+    pub(in crate::flow) fn say(self, shared: &Shared) {
+        let LastWord {
+            unsaid: Unsaid { mut tunnel, calls },
+            input,
+            wire,
+        } = self;
+        let wake = &shared.source_wake;
+        while !shared.stopped() {
+            match wake.wait(input.as_fd(), PollFlags::empty(), None) {
+                // The daemon has gone.
+                Ok(Ready::Yes) | Err(_) => return,
+                Ok(_) => {}
+            }
+        }
+        let daemon = wire.daemon();
+        let Some(reason) = daemon.failing() else {
             return;
         };
-        let Some(reason) = wire.daemon().failing() else {
-            return;
+        let mut given_up = Vec::new();
+        let mut refuse = |mut calls: Vec<Header>| {
+            calls.retain(|header| is_waited_for(header, &mut given_up));
+            daemon.refuse(&calls, &reason);
         };
-        // What stands in a slot still is among what the daemon waits for, too.
-        let _ = self.filler.seal(Urgency::None);
-        let mut calls = wire.unanswered();
-        calls.extend(tunnel.calls(&buffer[unread]));
-        wire.daemon().refuse(&calls, &reason);
-        let wake = &self.filler.shared.source_wake;
+        refuse([wire.unanswered(), calls].concat());
+        let mut buffer = vec![0; PARSE_BUFFER];
         let until = Instant::now() + LAST_WORD;
         loop {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
             }
-            match wake.wait(self.input.as_fd(), PollFlags::IN, Some(left)) {
-                Ok(Ready::Yes) => match self.input.read(buffer) {
-                    Ok(n @ 1..) => wire.daemon().refuse(&tunnel.calls(&buffer[..n]), &reason),
+            match wake.wait(input.as_fd(), PollFlags::IN, Some(left)) {
+                Ok(Ready::Yes) => match input.read(&mut buffer) {
+                    Ok(n @ 1..) => refuse(tunnel.calls(&buffer[..n])),
                     _ => return,
                 },
                 Ok(_) => {}
@@ -122,6 +156,19 @@ impl Source<'_> {
             }
         }
     }
+}
+
+/// Whether the daemon is to be told that this has failed: each call and each end of a stream, and of a stream's other pieces
+/// one.
+fn is_waited_for(header: &Header, given_up: &mut Vec<Key>) -> bool {
+    if header.kind != Kind::Stream || header.status != Status::Continue {
+        return true;
+    }
+    let is_first = given_up.len() < GIVEN_UP && !given_up.contains(&header.key);
+    if is_first {
+        given_up.push(header.key);
+    }
+    is_first
 }
 
 impl libvirt::Host for Filler<'_> {
