@@ -605,7 +605,7 @@ export class SourceSession {
         this.#giveUp(
           new PagewireError(
             'OUTPUT_CLOSED',
-            `the libvirt daemon behind ${this.#peer ?? 'the destination'} closed its connection before it had answered`,
+            `the libvirt daemon behind ${this.#peer ?? 'the destination'} closed its connection before it had answered: see where the guest runs`,
           ),
         );
         break;

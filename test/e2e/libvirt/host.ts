@@ -266,6 +266,13 @@ export class Host {
     this.daemon = undefined;
   }
 
+  /** Holds the daemon, which answers nothing meanwhile, or lets it go on. */
+  holdDaemon(on: boolean): void {
+    const { daemon } = this;
+    if (daemon === undefined) return;
+    for (const pid of inside(daemon)) process.kill(pid, on ? 'SIGSTOP' : 'SIGCONT');
+  }
+
   /** The daemon that was started is there and answers. */
   async daemonLives(): Promise<void> {
     if (this.daemon?.hasEnded !== false) {

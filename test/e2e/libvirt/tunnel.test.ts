@@ -237,6 +237,35 @@ void describe("libvirt's tunnel through the proxies", { skip: skipLibvirt() }, (
     await endTunnel(pair);
   });
 
+  void it('fails at both ends when the far daemon answers no more, and the guest runs on', async () => {
+    const { a, b } = hosts;
+    await boot(a, { rate: 8000 });
+    const lastError = ['--last-error', '/run/pagewire/last-{name}.json'];
+    const pair = await proxies(a, b, ['--max-bandwidth', '40Mbit', ...lastError], lastError);
+    const migrating = a.startVirsh(...migration);
+    await says(pair.source, /guest vm1: libvirt sends its stream/, 30);
+    await sleep(300);
+    b.holdDaemon(true);
+    try {
+      // libvirt's own patience is 30 s
+      assert.notEqual(await migrating.exitCode(90), 0);
+      assert.match(migrating.said(), /client socket is closed|job 'migration out' failed/);
+      for (const [proxy, host] of [
+        [pair.source, a],
+        [pair.destination, b],
+      ] as const) {
+        await says(proxy, /libvirt closed its connection at .*vm1.*what to do: /);
+        const { guest } = JSON.parse(readFileSync(host.path('/run/pagewire/last-vm1.json'), 'utf8')) as LastError;
+        assert.equal(guest, 'vm1');
+      }
+    } finally {
+      b.holdDaemon(false);
+    }
+    await runs(a);
+    await isGone(b);
+    await endTunnel(pair);
+  });
+
   void it('says why the destination cannot be reached', async () => {
     const { a } = hosts;
     await boot(a);
