@@ -471,9 +471,17 @@ export class SourceSession {
   #watch(main: Channel): void {
     this.#after(CANCEL_LOOK_MS, () => {
       if (this.#cutOff) return;
-      if (main.isGivenUp) this.#finish({ truncated: true, within: undefined });
-      else this.#watch(main);
+      const { libvirt = false } = this.#options;
+      if (!main.isGivenUp || (libvirt && !this.#isStreaming)) this.#watch(main);
+      else if (libvirt) this.#giveUp(this.#hopeless ?? this.#cutShort());
+      else this.#finish({ truncated: true, within: undefined });
     });
+  }
+
+  /** libvirt has begun a guest's stream and not ended it. */
+  get #isStreaming(): boolean {
+    const { begun = 0, complete = 0, givenUp = 0 } = this.#tunnel ?? {};
+    return begun > complete + givenUp;
   }
 
   /** Tells of migrations in libvirt's tunnel that have begun or ended. */

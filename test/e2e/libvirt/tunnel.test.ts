@@ -7,7 +7,7 @@ import { sleep } from '#src/demo/time.js';
 import type { LastError } from '#src/session/failure.js';
 import type { SessionSnapshot } from '#src/session/snapshot.js';
 import { says } from '../harness/proxies.js';
-import { Stage } from '../harness/stage.js';
+import { type Running, Stage } from '../harness/stage.js';
 import { boot, forget, furnish, isGone, lastTick, runs } from './guest.js';
 import { Hosts, skipLibvirt } from './host.js';
 import type { Host } from './host.js';
@@ -237,30 +237,29 @@ void describe("libvirt's tunnel through the proxies", { skip: skipLibvirt() }, (
     await endTunnel(pair);
   });
 
-  void it('fails at both ends when the far daemon answers no more, and the guest runs on', async () => {
+  void it('fails when the far daemon answers no more, and the guest runs on', async () => {
     const { a, b } = hosts;
     await boot(a, { rate: 8000 });
     const lastError = ['--last-error', '/run/pagewire/last-{name}.json'];
-    const pair = await proxies(a, b, ['--max-bandwidth', '40Mbit', ...lastError], lastError);
+    const pair = await proxies(a, b, ['--max-bandwidth', '40Mbit', ...lastError], ['--reconnect', '2s', ...lastError]);
     const migrating = a.startVirsh(...migration);
     await says(pair.source, /guest vm1: libvirt sends its stream/, 30);
     await sleep(300);
     b.holdDaemon(true);
+    const fails = async (proxy: Running, host: Host, why: RegExp): Promise<void> => {
+      await says(proxy, why, 60);
+      const { guest } = JSON.parse(readFileSync(host.path('/run/pagewire/last-vm1.json'), 'utf8')) as LastError;
+      assert.equal(guest, 'vm1');
+    };
     try {
       // libvirt's own patience is 30 s
       assert.notEqual(await migrating.exitCode(90), 0);
-      assert.match(migrating.said(), /client socket is closed|job 'migration out' failed/);
-      for (const [proxy, host] of [
-        [pair.source, a],
-        [pair.destination, b],
-      ] as const) {
-        await says(proxy, /libvirt closed its connection at .*vm1.*what to do: /);
-        const { guest } = JSON.parse(readFileSync(host.path('/run/pagewire/last-vm1.json'), 'utf8')) as LastError;
-        assert.equal(guest, 'vm1');
-      }
+      await fails(pair.source, a, /libvirt closed its connection at .*vm1.*what to do: /);
     } finally {
       b.holdDaemon(false);
     }
+    // it hears nothing of the source while its daemon takes nothing
+    await fails(pair.destination, b, /vm1.*what to do: /);
     await runs(a);
     await isGone(b);
     await endTunnel(pair);

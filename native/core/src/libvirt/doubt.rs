@@ -167,6 +167,12 @@ impl Doubt {
         [&self.calls[..], &self.streams].concat()
     }
 
+    /// Whether there are streams that the destination has not ended.
+    #[must_use]
+    pub fn has_streams(&self) -> bool {
+        !self.streams.is_empty()
+    }
+
     /// Whether the source's daemon is at the end of a packet, so that it may be told something of ours.
     #[must_use]
     pub fn at_border(&self) -> bool {

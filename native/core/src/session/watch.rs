@@ -1,5 +1,6 @@
 //! What a wire knows of the conversation that it carries, to tell when a break would leave two guests.
 
+use crate::descriptor::has_hung_up;
 use crate::libvirt;
 use crate::qemu;
 use std::io;
@@ -94,8 +95,8 @@ impl Watch {
     pub(super) fn is_given_up(&self, qemu: BorrowedFd<'_>) -> io::Result<bool> {
         match self {
             Watch::Qemu(doubt) => doubt.is_given_up(qemu),
-            // A daemon may end its connection at any time.
-            Watch::Libvirt(_) => Ok(false),
+            // A daemon may end its connection at any time, but not with a stream that nobody has ended.
+            Watch::Libvirt(doubt) => Ok(doubt.has_streams() && has_hung_up(qemu)?),
         }
     }
 
