@@ -66,8 +66,9 @@ fn copy_from_qemu(shared: &Shared, fd: OwnedFd) -> Result<(), WireError> {
         }
     }
     if replies.is_some() {
-        // Before the source hears of it, which may give up for it.
-        shared.flag(|flags| flags.daemon_gone = true);
+        // Before the source hears of it, which may give up for it. One that was told the end of what comes, or whose source gave
+        // up, goes for that.
+        shared.flag(|flags| flags.daemon_gone = !flags.ended && flags.peer_abort.is_none());
     }
     let end = End {
         raw_bytes: stream.offset,
