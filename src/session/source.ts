@@ -88,6 +88,9 @@ const LEAVING_LOOK_MS = 50;
 /** How often to look whether QEMU has given up, in milliseconds. */
 const CANCEL_LOOK_MS = 250;
 
+/** As the flow says it once it has read all that came before. */
+const HUNG_UP = "libvirt closed its connection in the middle of a guest's stream";
+
 /** How long QEMU's further connections may take to be carried to their end once it has cancelled, in milliseconds. */
 const CANCEL_MS = 400;
 
@@ -419,8 +422,7 @@ export class SourceSession {
     },
     read: (channel: Channel, cutOff: StreamEnd | undefined): void => {
       if (channel.number > 0 || this.#isOver) return;
-      if (cutOff && this.#options.libvirt === true) this.#giveUp(this.#hopeless ?? this.#cutShort());
-      else if (cutOff) this.#cancelled(cutOff);
+      if (cutOff) this.#cancelled(cutOff);
       // It was held for QEMU's sake, which has been told by somebody how it is.
       else if (this.#hopeless) this.#fail(this.#hopeless);
     },
@@ -433,23 +435,19 @@ export class SourceSession {
     },
   };
 
-  /** A daemon ends its connection in the middle of a stream, which is no cancelled migration: that has an end of its own. */
-  #cutShort(): PagewireError {
-    const { guest } = this.#tunnel ?? {};
-    return new PagewireError(
-      'READ_FAILED',
-      `libvirt closed its connection at ${this.#options.near} in the middle of the stream` +
-        `${guest === undefined ? '' : ` of guest ${guest}`}: its log says why (if nothing came for 30 s, the daemon at the ` +
-        'destination does not answer)',
-    );
-  }
-
   /** An error of what comes from our side, told with where that is. */
   #near(channel: number, error: PagewireError): PagewireError {
     const { near, libvirt = false } = this.#options;
     if (libvirt && error.code === 'PROTOCOL_ERROR') {
       const message = `what came from libvirt's side at ${near} cannot be read: ${error.message}`;
       return new PagewireError('READ_FAILED', message, { cause: error });
+    }
+    if (libvirt && error.code === 'READ_FAILED') {
+      const { guest } = this.#tunnel ?? {};
+      const message =
+        `libvirt's connection at ${near}${guest === undefined ? '' : ` for guest ${guest}`} broke: ${error.message}. Its log ` +
+        'says why (if nothing came for 30 s, the daemon at the destination does not answer)';
+      return new PagewireError(error.code, message, { offset: error.offset, cause: error });
     }
     const from = `${libvirt ? "libvirt's" : "QEMU's"} connection (channel ${channel}) at ${near}`;
     return broken(error, { from, to: 'the link' });
@@ -473,7 +471,7 @@ export class SourceSession {
       if (this.#cutOff) return;
       const { libvirt = false } = this.#options;
       if (!main.isGivenUp || (libvirt && !this.#isStreaming)) this.#watch(main);
-      else if (libvirt) this.#giveUp(this.#hopeless ?? this.#cutShort());
+      else if (libvirt) this.#giveUp(this.#hopeless ?? this.#near(main.number, new PagewireError('READ_FAILED', HUNG_UP)));
       else this.#finish({ truncated: true, within: undefined });
     });
   }

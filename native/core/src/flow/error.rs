@@ -100,6 +100,12 @@ pub enum FlowError {
         /// `reading` or `writing`.
         access: &'static str,
     },
+    /// Libvirt's conversation ended where it could not.
+    #[error("libvirt closed its connection in the middle of {within}")]
+    HungUp {
+        /// What was not over.
+        within: &'static str,
+    },
     /// What was to be libvirt's conversation is none.
     #[error("{0}")]
     Packet(libvirt::PacketError),
@@ -133,7 +139,7 @@ impl FlowError {
     /// A stable name for programs.
     pub fn code(&self) -> &'static str {
         match self {
-            FlowError::Read { .. } => "READ_FAILED",
+            FlowError::Read { .. } | FlowError::HungUp { .. } => "READ_FAILED",
             FlowError::Write { .. } => "WRITE_FAILED",
             FlowError::OutputClosed { .. } => "OUTPUT_CLOSED",
             FlowError::Frame {

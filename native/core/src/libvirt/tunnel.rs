@@ -187,9 +187,9 @@ impl Tunnel {
     /// If the host stops.
     pub fn finish<H: Host>(&mut self, host: &mut H) -> Result<Option<&'static str>, Stopped> {
         let within = if !self.packets.at_border() {
-            Some("a packet of libvirt's")
+            Some("a packet")
         } else if self.streams.iter().any(|stream| !stream.is_given_up) {
-            Some("a guest's stream in libvirt's tunnel")
+            Some("a guest's stream")
         } else {
             None
         };

@@ -64,13 +64,13 @@ impl Source<'_> {
                 let within = tunnel.finish(&mut self.filler);
                 let within = self.filler.host(within)?;
                 self.filler.publish_tunnel(tunnel, &mut told, Publish::Last);
-                return Ok(StreamEnd {
-                    ending: match within {
-                        Some(_) => Ending::TruncatedInput,
-                        None => Ending::Complete,
-                    },
-                    within: within.map(str::to_owned),
-                });
+                return match within {
+                    Some(within) => Err(FlowError::HungUp { within }),
+                    None => Ok(StreamEnd {
+                        ending: Ending::Complete,
+                        within: None,
+                    }),
+                };
             }
             let changed = self.filler.shared.changed_settings();
             if let Some(on) = changed.delta {
