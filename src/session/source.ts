@@ -471,7 +471,8 @@ export class SourceSession {
       if (this.#cutOff) return;
       const { libvirt = false } = this.#options;
       if (!main.isGivenUp || (libvirt && !this.#isStreaming)) this.#watch(main);
-      else if (libvirt) this.#giveUp(this.#hopeless ?? this.#near(main.number, new PagewireError('READ_FAILED', HUNG_UP)));
+      else if (libvirt)
+        this.#giveUp(this.#hopeless ?? this.#near(main.number, new PagewireError('READ_FAILED', HUNG_UP)));
       else this.#finish({ truncated: true, within: undefined });
     });
   }
