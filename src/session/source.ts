@@ -443,10 +443,9 @@ export class SourceSession {
       return new PagewireError('READ_FAILED', message, { cause: error });
     }
     if (libvirt && error.code === 'READ_FAILED') {
-      const { guest } = this.#tunnel ?? {};
       const message =
-        `libvirt's connection at ${near}${guest === undefined ? '' : ` for guest ${guest}`} broke: ${error.message}. Its log ` +
-        'says why (if nothing came for 30 s, the daemon at the destination does not answer)';
+        `libvirt's connection at ${near} broke: ${error.message} (where nothing came for 30 s before, the daemon at the ` +
+        'destination does not answer)';
       return new PagewireError(error.code, message, { offset: error.offset, cause: error });
     }
     const from = `${libvirt ? "libvirt's" : "QEMU's"} connection (channel ${channel}) at ${near}`;

@@ -91,7 +91,7 @@ describe("libvirt's tunnel in the middle of a guest's stream", () => {
     near.end();
     const here = await lastError('source');
     assert.deepEqual([here.guest, here.code], ['vm1', 'READ_FAILED']);
-    const broke = `libvirt's connection at unix:${path('src.sock')} for guest vm1 broke: libvirt closed its connection in the middle`;
+    const broke = `libvirt's connection at unix:${path('src.sock')} broke: libvirt closed its connection in the middle`;
     assert.ok(here.message.includes(broke), here.message);
     await source.says(/in the middle of a guest's stream.*what to do: /);
     const there = await lastError('destination');
