@@ -35,7 +35,7 @@ const EVERY_MS = 1000;
 /** `pagewire proxy destination` */
 export async function proxyDestination(flags: DestinationFlags): Promise<number> {
   const target = listenable(flags.listen, flags.insecure);
-  const isOne = target.connected !== undefined || target.endpoint.kind === 'stdio';
+  const isOne = target.connected !== undefined;
   const settings = hostSettings(flags, target.tls, isOne);
   const log = openLog('proxy destination', flags);
   return isOne ? serveOne(flags, settings, target.endpoint, log) : serveMany(flags, settings, target, log);

@@ -16,6 +16,8 @@ import type { SourceProxySettings } from './source-proxy.js';
 /** systemd passes the first of its sockets as this descriptor (sd_listen_fds). */
 const FIRST_SYSTEMD_FD = 3;
 
+const STDIN = 0;
+
 /** Where connections are taken. */
 export interface Listenable {
   readonly endpoint: Endpoint;
@@ -37,8 +39,9 @@ const PASSED = /^(tls:)?(fd:\d{1,9}|systemd)$/;
 /** Where a destination takes the connections of sources. */
 export function listenable(text: string, insecure: boolean): Listenable {
   const target = targetOf(text);
-  const { endpoint, tls } = target;
-  if (!tls) checkPlain(reachableAt(target), insecure, endpoint.kind === 'fd' ? `tls:${text}` : undefined);
+  const { endpoint, connected, tls } = target;
+  const listens = endpoint.kind === 'fd' ? `tls:${text}` : undefined;
+  if (!tls) checkPlain(reachableAt(target), insecure, connected === undefined ? listens : 'tls:HOST:PORT');
   return target;
 }
 
@@ -53,8 +56,12 @@ export function nearListenable({
 }: Pick<SourceProxySettings, 'listen' | 'insecure' | 'libvirt'>): NearListenable {
   const target = targetOf(listen);
   const { tls } = target;
+  const who = libvirt ? 'libvirt' : 'QEMU';
+  if (target.endpoint.kind === 'stdio') {
+    const instead = 'a socket that was passed on as standard input is fd:0';
+    throw new PagewireError('BAD_OPTION', `--listen stdio: ${who} is taken from one socket; ${instead}`);
+  }
   if (tls) {
-    const who = libvirt ? 'libvirt' : 'QEMU';
     throw new PagewireError('BAD_OPTION', `--listen ${listen}: ${who} is taken from this host, without TLS`);
   }
   checkPlain(reachableAt(target), insecure, 'unix:PATH');
@@ -78,7 +85,7 @@ function targetOf(text: string): Listenable {
       return { endpoint, address: { fd }, shown, connected: fd, tls };
     }
     case 'stdio':
-      return { endpoint, address: { fd: 0 }, shown, connected: undefined, tls };
+      return { endpoint, address: { fd: STDIN }, shown, connected: STDIN, tls };
     default:
       throw new PagewireError('BAD_OPTION', `--listen ${shown}: nobody can connect to a command; it is for --connect`);
   }
@@ -86,10 +93,11 @@ function targetOf(text: string): Listenable {
 
 /** From where connections come: of a socket that was passed on, where it listens, or who is at its other end. */
 function reachableAt({ endpoint, connected }: Listenable): Endpoint {
-  if (endpoint.kind !== 'fd') return endpoint;
-  if (connected === undefined) return native.addressOfSocket(endpoint.fd);
-  const peer = native.peerOfSocket(connected);
-  return peer.startsWith('tcp:') ? parseEndpoint(peer) : endpoint;
+  if (connected !== undefined) {
+    const peer = native.peerOfSocket(connected);
+    return peer.startsWith('tcp:') ? parseEndpoint(peer) : endpoint;
+  }
+  return endpoint.kind === 'fd' ? native.addressOfSocket(endpoint.fd) : endpoint;
 }
 
 function systemdSocket(): number {

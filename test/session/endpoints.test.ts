@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { writeFileSync } from 'node:fs';
 import { type AddressInfo, connect, createServer, type ListenOptions, type Server } from 'node:net';
+import { networkInterfaces } from 'node:os';
 import { describe, it, type TestContext } from 'node:test';
 import { listenable, nearListenable } from '#src/session/endpoints.js';
 import { folder, PAGEWIRE, Running, type RunOptions } from '../cli/command.js';
@@ -134,4 +135,49 @@ describe('what a source proxy listens on', () => {
       }
     });
   }
+});
+
+describe('a connection that was passed on', () => {
+  it('is of this host, unless other hosts are wanted', async (t) => {
+    const ours = Object.values(networkInterfaces()).flatMap((all) => all ?? []);
+    const address = ours.find(({ family, internal }) => family === 'IPv4' && !internal)?.address;
+    if (address === undefined) {
+      t.skip('this host has no address but loopback: give it a network interface');
+      return;
+    }
+    // As inetd starts a service, but that a connection from an address of another network stands for another host's.
+    const inherits = async (host: string, listen: string, ...more: string[]): Promise<[string, number | null]> => {
+      const server = createServer((socket) => {
+        t.after(() => socket.destroy());
+      }).listen({ host, port: 0 });
+      t.after(() => server.close());
+      await once(server, 'listening');
+      const { port } = server.address() as AddressInfo;
+      const words = ['proxy', 'destination', '-T', '1', '--connect', 'unix:/nonexistent/far', '--listen', listen];
+      const command = [process.execPath, PAGEWIRE, ...words, '--handshake-timeout', '100ms', ...more];
+      const script = `exec 0<>/dev/tcp/${host}/${port} && exec "$@"`;
+      const stdio: RunOptions['stdio'] = ['ignore', 'ignore', 'pipe'];
+      return starts(t, ['-c', script, 'bash', ...command], { program: 'bash', stdio });
+    };
+    for (const listen of ['stdio', 'fd:0']) {
+      const [said, code] = await inherits(address, listen);
+      assert.match(said, new RegExp(`tcp:${address}:\\d+ leaves this host without encryption.*: take tls:HOST:PORT`));
+      assert.equal(code, USAGE);
+      // What comes to nothing then is that nobody speaks.
+      assert.match((await inherits(address, listen, '--insecure'))[0], /did not send its preamble in time/);
+      assert.match((await inherits('127.0.0.1', listen))[0], /did not send its preamble in time/);
+    }
+  });
+
+  it('is one socket at a source', () => {
+    for (const [libvirt, who] of [
+      [false, 'QEMU'],
+      [true, 'libvirt'],
+    ] as const) {
+      assert.throws(() => nearListenable({ listen: 'stdio', libvirt }), {
+        code: 'BAD_OPTION',
+        message: `--listen stdio: ${who} is taken from one socket; a socket that was passed on as standard input is fd:0`,
+      });
+    }
+  });
 });
