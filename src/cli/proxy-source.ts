@@ -187,9 +187,12 @@ async function carry(
     () => migration.snapshot().streamBytes,
     sessionProgress(() => migration.snapshot()),
   );
-  const timer = setInterval(() => {
+  const tell = (): void => {
     hears(migration.snapshot(), undefined);
-  }, EVERY_MS);
+  };
+  const timer = setInterval(tell, EVERY_MS);
+  // Whose guest it is, the listener must know even of a process that is killed at once.
+  migration.onTunnel(tell);
   const over = async (outcome: SessionOutcome): Promise<SessionSnapshot> => {
     clearInterval(timer);
     progress.end();

@@ -106,7 +106,8 @@ export function tellSpareGone(log: Log, code: number | null, signal: NodeJS.Sign
 }
 
 function how(code: number | null, signal: NodeJS.Signals | null): string {
-  return signal === null ? `has ended with exit code ${code ?? 1}` : `was ended by ${signal}`;
+  if (signal === null) return `has ended with exit code ${code ?? 1}`;
+  return `was ended by ${signal}${signal === 'SIGKILL' ? ' (by hand, or by the kernel for want of memory: journalctl -k)' : ''}`;
 }
 
 /**

@@ -64,6 +64,8 @@ const LOST_FOR_GOOD = 'the link is lost for good: the source did not come back i
 export class DestinationSession {
   /** Settled once all is over and QEMU's sockets are closed. */
   readonly done: Promise<SessionEnd>;
+  /** Called when another guest comes through libvirt's tunnel. */
+  onTunnel: (() => void) | undefined;
 
   readonly #options: DestinationOptions;
   readonly #log: Log;
@@ -282,10 +284,12 @@ export class DestinationSession {
     },
     tunnel: (channel: Channel): void => {
       const { guest, refused = 0 } = channel.tunnel ?? {};
-      if (guest !== undefined && guest !== this.#guest) this.#log.info(`guest ${guest}: libvirt prepares for it`);
       if (refused > 0 && !this.#hasRefused) this.#log.warn('libvirt was asked for more than migrations need: refused');
-      this.#guest = guest;
       this.#hasRefused = refused > 0;
+      if (guest === this.#guest) return;
+      this.#guest = guest;
+      this.onTunnel?.();
+      if (guest !== undefined) this.#log.info(`guest ${guest}: libvirt prepares for it`);
     },
     read: (): void => undefined,
     flowed: (channel: Channel, end: StreamEnd | PagewireError): void => {

@@ -128,9 +128,12 @@ async function handshake(fd: number, { handshake: number, preamble, peer, sessio
 async function carry(session: DestinationSession, log: Log, lastErrorFile: string | undefined): Promise<void> {
   const { name } = session;
   process.title = `pagewire: ${name}`;
-  const timer = setInterval(() => {
+  const tellHow = (): void => {
     void say({ type: 'snapshot', snapshot: session.snapshot(), linked: session.isLinked });
-  }, SNAPSHOT_MS);
+  };
+  const timer = setInterval(tellHow, SNAPSHOT_MS);
+  // Whose guest it is, the listener must know even of a process that is killed at once.
+  session.onTunnel = tellHow;
   let outcome: SessionOutcome;
   let code: number;
   try {

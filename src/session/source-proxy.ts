@@ -71,6 +71,11 @@ export class SourceMigration {
     this.#session.accept(fd);
   }
 
+  /** Calls `listener` when a migration in libvirt's tunnel has begun or ended. */
+  onTunnel(listener: () => void): void {
+    if (this.#session instanceof SourceSession) this.#session.onTunnel = listener;
+  }
+
   /** Bytes a second, for all of QEMU's connections together, from now on; 0: no limit. */
   setMaxBandwidth(bytesPerSecond: number): void {
     checkBandwidth(bytesPerSecond, this.#session instanceof StockSession);

@@ -103,6 +103,8 @@ const FURTHER_REPLAY = 8 << 20;
 export class SourceSession {
   /** Settled once all is over and QEMU's sockets are closed. */
   readonly done: Promise<SessionEnd>;
+  /** Called when a migration in libvirt's tunnel has begun or ended. */
+  onTunnel: (() => void) | undefined;
 
   readonly #options: SourceOptions;
   readonly #log: Log;
@@ -488,6 +490,7 @@ export class SourceSession {
     const { begun, complete, givenUp } = tunnel;
     const before = this.#tunnel;
     this.#tunnel = tunnel;
+    this.onTunnel?.();
     const guest = `guest ${tunnel.guest ?? before?.guest ?? 'of unknown name'}`;
     if (begun > (before?.begun ?? 0)) this.#log.info(`${guest}: libvirt sends its stream`);
     if (complete > (before?.complete ?? 0)) this.#log.info(`${guest}: its stream is complete`);

@@ -53,7 +53,7 @@ async function tunnel(t: TestContext): Promise<Tunnel> {
   const proxy = async (role: string, at: string, to: string): Promise<Running> => {
     const running = new Running(t, [
       ...['proxy', role, '-T', '1', '--libvirt', '--listen', `unix:${path(at)}`, '--connect', `unix:${path(to)}`],
-      ...['--last-error', path(`${role}-{name}.json`)],
+      ...['--reconnect', '500ms', '--last-error', path(`${role}-{name}.json`)],
     ]);
     await running.says(/listening on|waiting for/);
     return running;
@@ -113,4 +113,23 @@ describe("libvirt's tunnel in the middle of a guest's stream", () => {
     assert.match(here.message, /daemon .* closed/);
     for (const running of [source, destination]) await running.says(/vm1.*what to do: /);
   });
+
+  for (const end of ['source', 'destination'] as const) {
+    it(`names the guest whose process at the ${end} is killed`, async (t) => {
+      const running = await tunnel(t);
+      // It prepares for the guest, and tells its listener of that, at the same time as it sends it on.
+      await running.source.says(/guest vm1: libvirt sends its stream/);
+      await running.destination.says(/guest vm1: libvirt prepares for it/);
+      const { pid } = running[end].child;
+      const sessions = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ');
+      const [session] = sessions.filter((each) =>
+        readFileSync(`/proc/${each}/cmdline`, 'latin1').startsWith('pagewire: libvirt-'),
+      );
+      assert.ok(session);
+      process.kill(Number(session), 'SIGKILL');
+      const { guest, code, message } = await running.lastError(end);
+      assert.deepEqual([guest, code], ['vm1', 'INTERNAL']);
+      assert.match(message, /was ended by SIGKILL .*: libvirt fails its migration/);
+    });
+  }
 });

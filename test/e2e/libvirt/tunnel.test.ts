@@ -6,10 +6,10 @@ import { after, before, beforeEach, describe, it } from 'node:test';
 import { sleep } from '#src/demo/time.js';
 import type { LastError } from '#src/session/failure.js';
 import type { SessionSnapshot } from '#src/session/snapshot.js';
-import { says } from '../harness/proxies.js';
+import { childrenOf, says } from '../harness/proxies.js';
 import { type Running, Stage } from '../harness/stage.js';
 import { boot, forget, furnish, isGone, lastTick, runs } from './guest.js';
-import { Hosts, skipLibvirt } from './host.js';
+import { Hosts, inside, skipLibvirt } from './host.js';
 import type { Host } from './host.js';
 import { Cook, recipe } from './recipes.js';
 import { qemuReadsNoKey, qemuReplacesNo } from './services.js';
@@ -262,6 +262,39 @@ void describe("libvirt's tunnel through the proxies", { skip: skipLibvirt() }, (
     await fails(pair.destination, b, /vm1.*what to do: /);
     await runs(a);
     await isGone(b);
+    await endTunnel(pair);
+  });
+
+  void it("a session's process that is killed is told of, and what is left at the destination can be ended", async () => {
+    const { a, b } = hosts;
+    await boot(a, { rate: 8000 });
+    const lastError = ['--last-error', '/run/pagewire/last-{name}.json'];
+    const pair = await proxies(a, b, ['--max-bandwidth', '40Mbit', ...lastError]);
+    const migrating = a.startVirsh(...migration);
+    await says(pair.source, /guest vm1: libvirt sends its stream/, 30);
+    const sessions = inside(pair.source)
+      .flatMap((pid) => childrenOf({ pid }))
+      .filter((pid) => readFileSync(`/proc/${pid}/cmdline`, 'latin1').startsWith('pagewire: libvirt-'));
+    assert.equal(sessions.length, 1);
+    process.kill(sessions[0] ?? 0, 'SIGKILL');
+    assert.notEqual(await migrating.exitCode(60), 0);
+    assert.match(migrating.said(), /client socket is closed/);
+    await says(
+      pair.source,
+      /the session's process was ended by SIGKILL .*: libvirt fails its migration.*vm1.*what to do: /,
+    );
+    const told = JSON.parse(readFileSync(a.path('/run/pagewire/last-vm1.json'), 'utf8')) as LastError;
+    assert.deepEqual([told.guest, told.code], ['vm1', 'INTERNAL']);
+    await runs(a);
+    // The destination waits for the link.
+    const early = a.startVirsh(...migration);
+    assert.notEqual(await early.exitCode(60), 0);
+    assert.match(early.said(), /domain 'vm1' is already active/);
+    await b.virsh('destroy', 'vm1');
+    const next = a.startVirsh(...migration);
+    assert.equal(await next.exitCode(60), 0, next.said());
+    await runs(b, 'vm1', lastTick(a));
+    await isGone(a);
     await endTunnel(pair);
   });
 
