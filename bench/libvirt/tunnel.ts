@@ -6,6 +6,8 @@
  * second one the other way round; medians count, and of what is held against each other the median of the runs' quotients.
  * Every run is a test too: the guest must run on at the destination. Timings never fail it.
  *
+ * `-tls`: the same with certificates or keys at both ends, as between hosts on a network that others use, too.
+ *
  * `relay` is the least that programs in this place can cost: two socats, which only copy. What the proxies take beyond that is
  * theirs; what it takes beyond libvirt's own tunnel, the two hops cost by themselves.
  *
@@ -19,9 +21,17 @@ import { sleep } from '#src/demo/time.js';
 import { boot, forget, furnish, lastTick, runs as runsOn } from '../../test/e2e/libvirt/guest.js';
 import { Hosts, libvirtLacks } from '../../test/e2e/libvirt/host.js';
 import type { Host } from '../../test/e2e/libvirt/host.js';
-import { endTunnel, PORT, SOCKET, startTunnel, TUNNEL_URI } from '../../test/e2e/libvirt/tunnel-proxies.js';
+import {
+  endTunnel,
+  exchangeKeys,
+  PORT,
+  SOCKET,
+  startTunnel,
+  TUNNEL_URI,
+} from '../../test/e2e/libvirt/tunnel-proxies.js';
 import type { TunnelProxies } from '../../test/e2e/libvirt/tunnel-proxies.js';
 import { says } from '../../test/e2e/harness/proxies.js';
+import { Authority } from '../../test/transport/pki.js';
 import { onStage } from '../../test/e2e/harness/stage.js';
 import type { Running, Stage } from '../../test/e2e/harness/stage.js';
 import { cpuOfMachine } from '../live/cpu.js';
@@ -33,7 +43,7 @@ import { Lifecycle } from './lifecycle.js';
 const flags = readOptions({
   /** Links, in Mbit/s each way; 0: unlimited. */
   bw: { type: 'string', default: '200,0' },
-  way: { type: 'string', default: 'pagewire,relay,tunnelled,p2p,compressed' },
+  way: { type: 'string', default: 'pagewire,relay,tunnelled,pagewire-tls,tunnelled-tls,p2p,compressed' },
   runs: { type: 'string', default: '3' },
   /** Seconds until a migration that does not converge is forced to end. */
   cap: { type: 'string', default: '60' },
@@ -44,12 +54,15 @@ const flags = readOptions({
 });
 
 const FAR = 'qemu+tcp://dst/system';
+const FAR_TLS = 'qemu+tls://dst/system';
 
 /** What virsh is told. */
 const WAYS = {
   pagewire: ['--p2p', '--tunnelled', 'vm1', TUNNEL_URI],
   relay: ['--p2p', '--tunnelled', 'vm1', TUNNEL_URI],
   tunnelled: ['--p2p', '--tunnelled', 'vm1', FAR],
+  'pagewire-tls': ['--p2p', '--tunnelled', 'vm1', TUNNEL_URI],
+  'tunnelled-tls': ['--p2p', '--tunnelled', 'vm1', FAR_TLS],
   p2p: ['--p2p', 'vm1', FAR],
   compressed: ['--p2p', '--compressed', 'vm1', FAR],
 } as const;
@@ -117,6 +130,7 @@ async function migrate(stage: Stage, hosts: Hosts, way: Way, mbit: number): Prom
 /** What stands between the daemons. */
 const BETWEEN: Readonly<Partial<Record<Way, (hosts: Hosts, stage: Stage) => Promise<TunnelProxies>>>> = {
   pagewire: async ({ a, b }) => startTunnel(a, b),
+  'pagewire-tls': async ({ a, b }) => startTunnel(a, b, [], [], await keys(a, b)),
   relay: async ({ a, b }, stage) => {
     mkdirSync(a.path('/run/pagewire'), { recursive: true });
     const listening = `TCP-LISTEN:${PORT},reuseaddr,fork,nodelay`;
@@ -128,6 +142,12 @@ const BETWEEN: Readonly<Partial<Record<Way, (hosts: Hosts, stage: Stage) => Prom
     return { source, destination };
   },
 };
+
+/** Made once. */
+function keys(a: Host, b: Host): ReturnType<typeof exchangeKeys> {
+  return (exchanged ??= exchangeKeys(a, b));
+}
+let exchanged: ReturnType<typeof exchangeKeys> | undefined;
 
 /** One in a host's network, with this machine's files. Pieces of up to 256 KiB: what a proxy makes of a daemon's 64 KiB. */
 const socat = (stage: Stage, host: Host, ...ends: string[]): Running =>
@@ -180,13 +200,18 @@ function row(way: Way, measured: readonly Measured[]): string[] {
   return [way, converged, spread(wall, 2), spread(cpu, 2), spread(wire, 1), spread(blackout, 0)];
 }
 
+/** What is held against each other on an unlimited link, run by run: ours, another, and whether that one is libvirt's own. */
+const PAIRS = [
+  ['pagewire', 'relay', 'two relays that only copy', false],
+  ['pagewire', 'tunnelled', "libvirt's own tunnel", true],
+  ['pagewire-tls', 'tunnelled-tls', "libvirt's own tunnel, both with TLS", true],
+] as const;
+
 /** Ours beside the best of libvirt's own, figure by figure. */
 function compare(measured: ReadonlyMap<Way, Measured[]>, mbit: number): void {
-  const ours = measured.get('pagewire');
-  if (!ours) return;
   const middle = (figure: Figure, way: Way): number => median(of(measured.get(way) ?? [], figure));
-  const theirs = ways.filter((way) => !(way in BETWEEN));
-  if (mbit === GOAL.mbit && theirs.length > 0) {
+  const theirs = [...measured.keys()].filter((way) => !(way in BETWEEN));
+  if (mbit === GOAL.mbit && measured.has('pagewire') && theirs.length > 0) {
     const words = (Object.keys(FIGURES) as Figure[]).map((figure) => {
       const best = Math.min(...theirs.map((way) => middle(figure, way)));
       const value = middle(figure, 'pagewire') / best;
@@ -196,19 +221,16 @@ function compare(measured: ReadonlyMap<Way, Measured[]>, mbit: number): void {
     });
     report.say(`pagewire beside the best of libvirt's own ways, each figure's: ${words.join(', ')}`);
   }
-  for (const [way, name] of [
-    ['relay', 'two relays that only copy'],
-    ['tunnelled', "libvirt's own tunnel"],
-  ] as const) {
-    const others = measured.get(way);
-    if (mbit !== 0 || !others) continue;
+  if (mbit !== 0) return;
+  for (const [way, other, name, isLibvirts] of PAIRS) {
+    const [ours, others] = [measured.get(way), measured.get(other)];
+    if (!ours || !others) continue;
     const quotient = (figure: Figure): number =>
       median(ours.map((one, run) => one[figure] / (others[run]?.[figure] ?? NaN)));
     const time = quotient('wallSeconds');
     report.say(
-      `pagewire beside ${name}, run by run: ` +
-        `time ${way === 'tunnelled' ? verdict(time, { atMost: NO_HARM }) : time.toFixed(2)}, ` +
-        `CPU ${quotient('cpuSeconds').toFixed(2)}`,
+      `${way} beside ${name}, run by run: ` +
+        `time ${isLibvirts ? verdict(time, { atMost: NO_HARM }) : time.toFixed(2)}, CPU ${quotient('cpuSeconds').toFixed(2)}`,
     );
   }
 }
@@ -221,13 +243,14 @@ report.say(
 for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(130));
 
 await onStage(async (stage) => {
-  const hosts = await Hosts.start(stage);
+  const authority = ways.includes('tunnelled-tls') ? new Authority(stage.path('authority')) : undefined;
+  const hosts = await Hosts.start(stage, authority && { authority });
   furnish(hosts.a, hosts.b);
   const versions = await hosts.a.virsh('version');
   report.say(versions.split('\n').slice(1).join('; '));
   for (const mbit of links) {
-    // Over a slow link it is as libvirt's own.
-    const here = mbit === 0 ? ways : ways.filter((way) => way !== 'relay');
+    // Over a slow link a relay is as libvirt's own, and TLS costs nothing.
+    const here = mbit === 0 ? ways : ways.filter((way) => way !== 'relay' && !way.endsWith('-tls'));
     const measured = new Map<Way, Measured[]>(here.map((way) => [way, []]));
     const name = mbit === 0 ? 'unlimited link' : `${mbit} Mbit/s`;
     for (let run = 1; run <= runs; run++) {

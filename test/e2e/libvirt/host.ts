@@ -5,6 +5,7 @@ import { spawnSync } from 'node:child_process';
 import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { until } from '#src/demo/time.js';
+import type { Authority } from '../../transport/pki.js';
 import { childrenOf } from '../harness/proxies.js';
 import { cache } from '../harness/qemus.js';
 import { inCi, root as repository } from '../harness/repository.js';
@@ -101,6 +102,8 @@ export interface HostOptions {
   readonly qemuConf?: readonly string[];
   /** Folders that come first in the daemon's PATH. */
   readonly path?: readonly string[];
+  /** Certificates by which the daemons know each other: they listen with TLS, too. */
+  readonly authority?: Authority;
   /** Environment of the daemon. */
   readonly environment?: Readonly<Record<string, string>>;
 }
@@ -166,10 +169,12 @@ export class Host {
 
   private configure(): void {
     writeFileSync(this.path('/etc/hosts'), HOSTS);
+    const { authority } = this.options;
+    if (authority) this.certify(authority);
     writeFileSync(
       this.path('/etc/libvirt/libvirtd.conf'),
       [
-        'listen_tls = 0',
+        `listen_tls = ${authority ? 1 : 0}`,
         'listen_tcp = 1',
         'auth_tcp = "none"',
         'auth_unix_rw = "none"',
@@ -184,6 +189,22 @@ export class Host {
     // libvirt takes the first of two settings
     const ours = QEMU_CONF.filter((line) => !names.includes(settingName(line)));
     writeFileSync(this.path('/etc/libvirt/qemu.conf'), [...ours, ...asked, ''].join('\n'));
+  }
+
+  /** Puts certificates where libvirt has them. */
+  private certify(authority: Authority): void {
+    const host = HOSTNAME[this.name];
+    mkdirSync(this.path('/etc/pki/CA'), { recursive: true });
+    mkdirSync(this.path('/etc/pki/libvirt/private'), { recursive: true });
+    cpSync(authority.certificate, this.path('/etc/pki/CA/cacert.pem'));
+    for (const [end, usage] of [
+      ['server', 'serverAuth'],
+      ['client', 'clientAuth'],
+    ] as const) {
+      const { certificate, key } = authority.issue(`${host}-${end}`, { hosts: [host], usage });
+      cpSync(certificate, this.path(`/etc/pki/libvirt/${end}cert.pem`));
+      cpSync(key, this.path(`/etc/pki/libvirt/private/${end}key.pem`));
+    }
   }
 
   /** Put before a command, it runs in this host. */
