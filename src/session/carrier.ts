@@ -97,7 +97,7 @@ export class Carrier<Told extends object, Heard> {
 
 /** Why a session failed that could not say so: its process has ended. */
 export function processGone(code: number | null, signal: NodeJS.Signals | null, libvirt: boolean): string {
-  return `the session's process ${how(code, signal)}: ${libvirt ? 'libvirt fails its migration' : 'its QEMU fails the migration'}`;
+  return `the session's process ${how(code, signal)}: ${libvirt ? 'libvirt fails its migration (where that was ending: see where the guest runs)' : 'its QEMU fails the migration'}`;
 }
 
 /** Tells of one that has ended without a session, unless it was asked to, or could not be started, of which is told. */

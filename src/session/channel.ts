@@ -56,7 +56,7 @@ const LAST_FRAME_MS = 300;
 const ABORT_MS = 700;
 const ABORT_LOOK_MS = 10;
 
-/** How long a libvirt daemon gets to take in why its calls have failed, in milliseconds. */
+/** How long a libvirt daemon gets to take in why its calls have failed, in milliseconds: `LAST_WORD` of the core. */
 export const LAST_WORD_MS = 500;
 
 /** Frames on their way in a channel beside QEMU's main one, which carries little or is one of many. */

@@ -48,7 +48,7 @@ const QEMU_RETRY_MS = 50;
 const SILENT_CHANNEL_MS = 50;
 
 /** How long what QEMU said last may take to the source once QEMU has gone before its time, in milliseconds. */
-const LAST_WORDS_MS = 10_000;
+const ANSWER_MS = 10_000;
 
 /** How long the source may take to come for the last words of a session that is carried, in milliseconds. */
 const LINGER_MS = 30_000;
@@ -128,7 +128,7 @@ export class DestinationSession {
   /** Whether a peer may join; undefined if so. */
   refuses(hello: JoinHello, peer: NativePeer): Refuse | undefined {
     const { token, peer: mine, name, room } = this.#options;
-    if (!isSameToken(hello.token, token) || identity(peer) !== identity(mine) || this.#over.signal.aborted) {
+    if (!isSameToken(hello.token, token) || identity(peer) !== identity(mine) || this.#isOver) {
       return { code: 'UNKNOWN_SESSION', message: `no such session of guest ${name}` };
     }
     if (hello.channel > this.#channels.size + AHEAD) {
@@ -159,7 +159,7 @@ export class DestinationSession {
 
   /** A link that has been welcomed. */
   join(link: NativeLink, { channel: number, received }: JoinHello): void {
-    if (this.#over.signal.aborted) {
+    if (this.#isOver) {
       link.close();
       return;
     }
@@ -200,16 +200,15 @@ export class DestinationSession {
 
   /** A newer session of the same guest has come. */
   supersede(): void {
+    const why = 'a new session of this guest takes the place of this one, which had no link';
     if (this.#isLingering) this.#finish();
-    this.#fail(
-      new PagewireError('STOPPED', 'a new session of this guest takes the place of this one, which had no link'),
-    );
+    else this.#fail(new PagewireError('STOPPED', why));
   }
 
   /** Something in pagewire itself broke. */
   fault(error: unknown): void {
     if (this.#isLingering) this.#finish();
-    this.#giveUp(PagewireError.from(error));
+    else this.#giveUp(PagewireError.from(error));
   }
 
   setInDoubt(policy: InDoubt): void {
@@ -258,7 +257,7 @@ export class DestinationSession {
 
   readonly #events = {
     lost: (channel: Channel, reason: string): void => {
-      if (this.#over.signal.aborted) return;
+      if (this.#isOver) return;
       const dropped = this.#dropped.get(channel);
       if (dropped) {
         // The one that comes for it may get lost too.
@@ -293,7 +292,7 @@ export class DestinationSession {
     },
     read: (): void => undefined,
     flowed: (channel: Channel, end: StreamEnd | PagewireError): void => {
-      if (this.#over.signal.aborted) return;
+      if (this.#isOver) return;
       if (!(end instanceof PagewireError)) {
         this.#look();
       } else if (end.code === 'OUTPUT_CLOSED' || end.code === 'WRITE_FAILED') {
@@ -324,6 +323,10 @@ export class DestinationSession {
     return [...this.#channels.values()];
   }
 
+  get #isOver(): boolean {
+    return this.#over.signal.aborted;
+  }
+
   get #isCarried(): boolean {
     return isCarried(this.#present.map(({ status }) => status));
   }
@@ -339,7 +342,7 @@ export class DestinationSession {
 
   /** What listens there, for people. */
   get #far(): string {
-    return this.#options.allow ? 'libvirt daemon' : 'QEMU';
+    return this.#options.allow ? 'the libvirt daemon' : 'QEMU';
   }
 
   /** QEMU has gone before its time. What it said last may decide which guest runs: first that, then the end. */
@@ -354,7 +357,7 @@ export class DestinationSession {
     this.#failing = failing;
     const timer = setInterval(() => {
       if (![...this.#lost.keys()].some(({ hasQemu }) => hasQemu)) this.#fail(failing);
-    }, LAST_WORDS_MS);
+    }, ANSWER_MS);
     this.#over.signal.addEventListener('abort', () => {
       clearInterval(timer);
     });
@@ -373,7 +376,7 @@ export class DestinationSession {
 
   /** Says loudly, again and again, what a person has to decide. */
   #hold(why: PagewireError): void {
-    if (this.#held !== why || this.#over.signal.aborted) return;
+    if (this.#held !== why || this.#isOver) return;
     if (!this.#isInDoubt) {
       this.#held = undefined;
       if (this.#lost.size === 0) this.#state = 'running';
@@ -392,7 +395,7 @@ export class DestinationSession {
   }
 
   #look(): void {
-    if (this.#over.signal.aborted) return;
+    if (this.#isOver) return;
     const statuses = this.#present.map(({ status }) => status);
     const verdict = judge('destination', statuses, false);
     if (verdict.is === 'over') {
@@ -457,7 +460,7 @@ export class DestinationSession {
       } catch (error) {
         if (performance.now() > until || signal.aborted) {
           const { message } = PagewireError.from(error);
-          throw new PagewireError('CONNECT_FAILED', `no ${this.#far} for channel ${number}: ${message}`, {
+          throw new PagewireError('CONNECT_FAILED', `${this.#far} is not there for channel ${number}: ${message}`, {
             cause: error,
           });
         }
@@ -479,7 +482,7 @@ export class DestinationSession {
   }
 
   #end(state: SessionSnapshot['state'], reason: string | undefined, settle: () => void): void {
-    if (this.#over.signal.aborted) return;
+    if (this.#isOver) return;
     this.#over.abort();
     this.#state = 'ending';
     for (const { patience } of this.#lost.values()) clearTimeout(patience);

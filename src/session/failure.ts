@@ -10,7 +10,11 @@ import { REMEDIES } from './remedy.js';
 import type { SessionSnapshot } from './snapshot.js';
 
 /** Of a session, what its failure is told with. */
-export type Failed = Pick<SessionSnapshot, 'role' | 'name' | 'peer' | 'tunnel'>;
+export type Failed = Pick<SessionSnapshot, 'role' | 'name' | 'peer' | 'tunnel'> &
+  Partial<Pick<SessionSnapshot, 'doubt'>>;
+
+/** What to do where it ended in doubt. */
+const IN_DOUBT = 'see where the guest runs; if it does at both ends, end it at one before it does more harm';
 
 /** What stands in the file. */
 export interface LastError {
@@ -40,7 +44,7 @@ function guestOf({ name, tunnel }: Failed): string | null {
 }
 
 function lastErrorOf(of: Failed, { code, message }: PagewireError, exit: number | undefined): LastError {
-  const { role, name, peer } = of;
+  const { role, name, peer, doubt = false } = of;
   return {
     time: new Date().toISOString(),
     role,
@@ -50,7 +54,7 @@ function lastErrorOf(of: Failed, { code, message }: PagewireError, exit: number 
     code,
     exitCode: exit ?? exitCode(code),
     message: plain(message),
-    remedy: REMEDIES[code],
+    remedy: doubt ? IN_DOUBT : REMEDIES[code],
   };
 }
 

@@ -17,7 +17,7 @@ export function isInDoubt(channels: readonly ChannelState[]): boolean {
   return channels.some(({ doubt }) => doubt);
 }
 
-/** What a source whose QEMU has cancelled says as it gives up. */
+/** What a source whose QEMU has cancelled says as it gives up. Destinations of other versions know it by these very words. */
 export const CANCELLED = 'the migration was cancelled at the source';
 
 /** What an end makes of its channels. */

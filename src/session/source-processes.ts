@@ -31,6 +31,8 @@ export class SourceProcess {
   readonly #libvirt: boolean;
   #count = 0;
   #isGone = false;
+  /** Its session has said how it ended. */
+  #hasEnded = false;
   #isStopped = false;
   /** What a failure that it cannot tell of itself is told with; undefined before it has a session. */
   #last: Failed | undefined;
@@ -52,6 +54,7 @@ export class SourceProcess {
           const { snapshot, outcome, line } = message;
           this.#last = { ...snapshot, peer: snapshot.peer ?? this.#last?.peer ?? null };
           this.#snapshot = outcome ? undefined : snapshot;
+          this.#hasEnded = outcome !== undefined;
           onNews(snapshot, outcome, line);
         },
         failed: (error) => {
@@ -62,7 +65,7 @@ export class SourceProcess {
           if (this.#last === undefined) {
             // One that was stopped before it could listen to signals leaves nobody behind.
             if (!this.#isStopped) tellSpareGone(log, code, signal);
-          } else if (signal !== null) {
+          } else if (signal !== null && !this.#hasEnded) {
             // It could not tell so itself.
             const failure = new PagewireError('INTERNAL', processGone(code, signal, libvirt));
             tellFailure(log.child({ guest: this.#last.name }), this.#last, failure, lastError);

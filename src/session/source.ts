@@ -89,7 +89,7 @@ const LEAVING_LOOK_MS = 50;
 const CANCEL_LOOK_MS = 250;
 
 /** As the flow says it once it has read all that came before. */
-const HUNG_UP = "libvirt closed its connection in the middle of a guest's stream";
+const HUNG_UP = 'libvirt closed its connection in the middle of a migration';
 
 /** How long QEMU's further connections may take to be carried to their end once it has cancelled, in milliseconds. */
 const CANCEL_MS = 400;
@@ -135,7 +135,10 @@ export class SourceSession {
   #furtherBytes = 0;
   /** Why the link is lost for good: only a doubt keeps the session then. */
   #hopeless: PagewireError | undefined;
-  #isDeciding = false;
+  /** The same, until what to do about it is known. */
+  #deciding: PagewireError | undefined;
+  /** Says that it is held, again and again. */
+  #note: NodeJS.Timeout | undefined;
   /** Where QEMU has cancelled. */
   #cutOff: StreamEnd | undefined;
   #stopRequests = 0;
@@ -470,18 +473,11 @@ export class SourceSession {
   #watch(main: Channel): void {
     this.#after(CANCEL_LOOK_MS, () => {
       if (this.#cutOff) return;
-      const { libvirt = false } = this.#options;
-      if (!main.isGivenUp || (libvirt && !this.#isStreaming)) this.#watch(main);
-      else if (libvirt)
-        this.#giveUp(this.#hopeless ?? this.#near(main.number, new PagewireError('READ_FAILED', HUNG_UP)));
+      if (!main.isGivenUp) this.#watch(main);
+      // There is nothing left to hold.
+      else if (this.#options.libvirt) this.#fail(this.#near(main.number, new PagewireError('READ_FAILED', HUNG_UP)));
       else this.#finish({ truncated: true, within: undefined });
     });
-  }
-
-  /** libvirt has begun a guest's stream and not ended it. */
-  get #isStreaming(): boolean {
-    const { begun = 0, complete = 0, givenUp = 0 } = this.#tunnel ?? {};
-    return begun > complete + givenUp;
   }
 
   /** Tells of migrations in libvirt's tunnel that have begun or ended. */
@@ -511,7 +507,7 @@ export class SourceSession {
           hello: () => this.#join(channel),
           deadline: () => since + this.#reconnectMs,
           failed: (error, attempt) => {
-            if (attempt > 0) this.#log.debug(error.message);
+            if (attempt > 0 || this.#hopeless) this.#log.debug(error.message);
             else this.#log.warn(`${error.message}; trying again for ${duration(this.#reconnectMs)}`);
           },
           signal,
@@ -538,7 +534,7 @@ export class SourceSession {
     }
     if (this.#lost.size > 0) return;
     if (this.#hopeless && (this.#isStopped || this.#hopeless.code !== 'LINK_LOST')) return;
-    this.#hopeless = undefined;
+    this.#hopeless = this.#deciding = undefined;
     if (this.#state !== 'ending') this.#state = 'running';
   }
 
@@ -548,25 +544,23 @@ export class SourceSession {
       this.#finish();
       return;
     }
-    if (this.#isDeciding) return;
+    if (this.#deciding) return;
     const isFirst = this.#hopeless === undefined;
-    this.#hopeless = why;
+    this.#hopeless = this.#deciding = why;
     this.#decide(why, isFirst, performance.now() + LEAVING_MS);
   }
 
   /** A package that has begun is read to its end first, which tells whether QEMU would resume its guest. */
   #decide(why: PagewireError, isFirst: boolean, until: number): void {
-    if (this.#isOver) return;
-    this.#isDeciding = this.#hopeless === why;
-    // The link came back meanwhile.
-    if (!this.#isDeciding) return;
+    // Or the link came back meanwhile.
+    if (this.#isOver || this.#deciding !== why) return;
     if (this.#channels[0]?.departure === departures.leaving && performance.now() < until) {
       this.#after(LEAVING_LOOK_MS, () => {
         this.#decide(why, isFirst, until);
       });
       return;
     }
-    this.#isDeciding = false;
+    this.#deciding = undefined;
     // If QEMU has closed its side, there is nothing left to hold. What is in doubt already, or on its way, may still go on.
     const doubt = this.#channels[0]?.isRead !== true && (this.#mustArrive || this.#stopSending());
     if (afterLoss({ doubt, policy: this.#inDoubt }) === 'fail') this.#fail(why);
@@ -578,9 +572,10 @@ export class SourceSession {
     if (this.#isOver || !this.#hopeless) return;
     this.#state = 'in doubt';
     this.#log.error(inDoubtText(this.#hopeless, this.#held));
-    this.#after(DOUBT_NOTE_MS, () => {
+    clearTimeout(this.#note);
+    this.#note = setTimeout(() => {
       this.#hold();
-    });
+    }, DOUBT_NOTE_MS);
   }
 
   #look(): void {
@@ -614,19 +609,19 @@ export class SourceSession {
         this.#giveUp(
           new PagewireError(
             'OUTPUT_CLOSED',
-            `the libvirt daemon behind ${this.#peer ?? 'the destination'} closed its connection before it had answered: see where the guest runs`,
+            `the libvirt daemon behind ${this.#peer ?? 'the destination'} closed its connection before the end`,
           ),
         );
         break;
       case 'going on':
         // QEMU has the answer that it was held for, and ends by itself, or not at all.
-        if (this.#hopeless && this.#lost.size === 0 && !this.#isInDoubt) this.#after(BYE_MS, this.#settled);
+        if (this.#hopeless && this.#lost.size === 0 && !this.#isInDoubt) this.#after(BYE_MS, this.#failIfHopeless);
         break;
       case 'cancelled':
     }
   }
 
-  readonly #settled = (): void => {
+  readonly #failIfHopeless = (): void => {
     if (this.#hopeless && !this.#isInDoubt && !this.#saidBye) this.#fail(this.#hopeless);
   };
 
@@ -682,6 +677,7 @@ export class SourceSession {
   async #end(state: SessionSnapshot['state'], reason: string | undefined, settle: () => void): Promise<void> {
     if (this.#isOver) return;
     this.#over.abort();
+    clearTimeout(this.#note);
     this.#endedAt = performance.now();
     this.#state = 'ending';
     if (reason !== undefined) await this.#relink();

@@ -76,6 +76,8 @@ describe('the destination', () => {
   });
   it('knows a cancelled migration from a failed one', () => {
     assert.equal(judge('destination', [{ ...AT_WORK, peerAbort: CANCELLED }], false).is, 'cancelled');
+    // What versions that are out say and know.
+    assert.equal(CANCELLED, 'the migration was cancelled at the source');
     assert.equal(judge('destination', [{ ...AT_WORK, peerAbort: 'stopped' }], false).is, 'given up');
   });
 });

@@ -11,8 +11,11 @@ import { folder, Running } from '../cli/command.js';
 
 const REMOTE = 0x20008086;
 const PREPARE_TUNNEL3_PARAMS = 304;
+const FINISH3_PARAMS = 306;
 const CALL = 0;
+const REPLY = 1;
 const STREAM = 3;
+const OK = 0;
 const CONTINUE = 2;
 
 const words = (...of: number[]): Buffer => Buffer.from(of.flatMap((word) => [24, 16, 8, 0].map((by) => word >> by)));
@@ -23,16 +26,26 @@ function string(text: string): Buffer {
   return Buffer.concat([words(bytes.length), bytes, Buffer.alloc(-bytes.length & 3)]);
 }
 
-function packet(kind: number, status: number, body: Buffer): Buffer {
-  const header = words(28 + body.length, REMOTE, 1, PREPARE_TUNNEL3_PARAMS, kind, 1, status);
-  return Buffer.concat([header, body]);
+function packet(procedure: number, kind: number, serial: number, status: number, body?: Buffer): Buffer {
+  const header = words(28 + (body?.length ?? 0), REMOTE, 1, procedure, kind, serial, status);
+  return body ? Buffer.concat([header, body]) : header;
 }
+
+const prepares = (kind: number, status: number, body?: Buffer): Buffer =>
+  packet(PREPARE_TUNNEL3_PARAMS, kind, 1, status, body);
 
 /** A guest vm1 is prepared for, and its stream begins. */
 const BEGINNING = Buffer.concat([
-  packet(CALL, 0, Buffer.concat([words(1), string('destination_name'), words(7), string('vm1')])),
-  packet(STREAM, CONTINUE, Buffer.from('QEVM and more')),
+  prepares(CALL, OK, Buffer.concat([words(1), string('destination_name'), words(7), string('vm1')])),
+  prepares(STREAM, CONTINUE, Buffer.from('QEVM and more')),
 ]);
+const PREPARED = prepares(REPLY, OK);
+const STREAM_ENDS = prepares(STREAM, OK);
+/** Lets the guest run: it was not cancelled. */
+const FINISHES = packet(FINISH3_PARAMS, CALL, 2, OK, words(0, 0));
+const FINISHED = packet(FINISH3_PARAMS, REPLY, 2, OK);
+/** libvirt's keepalive: the daemons ask each other whether they live, and answer. */
+const [PING, PONG] = [1, 2].map((procedure) => words(28, 0x6b656570, 1, procedure, 2, 0, 0)) as [Buffer, Buffer];
 
 interface Tunnel {
   readonly path: (name: string) => string;
@@ -43,8 +56,28 @@ interface Tunnel {
   readonly far: Socket;
   /** What the near one has heard. */
   readonly heard: () => string;
+  /** Writes at one end, and waits until the other has it. */
+  readonly says: (from: Socket, bytes: Buffer) => Promise<void>;
   /** What `--last-error` of an end says, once it does. */
   readonly lastError: (end: string) => Promise<LastError>;
+}
+
+/** The session's process of a proxy. */
+function sessionOf({ child: { pid } }: Running): number {
+  const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ');
+  const [session] = children.filter((each) =>
+    readFileSync(`/proc/${each}/cmdline`, 'latin1').startsWith('pagewire: libvirt-'),
+  );
+  assert.ok(session);
+  return Number(session);
+}
+
+/** The stream is complete, and the daemon at the destination has what comes behind it. */
+async function complete({ near, far, says }: Tunnel, then?: Buffer): Promise<void> {
+  await says(far, PREPARED);
+  await says(near, STREAM_ENDS);
+  await says(far, STREAM_ENDS);
+  if (then) await says(near, then);
 }
 
 /** A conversation in the middle of a guest's stream. */
@@ -53,7 +86,7 @@ async function tunnel(t: TestContext): Promise<Tunnel> {
   const proxy = async (role: string, at: string, to: string): Promise<Running> => {
     const running = new Running(t, [
       ...['proxy', role, '-T', '1', '--libvirt', '--listen', `unix:${path(at)}`, '--connect', `unix:${path(to)}`],
-      ...['--reconnect', '500ms', '--last-error', path(`${role}-{name}.json`)],
+      ...['--silence', '1s', '--reconnect', '500ms', '--last-error', path(`${role}-{name}.json`)],
     ]);
     await running.says(/listening on|waiting for/);
     return running;
@@ -63,26 +96,32 @@ async function tunnel(t: TestContext): Promise<Tunnel> {
   const destination = await proxy('destination', 'dst.sock', 'daemon.sock');
   const source = await proxy('source', 'src.sock', 'dst.sock');
   const near = connect(path('src.sock'));
-  let heard = '';
-  near.on('error', () => undefined).on('data', (said) => (heard += said.toString('latin1')));
-  const [far] = (await once(daemon, 'connection')) as [Socket];
-  for (const socket of [near, far]) t.after(() => socket.destroy());
-  let came = 0;
-  const all = new Promise<void>((resolve) => {
-    far
+  const came = new Map<Socket, string>([[near, '']]);
+  const hear = (socket: Socket): void => {
+    t.after(() => socket.destroy());
+    socket
       .on('error', () => undefined)
-      .on('data', ({ length }) => {
-        if ((came += length) >= BEGINNING.length) resolve();
+      .on('data', (said) => {
+        came.set(socket, (came.get(socket) ?? '') + said.toString('latin1'));
       });
-  });
-  near.write(BEGINNING);
-  await all;
+  };
+  hear(near);
+  const heard = (by = near): string => came.get(by) ?? '';
+  const [far] = (await once(daemon, 'connection')) as [Socket];
+  hear(far);
+  const says = async (from: Socket, bytes: Buffer): Promise<void> => {
+    const to = from === near ? far : near;
+    const until = heard(to).length + bytes.length;
+    from.write(bytes);
+    while (heard(to).length < until) await sleep(5);
+  };
+  await says(near, BEGINNING);
   const lastError = async (end: string): Promise<LastError> => {
     const file = path(`${end}-vm1.json`);
     while (!existsSync(file)) await sleep(10);
     return JSON.parse(readFileSync(file, 'utf8')) as LastError;
   };
-  return { path, source, destination, near, far, heard: () => heard, lastError };
+  return { path, source, destination, near, far, heard, says, lastError };
 }
 
 describe("libvirt's tunnel in the middle of a guest's stream", () => {
@@ -120,16 +159,84 @@ describe("libvirt's tunnel in the middle of a guest's stream", () => {
       // It prepares for the guest, and tells its listener of that, at the same time as it sends it on.
       await running.source.says(/guest vm1: libvirt sends its stream/);
       await running.destination.says(/guest vm1: libvirt prepares for it/);
-      const { pid } = running[end].child;
-      const sessions = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ');
-      const [session] = sessions.filter((each) =>
-        readFileSync(`/proc/${each}/cmdline`, 'latin1').startsWith('pagewire: libvirt-'),
-      );
-      assert.ok(session);
-      process.kill(Number(session), 'SIGKILL');
+      process.kill(sessionOf(running[end]), 'SIGKILL');
       const { guest, code, message } = await running.lastError(end);
       assert.deepEqual([guest, code], ['vm1', 'INTERNAL']);
       assert.match(message, /was ended by SIGKILL .*: libvirt fails its migration/);
+    });
+  }
+});
+
+describe("libvirt's tunnel behind a guest's stream", () => {
+  it('ends well where the daemon at the destination goes right behind its last answer', async (t) => {
+    const running = await tunnel(t);
+    const { path, source, near, far, says } = running;
+    await complete(running, FINISHES);
+    await says(far, FINISHED);
+    far.destroy();
+    await once(near, 'close');
+    await source.says(/connection has ended \(1 stream complete\)/);
+    for (const end of ['source', 'destination']) assert.ok(!existsSync(path(`${end}-vm1.json`)), end);
+  });
+
+  it("fails at both ends when the destination's daemon goes before the last call", async (t) => {
+    const running = await tunnel(t);
+    const { near, far, lastError } = running;
+    await complete(running);
+    const closed = once(near, 'close');
+    far.destroy();
+    await closed;
+    for (const end of ['source', 'destination']) assert.equal((await lastError(end)).code, 'OUTPUT_CLOSED');
+  });
+
+  it("fails at both ends when the source's daemon goes without the last answer, though the far one hangs", async (t) => {
+    const running = await tunnel(t);
+    await complete(running, FINISHES);
+    running.near.destroy();
+    const [here, there] = [await running.lastError('source'), await running.lastError('destination')];
+    for (const { message, remedy } of [here, there]) {
+      assert.match(message, /libvirt closed its connection in the middle of a migration's last call/);
+      assert.match(remedy ?? '', /see where the guest runs/);
+    }
+  });
+
+  for (const [who, end, why] of [
+    ["destination's daemon goes", ({ far }: Tunnel) => far.destroy(), 'the libvirt daemon behind .* closed'],
+    [
+      "destination's proxy is stopped",
+      async ({ destination }: Tunnel) => {
+        const session = sessionOf(destination);
+        process.kill(session, 'SIGTERM');
+        await destination.says(/A second signal closes it/);
+        process.kill(session, 'SIGTERM');
+      },
+      'the destination gave up: stopped',
+    ],
+    [
+      "source's daemon says what is no call",
+      ({ near }: Tunnel) => near.write(Buffer.alloc(28, 0xff)),
+      "what came from libvirt's side .* cannot be read",
+    ],
+  ] as const) {
+    it(`holds a guest that may run at the destination, and its daemon, when the ${who}`, async (t) => {
+      const running = await tunnel(t);
+      const { source, near, far, heard, says } = running;
+      await complete(running, PING);
+      await says(far, PONG);
+      await says(near, FINISHES);
+      const before = heard().length;
+      await end(running);
+      await source.says(new RegExp(`IN DOUBT: ${why}`));
+      const signs = (): string => heard().slice(before);
+      // The third shows that they go on.
+      while (signs().length < 3 * PONG.length) await sleep(20);
+      assert.equal(signs().replaceAll(PONG.toString('latin1'), ''), '');
+      assert.equal(near.readableEnded, false);
+      const session = sessionOf(source);
+      process.kill(session, 'SIGTERM');
+      await source.says(/A second signal ends the session/);
+      process.kill(session, 'SIGTERM');
+      assert.match((await running.lastError('source')).remedy ?? '', /see where the guest runs/);
     });
   }
 });

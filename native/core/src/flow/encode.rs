@@ -223,7 +223,7 @@ impl Source<'_> {
         let result = self.read_all(options);
         // Whatever came before a failure is good, and belongs to whoever reads the output.
         self.filler.seal(Urgency::None)?;
-        self.filler.publish();
+        self.filler.tell_cpu_time();
         // A stream that is copied may still be a QEMU's, followed by the session.
         let cut_off = self.filler.wire.as_ref().and_then(|wire| wire.cut_off());
         let result = result.map(|end| match cut_off {
@@ -241,7 +241,9 @@ impl Source<'_> {
                 Ok(end)
             }
             Err(error) => {
-                if options.frames && !matches!(error, FlowError::Stopped) {
+                // Where the far guest may run, whether to give up is for the listener to say.
+                let waits = self.filler.wire.as_ref().is_some_and(|wire| wire.unread());
+                if options.frames && !waits && !matches!(error, FlowError::Stopped) {
                     self.filler
                         .send_control(FrameType::Abort, error.to_string().as_bytes())?;
                 }
@@ -276,7 +278,8 @@ impl Source<'_> {
             if self.wait()? == Wait::Paused {
                 let paused = filter.pause(&buffer[..held], &mut self.filler);
                 self.filler.host(paused)?;
-                self.filler.publish_delta(&filter, Publish::IfFree);
+                self.filler
+                    .publish_counters(filter.counters(), Publish::IfFree);
                 continue;
             }
             let Some(n) = self.read(&mut buffer[held..])? else {
@@ -285,7 +288,8 @@ impl Source<'_> {
             if n == 0 {
                 let ended = filter.finish(&buffer[..held], &mut self.filler);
                 let ended = self.filler.host(ended)?;
-                self.filler.publish_delta(&filter, Publish::Last);
+                self.filler
+                    .publish_counters(filter.counters(), Publish::Last);
                 return Ok(Some(match ended {
                     delta::StreamEnd::Truncated { within, .. } => StreamEnd {
                         ending: Ending::TruncatedInput,
@@ -311,12 +315,14 @@ impl Source<'_> {
             buffer.copy_within(used..end, 0);
             held = end - used;
             if filter.is_verbatim() && held == 0 {
-                self.filler.publish_delta(&filter, Publish::Last);
+                self.filler
+                    .publish_counters(filter.counters(), Publish::Last);
                 return Ok(None);
             }
             if self.bytes_in - published_at >= PUBLISH_EVERY {
                 published_at = self.bytes_in;
-                self.filler.publish_delta(&filter, Publish::IfFree);
+                self.filler
+                    .publish_counters(filter.counters(), Publish::IfFree);
             }
         }
     }
@@ -560,7 +566,7 @@ impl Filler<'_> {
 
     fn send(&mut self, slot: Slot, urgency: Urgency) -> Result<(), FlowError> {
         self.frames += 1;
-        self.publish();
+        self.tell_cpu_time();
         let is_small = slot.header.raw_len <= STRAIGHT_BYTES;
         // Once: the listener may change it at any time.
         let direct = self.shared.direct();
@@ -581,12 +587,8 @@ impl Filler<'_> {
         Ok(())
     }
 
-    fn publish(&self) {
+    fn tell_cpu_time(&self) {
         tell_cpu(&self.shared.counters.source_cpu_ns);
-    }
-
-    fn publish_delta(&self, filter: &Filter, when: Publish) {
-        self.publish_counters(filter.counters(), when);
     }
 
     fn publish_counters(&self, counters: &delta::Counters, when: Publish) {

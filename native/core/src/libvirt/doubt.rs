@@ -23,6 +23,10 @@ pub struct Doubt {
     calls: Vec<Header>,
     /// Streams that the destination has not ended.
     streams: Vec<Header>,
+    /// Those that it has ended: late pieces do not begin them anew.
+    ended: Vec<Key>,
+    /// Calls that prepare migrations of which FINISH3 is not answered.
+    migrations: Vec<Key>,
     returned: Side,
     /// Calls whose streams the destination has given up.
     given_up: Vec<Key>,
@@ -79,6 +83,8 @@ impl Doubt {
             finishing,
             calls,
             streams,
+            ended,
+            migrations,
             is_over,
             keepalive,
             ..
@@ -87,7 +93,8 @@ impl Doubt {
             let key = header.key;
             *keepalive |= key.program == program::KEEPALIVE;
             let is_open = header.kind == Kind::Stream && header.status == Status::Continue;
-            if is_open && streams.len() < CALLS && streams.iter().all(|of| of.key != key) {
+            let is_known = ended.contains(&key) || streams.iter().any(|of| of.key == key);
+            if is_open && !is_known && streams.len() < CALLS {
                 streams.push(*header);
             }
             if header.kind != Kind::Call {
@@ -105,6 +112,9 @@ impl Doubt {
             if calls.len() < CALLS {
                 calls.push(*header);
             }
+            if carries_guest(key.program, key.procedure) && migrations.len() < CALLS {
+                migrations.push(key);
+            }
             let finishes = lets_run(key.program, key.procedure) && *last_word == [0; 4];
             if finishes && !*is_over && finishing.len() < CALLS {
                 finishing.push((key, end));
@@ -119,6 +129,8 @@ impl Doubt {
             finishing,
             calls,
             streams,
+            ended,
+            migrations,
             given_up,
             keepalive,
             ..
@@ -132,6 +144,17 @@ impl Doubt {
             }
             if header.kind == Kind::Stream && header.status != Status::Continue {
                 streams.retain(|of| of.key != key);
+                if ended.len() == CALLS {
+                    ended.remove(0);
+                }
+                ended.push(key);
+            }
+            if is_reply && header.status == Status::Error {
+                migrations.retain(|of| *of != key);
+            }
+            if is_reply && lets_run(key.program, key.procedure) && !migrations.is_empty() {
+                // libvirt carries one after the other.
+                migrations.remove(0);
             }
             if is_reply {
                 finishing.retain(|(of, _)| *of != key);
@@ -144,10 +167,9 @@ impl Doubt {
         });
     }
 
-    /// The destination's daemon has closed its side. The source's daemon sees that as it would see it without us.
+    /// The destination's daemon has closed its side. A call of FINISH3 that it had by then stays without an answer.
     pub fn return_ended(&mut self) {
         self.is_over = true;
-        self.finishing.clear();
     }
 
     /// Whether both guests may run if the source is cut off when the bytes before `upto` may be with the destination.
@@ -167,10 +189,16 @@ impl Doubt {
         [&self.calls[..], &self.streams].concat()
     }
 
-    /// Whether there are streams that the destination has not ended.
+    /// Whether a migration has begun, which its FINISH3 has not ended.
     #[must_use]
-    pub fn has_streams(&self) -> bool {
-        !self.streams.is_empty()
+    pub fn is_migrating(&self) -> bool {
+        !self.migrations.is_empty()
+    }
+
+    /// Whether the source's daemon waits for something, or will.
+    #[must_use]
+    pub fn needs_answers(&self) -> bool {
+        self.is_migrating() || !self.calls.is_empty() || !self.streams.is_empty()
     }
 
     /// Whether the source's daemon is at the end of a packet, so that it may be told something of ours.

@@ -4,11 +4,12 @@
 //! ```text
 //!  source daemon ──packets──▶ Tunnel ──packets──▶ the session ──packets──▶ Gate ──packets──▶ destination daemon
 //!                             STREAM bodies through delta                  procedures that are allowed
-//!                ◀───────────────────────────── replies, as they are ────────────────────────
+//!                ◀──────────── replies, and refusals of the gate's between their packets ────
 //! ```
 //! What [`Tunnel`] writes is the same conversation: only the bodies of a migration's STREAM packets are others, and cut
 //! elsewhere, which libvirt does not mind. So any daemon takes it, and [`Gate`] has nothing to put together again.
-//! [`Doubt`] follows both directions to know whether the guest may run at the destination.
+//! [`Doubt`] follows both directions to know whether the guest may run at the destination. The source's proxy adds two packets
+//! of its own for its daemon: a sign of life while nothing comes from the other, and the reason why its calls have failed.
 //!
 //! The protocol belongs to libvirt; this module was written from a description of it and from recorded conversations.
 

@@ -731,6 +731,39 @@ fn what_is_not_answered_is_kept_within_bounds() {
 }
 
 #[test]
+fn a_daemon_that_goes_leaves_its_last_call_in_doubt() {
+    let mut doubt = Doubt::default();
+    doubt.sent(&call(FINISH, 7, &[0; 8]));
+    doubt.return_ended();
+    assert!(doubt.in_doubt(u64::MAX) && doubt.needs_answers());
+}
+
+#[test]
+fn a_migration_lasts_from_its_preparation_to_its_last_answer() {
+    let stream = |status| packet(Kind::Stream, TUNNEL, 3, status, &[]);
+    let mut doubt = Doubt::default();
+    assert!(!doubt.is_migrating() && !doubt.needs_answers());
+    doubt.sent(&call(TUNNEL, 3, &[0; 8]));
+    assert!(doubt.is_migrating());
+    doubt.returned(&packet(Kind::Reply, TUNNEL, 3, Status::Ok, &[]));
+    assert!(doubt.is_migrating() && doubt.unanswered().is_empty());
+    doubt.sent(&stream(Status::Continue));
+    assert_eq!(doubt.unanswered().len(), 1);
+    doubt.returned(&stream(Status::Error));
+    // What was on its way by then begins nothing anew.
+    doubt.sent(&stream(Status::Continue));
+    assert!(doubt.is_migrating() && doubt.unanswered().is_empty());
+    // The migration was cancelled, and that ends it too.
+    doubt.sent(&call(FINISH, 4, &[0, 0, 0, 0, 0, 0, 0, 1]));
+    doubt.returned(&packet(Kind::Reply, FINISH, 4, Status::Error, &[]));
+    assert!(!doubt.is_migrating() && !doubt.needs_answers());
+    // One that is not taken never begins.
+    doubt.sent(&call(TUNNEL, 5, &[0; 8]));
+    doubt.returned(&packet(Kind::Reply, TUNNEL, 5, Status::Error, &[]));
+    assert!(!doubt.is_migrating());
+}
+
+#[test]
 fn a_refused_migration_is_noted() {
     let mut doubt = Doubt::default();
     doubt.sent(&call(TUNNEL, 4, &[]));

@@ -77,7 +77,7 @@ struct Stream {
     /// Bytes that its page cache may take.
     granted: u64,
     /// The destination does not want it any more.
-    is_given_up: bool,
+    is_unwanted: bool,
 }
 
 /// What a tunnel needs from the one who runs it.
@@ -188,7 +188,7 @@ impl Tunnel {
     pub fn finish<H: Host>(&mut self, host: &mut H) -> Result<Option<&'static str>, Stopped> {
         let within = if !self.packets.at_border() {
             Some("a packet")
-        } else if self.streams.iter().any(|stream| !stream.is_given_up) {
+        } else if self.streams.iter().any(|stream| !stream.is_unwanted) {
             Some("a guest's stream")
         } else {
             None
@@ -207,7 +207,7 @@ impl Tunnel {
     /// If the host stops.
     pub fn give_up<H: Host>(&mut self, calls: &[Key], host: &mut H) -> Result<(), Stopped> {
         for stream in &mut self.streams {
-            stream.is_given_up |= calls.contains(&stream.call.key);
+            stream.is_unwanted |= calls.contains(&stream.call.key);
         }
         if self.is_within_another() {
             return Ok(());
@@ -274,7 +274,7 @@ impl Tunnel {
 
     fn leave_given_up<H: Host>(&mut self, host: &mut H) -> Result<(), Stopped> {
         for number in 0..self.streams.len() {
-            if self.streams[number].is_given_up {
+            if self.streams[number].is_unwanted {
                 self.leave(number, host)?;
             }
         }
@@ -391,7 +391,7 @@ impl Tunnel {
             return Ok(self.options.map(|_| number));
         }
         if self.streams.len() == STREAMS {
-            let Some(number) = self.streams.iter().position(|of| of.is_given_up) else {
+            let Some(number) = self.streams.iter().position(|of| of.is_unwanted) else {
                 return Ok(None);
             };
             self.end(number, Status::Error, host)?;
@@ -410,7 +410,7 @@ impl Tunnel {
             filter,
             held: Vec::new(),
             granted: 0,
-            is_given_up: false,
+            is_unwanted: false,
         });
         Ok(self.options.map(|_| self.streams.len() - 1))
     }

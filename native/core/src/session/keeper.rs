@@ -104,9 +104,12 @@ pub(super) fn run(shared: &Shared) {
         if shared.closed() {
             return;
         }
-        if shared.link().is_none() {
-            // All of it is owed to the next link, which tells us of itself.
+        let is_linked = shared.link().is_some();
+        if !is_linked || shared.is_mute() {
             shared.daemon.sign_of_life();
+        }
+        if !is_linked {
+            // All of it is owed to the next link, which tells us of itself.
             continue;
         }
         if due.attached {

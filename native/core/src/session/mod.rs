@@ -208,6 +208,8 @@ struct Flags {
     peer_abort: Option<String>,
     /// Of the source: no further frame of the stream is given to a link.
     stopped: bool,
+    /// Of the source: what the daemon says can no longer be read, and the guest may run at the destination.
+    unread: bool,
     daemon_gone: bool,
     /// On the source: from when on it is told from the streams; on the destination as the source says.
     doubt: bool,
@@ -407,6 +409,13 @@ impl Shared {
         Ok(Some(
             self.frame(FrameType::Session(SessionFrame::Doubt), &[1]),
         ))
+    }
+
+    /// Whether QEMU here hears no answers any more, over whichever link: nothing comes from the peer, or nothing goes to it.
+    fn is_mute(&self) -> bool {
+        let flags = lock(&self.flags);
+        let goes = !flags.stopped && !flags.unread;
+        !goes || flags.daemon_gone || flags.peer_abort.is_some() || flags.failure.is_some()
     }
 
     /// QEMU has what came back: ends the doubt, if that was the answer.
@@ -733,6 +742,29 @@ impl Wire {
         let mut doubt = lock(&self.shared.doubt);
         let unanswered = doubt.libvirt().map(|doubt| doubt.unanswered());
         unanswered.unwrap_or_default()
+    }
+
+    /// Where libvirt's conversation stands, if it may not end there.
+    pub(crate) fn unfinished(&self) -> Option<&'static str> {
+        // What is being delivered may be its end.
+        let _delivered = self.shared.daemon.socket();
+        let mut doubt = lock(&self.shared.doubt);
+        let doubt = doubt.libvirt()?;
+        if doubt.in_doubt(u64::MAX) {
+            return Some("a migration's last call");
+        }
+        doubt.is_migrating().then_some("a migration")
+    }
+
+    /// What libvirt's daemon says can no longer be read. Returns whether it waits for the answer to the call that lets the guest
+    /// run; then it hears that we live.
+    pub(crate) fn unread(&self) -> bool {
+        let mut doubt = lock(&self.shared.doubt);
+        let waits = doubt
+            .libvirt()
+            .is_some_and(|doubt| doubt.in_doubt(u64::MAX));
+        lock(&self.shared.flags).unread = waits;
+        waits
     }
 
     /// Takes the calls whose streams the destination's daemon has given up.

@@ -199,9 +199,10 @@ fn copy_to_qemu(shared: &Shared, fd: OwnedFd) -> Result<(), WireError> {
                 shared.settle_doubt(Watch::return_ended);
                 let waits = lock(&shared.doubt)
                     .libvirt()
-                    .is_some_and(|doubt| !doubt.unanswered().is_empty());
+                    .is_some_and(|doubt| doubt.needs_answers());
                 if waits && !deaf && !shared.outgoing.is_complete() {
-                    // Its socket stays open: it is told why its calls fail, which is more than the end of what comes.
+                    // Its socket stays open: it is told why its calls fail, which is more than the end of what comes. Or it
+                    // is told nothing, as the guest may run there.
                     shared.flag(|flags| flags.daemon_gone = true);
                     sequence = sequence.wrapping_add(1);
                     shared.delivered(sequence.into(), true);

@@ -95,8 +95,8 @@ impl Watch {
     pub(super) fn is_given_up(&self, qemu: BorrowedFd<'_>) -> io::Result<bool> {
         match self {
             Watch::Qemu(doubt) => doubt.is_given_up(qemu),
-            // A daemon may end its connection at any time, but not with a stream that nobody has ended.
-            Watch::Libvirt(doubt) => Ok(doubt.has_streams() && has_hung_up(qemu)?),
+            // A daemon may end its connection at any time, but not in the middle of a migration.
+            Watch::Libvirt(doubt) => Ok(doubt.is_migrating() && has_hung_up(qemu)?),
         }
     }
 

@@ -12,11 +12,11 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long a daemon whose connection has failed gets to take in why.
+/// How long a daemon whose connection has failed gets to take in why: `LAST_WORD_MS` of whoever closes it then.
 const LAST_WORD: Duration = Duration::from_millis(500);
 
 /// Streams that a daemon is told of as having failed; it has one over each connection.
-const GIVEN_UP: usize = 64;
+const MOST_REFUSED: usize = 64;
 
 impl Source<'_> {
     /// Through the tunnel, to the end.
@@ -52,17 +52,20 @@ impl Source<'_> {
                     .publish_tunnel(tunnel, &mut told, Publish::IfFree);
                 continue;
             }
-            let Some(n) = self.read(buffer)? else {
-                continue;
-            };
             if let Some(wire) = &self.filler.wire {
                 let calls = wire.take_given_up();
                 let given_up = tunnel.give_up(&calls, &mut self.filler);
                 self.filler.host(given_up)?;
             }
+            let Some(n) = self.read(buffer)? else {
+                continue;
+            };
             if n == 0 {
                 let within = tunnel.finish(&mut self.filler);
-                let within = self.filler.host(within)?;
+                let within = self
+                    .filler
+                    .host(within)?
+                    .or_else(|| self.filler.wire.as_ref()?.unfinished());
                 self.filler.publish_tunnel(tunnel, &mut told, Publish::Last);
                 return match within {
                     Some(within) => Err(FlowError::HungUp { within }),
@@ -133,9 +136,9 @@ impl LastWord {
         let Some(reason) = daemon.failing() else {
             return;
         };
-        let mut given_up = Vec::new();
+        let mut refused = Vec::new();
         let mut refuse = |mut calls: Vec<Header>| {
-            calls.retain(|header| is_waited_for(header, &mut given_up));
+            calls.retain(|header| is_waited_for(header, &mut refused));
             daemon.refuse(&calls, &reason);
         };
         refuse([wire.unanswered(), calls].concat());
@@ -160,13 +163,13 @@ impl LastWord {
 
 /// Whether the daemon is to be told that this has failed: each call and each end of a stream, and of a stream's other pieces
 /// one.
-fn is_waited_for(header: &Header, given_up: &mut Vec<Key>) -> bool {
+fn is_waited_for(header: &Header, refused: &mut Vec<Key>) -> bool {
     if header.kind != Kind::Stream || header.status != Status::Continue {
         return true;
     }
-    let is_first = given_up.len() < GIVEN_UP && !given_up.contains(&header.key);
+    let is_first = refused.len() < MOST_REFUSED && !refused.contains(&header.key);
     if is_first {
-        given_up.push(header.key);
+        refused.push(header.key);
     }
     is_first
 }
