@@ -2,8 +2,9 @@
 // with keys, and what goes wrong on the way, over plain TCP.
 import assert from 'node:assert/strict';
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { connect, createServer, type Server, type Socket } from 'node:net';
 import { after, before, beforeEach, describe, it } from 'node:test';
-import { sleep } from '#src/demo/time.js';
+import { sleep, until } from '#src/demo/time.js';
 import type { LastError } from '#src/session/failure.js';
 import type { SessionSnapshot } from '#src/session/snapshot.js';
 import { childrenOf, says } from '../harness/proxies.js';
@@ -15,6 +16,10 @@ import { Cook, recipe } from './recipes.js';
 import { qemuReadsNoKey, qemuReplacesNo } from './services.js';
 import { endTunnel, startTunnel, TUNNEL_URI as URI } from './tunnel-proxies.js';
 import type { TunnelProxies } from './tunnel-proxies.js';
+
+const REMOTE = 0x20008086;
+const FINISH3_PARAMS = 306;
+const REPLY = 1;
 
 const STATS = '/run/pagewire/stats.jsonl';
 
@@ -58,6 +63,43 @@ function ended(host: Host): (SessionSnapshot & { outcome: { state: string } })[]
 }
 
 const migration = ['migrate', '--live', '--p2p', '--tunnelled', 'vm1', URI];
+
+/** Stands before a daemon and keeps its answer to the last call of a migration back. */
+class Withholding {
+  withheld = false;
+  readonly #server: Server;
+  readonly #sockets = new Set<Socket>();
+
+  constructor(daemon: string, at: string) {
+    this.#server = createServer((near) => {
+      const far = connect(daemon);
+      near.pipe(far);
+      let rest = Buffer.alloc(0);
+      far.on('data', (came) => {
+        rest = Buffer.concat([rest, came]);
+        while (rest.length >= 28 && rest.length >= rest.readUInt32BE(0)) {
+          const packet = rest.subarray(0, rest.readUInt32BE(0));
+          rest = rest.subarray(packet.length);
+          const [procedure, kind] = [packet.readUInt32BE(12), packet.readUInt32BE(16)];
+          if (packet.readUInt32BE(4) === REMOTE && procedure === FINISH3_PARAMS && kind === REPLY) this.withheld = true;
+          else near.write(packet);
+        }
+      });
+      for (const [socket, other] of [
+        [near, far],
+        [far, near],
+      ] as const) {
+        this.#sockets.add(socket);
+        socket.on('error', () => undefined).on('close', () => other.destroy());
+      }
+    }).listen(at);
+  }
+
+  close(): void {
+    this.#server.close();
+    for (const socket of this.#sockets) socket.destroy();
+  }
+}
 
 void describe("libvirt's tunnel through the proxies", { skip: skipLibvirt() }, () => {
   const stage = new Stage();
@@ -296,6 +338,45 @@ void describe("libvirt's tunnel through the proxies", { skip: skipLibvirt() }, (
     await runs(b, 'vm1', lastTick(a));
     await isGone(a);
     await endTunnel(pair);
+  });
+
+  void it('holds a guest that runs at the destination when the daemon there dies with its answer', async () => {
+    const { a, b } = hosts;
+    await boot(a);
+    const relay = new Withholding(b.path('/run/libvirt/libvirt-sock'), b.path('/run/relay.sock'));
+    const patient = ['--silence', '1s', '--last-error', '/run/pagewire/last-{name}.json'];
+    const pair = await proxies(a, b, patient, ['--connect', 'unix:/run/relay.sock', '--silence', '1s']);
+    try {
+      const migrating = a.startVirsh(...migration);
+      await until(
+        () => relay.withheld,
+        60,
+        () => `no last answer: ${pair.source.said()}`,
+      );
+      await runs(b, 'vm1', lastTick(a));
+      await b.killDaemon();
+      await says(pair.source, /IN DOUBT: the libvirt daemon behind .* closed its connection/, 30);
+      // libvirt alone gives up after some 30 s
+      await sleep(process.env['PAGEWIRE_TEST_FULL'] === '1' ? 45_000 : 3000);
+      assert.equal(migrating.hasEnded, false, migrating.said());
+      const [here, there] = [lastTick(a), lastTick(b)];
+      await until(() => lastTick(b) > there + 100, 30, 'it does not run at the destination');
+      assert.equal(lastTick(a), here, 'it runs at both ends');
+      // As the log says: it runs there, so it is ended here, and then the session.
+      await a.virsh('destroy', 'vm1');
+      const [, session = ''] = /SIGTERM to process (\d+), twice/.exec(pair.source.said()) ?? [];
+      for (const heard of [/A second signal ends the session/, /what to do: see where the guest runs/]) {
+        await a.run(['kill', session]);
+        await says(pair.source, heard, 30);
+      }
+      assert.notEqual(await migrating.exitCode(60), 0);
+      await isGone(a);
+    } finally {
+      relay.close();
+      await endTunnel(pair);
+    }
+    await b.restartDaemon();
+    await runs(b, 'vm1', lastTick(b));
   });
 
   void it('says why the destination cannot be reached', async () => {

@@ -59,11 +59,12 @@ impl Daemon {
     }
 
     /// The link is lost: the daemon, which hears nothing of its peer, is told that somebody still lives. libvirt gives a
-    /// connection up that is silent for `keepalive_interval` × (`keepalive_count` + 1).
-    pub(super) fn sign_of_life(&self) {
+    /// connection up that is silent for `keepalive_interval` × (`keepalive_count` + 1). `asks`: it asks for signs, by what is
+    /// known since something was last written to it.
+    pub(super) fn sign_of_life(&self, asks: bool) {
         // Somebody who writes to it at this moment is a sign too.
         if let Ok(mut socket) = self.socket.try_lock() {
-            if socket.keepalive {
+            if socket.keepalive || asks {
                 socket.put_in(&Header::PONG.to_bytes());
             }
         }

@@ -106,7 +106,10 @@ pub(super) fn run(shared: &Shared) {
         }
         let is_linked = shared.link().is_some();
         if !is_linked || shared.is_mute() {
-            shared.daemon.sign_of_life();
+            let asks = lock(&shared.doubt)
+                .libvirt()
+                .is_some_and(|doubt| doubt.has_keepalive());
+            shared.daemon.sign_of_life(asks);
         }
         if !is_linked {
             // All of it is owed to the next link, which tells us of itself.
