@@ -292,6 +292,8 @@ export class Host {
     const { daemon } = this;
     if (daemon === undefined) return;
     for (const pid of inside(daemon)) process.kill(pid, on ? 'SIGSTOP' : 'SIGCONT');
+    // nsenter stops with what it started.
+    if (!on) process.kill(daemon.pid, 'SIGCONT');
   }
 
   /** The daemon that was started is there and answers. */
