@@ -77,6 +77,6 @@ export type { StreamEnd } from './pipeline/lane.js';
 export type { CacheSize, EncoderSettings } from './pipeline/settings.js';
 export type { InDoubt } from './session/outcome.js';
 export type { SessionSnapshot } from './session/snapshot.js';
-export type { SessionEnd } from './session/source.js';
+export type { SessionEnd } from './session/outcome.js';
 export type { SourceProxy, SourceProxySettings } from './session/source-proxy.js';
 export type { LogEntry } from './telemetry/log.js';

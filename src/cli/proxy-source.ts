@@ -20,7 +20,7 @@ import {
   type SourceProxySettings,
   warmWorkers,
 } from '../session/source-proxy.js';
-import type { SessionEnd } from '../session/source.js';
+import type { SessionEnd } from '../session/outcome.js';
 import { tunnelName, Tunnels } from '../session/tunnels.js';
 import type { Log } from '../telemetry/log.js';
 import { Metrics } from '../telemetry/metrics.js';

@@ -14,10 +14,18 @@ import { type Endpoint, endpointText } from '../transport/endpoint.js';
 import { Channel } from './channel.js';
 import type { JoinHello, Refuse } from './hello.js';
 import type { Agreement } from './negotiate.js';
-import { afterLoss, afterStop, DOUBT_NOTE_MS, type InDoubt, isCarried, isInDoubt, judge } from './outcome.js';
+import {
+  afterLoss,
+  afterStop,
+  DOUBT_NOTE_MS,
+  type InDoubt,
+  isCarried,
+  isInDoubt,
+  judge,
+  type SessionEnd,
+} from './outcome.js';
 import { identity, isSameToken } from './peers.js';
 import { carried, type SessionSnapshot, streamBytes } from './snapshot.js';
-import type { SessionEnd } from './source.js';
 
 export interface DestinationOptions {
   readonly name: string;

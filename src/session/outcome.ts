@@ -20,6 +20,13 @@ export function isInDoubt(channels: readonly ChannelState[]): boolean {
 /** What a source whose QEMU has cancelled says as it gives up. Destinations of other versions know it by these very words. */
 export const CANCELLED = 'the migration was cancelled at the source';
 
+/** How a session ended, where nothing failed. */
+export interface SessionEnd {
+  /** QEMU ended its stream in the middle: the migration was cancelled. */
+  readonly cancelled: boolean;
+  readonly within: string | undefined;
+}
+
 /** What an end makes of its channels. */
 export type Verdict =
   | { readonly is: 'going on' }

@@ -11,10 +11,10 @@ import { Dialler } from './dial.js';
 import { endOf } from './end.js';
 import { connectable, nearListenable, tlsFor } from './endpoints.js';
 import type { Agreement, End } from './negotiate.js';
-import type { InDoubt } from './outcome.js';
+import type { InDoubt, SessionEnd } from './outcome.js';
 import { parsePeer } from './peers.js';
 import type { SessionSnapshot } from './snapshot.js';
-import { type SessionEnd, SourceSession } from './source.js';
+import { SourceSession } from './source.js';
 import { StockSession } from './stock.js';
 
 /** What a proxy at the source may be told: as on its command line, see docs/proxy.md. */

@@ -35,6 +35,7 @@ import {
   inDoubtText,
   isInDoubt,
   judge,
+  type SessionEnd,
   stopInDoubtText,
 } from './outcome.js';
 import { isFinal, isUnknown, reconnect } from './reconnect.js';
@@ -62,13 +63,6 @@ export interface SourceOptions {
   /** Its own from now on, and maybe started already. */
   readonly workers?: Workers | undefined;
   readonly log: Log;
-}
-
-/** How a session ended, where nothing failed. */
-export interface SessionEnd {
-  /** QEMU ended its stream in the middle: the migration was cancelled. */
-  readonly cancelled: boolean;
-  readonly within: string | undefined;
 }
 
 /** How long one address may take at the start, in milliseconds, and how often a link may break meanwhile. */

@@ -19,9 +19,9 @@ import {
   type Held,
   inDoubtText,
   stopInDoubtText,
+  type SessionEnd,
 } from './outcome.js';
 import { carriedByStock, type SessionSnapshot } from './snapshot.js';
-import type { SessionEnd } from './source.js';
 
 export interface StockOptions {
   readonly name: string;

@@ -1,7 +1,7 @@
 /** A session for people and programs: the progress line, the line at its end, and the lines that `--stats` writes. */
 import type { PagewireError } from '../errors.js';
 import type { SessionSnapshot } from '../session/snapshot.js';
-import type { SessionEnd } from '../session/source.js';
+import type { SessionEnd } from '../session/outcome.js';
 import { bytes, count, ratio } from './amounts.js';
 
 /** Makes the progress line anew each time that it is asked for; the rates are those since the last time. */
