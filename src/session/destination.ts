@@ -374,8 +374,10 @@ export class DestinationSession {
 
   /** It cannot go on: the session fails, unless it must be held. */
   #giveUp(why: PagewireError): void {
-    if (afterLoss({ doubt: this.#isInDoubt, policy: this.#inDoubt }) === 'fail') {
-      this.#fail(why);
+    // Without a daemon nothing is left to hold.
+    const gone = this.#deserted(this.#present.map(({ status }) => status));
+    if (gone ?? afterLoss({ doubt: this.#isInDoubt, policy: this.#inDoubt }) === 'fail') {
+      this.#fail(gone ?? why);
     } else if (!this.#held) {
       this.#held = why;
       this.#hold(why);

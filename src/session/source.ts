@@ -516,7 +516,9 @@ export class SourceSession {
         const isRefused = cause instanceof Refusal && !isUnknown(cause);
         const message = `the link is lost for good: ${cause.message}`;
         this.#giveUp(isRefused ? cause : new PagewireError('LINK_LOST', message, { cause }));
-        await sleep(DOUBT_RETRY_MS, undefined, { signal }).catch(() => undefined);
+        // One that has forgotten the session will hardly remember it.
+        const retry = isUnknown(cause) ? DOUBT_NOTE_MS : DOUBT_RETRY_MS;
+        await sleep(retry, undefined, { signal }).catch(() => undefined);
       }
     }
   }
@@ -540,7 +542,9 @@ export class SourceSession {
     }
     if (this.#deciding) return;
     const isFirst = this.#hopeless === undefined;
-    this.#hopeless = this.#deciding = why;
+    this.#deciding = why;
+    // A link that is lost as well, and may come back, is not why it cannot go on.
+    if (!this.#hopeless || this.#hopeless.code === 'LINK_LOST') this.#hopeless = why;
     this.#decide(why, isFirst, performance.now() + LEAVING_MS);
   }
 

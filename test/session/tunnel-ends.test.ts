@@ -179,6 +179,19 @@ describe("libvirt's tunnel behind a guest's stream", () => {
     for (const end of ['source', 'destination']) assert.ok(!existsSync(path(`${end}-vm1.json`)), end);
   });
 
+  it("waits for the last answer of a source's daemon that has said all", async (t) => {
+    const running = await tunnel(t);
+    const { path, source, near, far, says, heard } = running;
+    await complete(running, FINISHES);
+    near.end();
+    await sleep(100);
+    assert.equal(far.readableEnded, false);
+    await says(far, FINISHED);
+    await source.says(/connection has ended \(1 stream complete\)/);
+    assert.ok(heard().endsWith(FINISHED.toString('latin1')));
+    for (const end of ['source', 'destination']) assert.ok(!existsSync(path(`${end}-vm1.json`)), end);
+  });
+
   it("fails at both ends when the destination's daemon goes before the last call", async (t) => {
     const running = await tunnel(t);
     const { near, far, lastError } = running;

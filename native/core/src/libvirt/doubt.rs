@@ -35,6 +35,26 @@ pub struct Doubt {
     keepalive: bool,
 }
 
+/// Where a conversation stands that may not end there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unfinished {
+    /// In a migration.
+    Migration,
+    /// Behind the call that lets the guest run.
+    LastCall,
+}
+
+impl Unfinished {
+    /// For people.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Unfinished::Migration => "a migration",
+            Unfinished::LastCall => "a migration's last call",
+        }
+    }
+}
+
 /// One direction.
 #[derive(Clone, Debug, Default)]
 struct Side {
@@ -149,12 +169,14 @@ impl Doubt {
                 }
                 ended.push(key);
             }
-            if is_reply && header.status == Status::Error {
-                migrations.retain(|of| *of != key);
-            }
-            if is_reply && lets_run(key.program, key.procedure) && !migrations.is_empty() {
-                // libvirt carries one after the other.
-                migrations.remove(0);
+            let is_refused =
+                header.status == Status::Error && carries_guest(key.program, key.procedure);
+            if is_reply && (is_refused || lets_run(key.program, key.procedure)) {
+                // FINISH3 does not say of which. libvirt carries one after the other.
+                let of = migrations.iter().position(|of| *of == key).unwrap_or(0);
+                if !migrations.is_empty() {
+                    migrations.remove(of);
+                }
             }
             if is_reply {
                 finishing.retain(|(of, _)| *of != key);
@@ -189,16 +211,20 @@ impl Doubt {
         [&self.calls[..], &self.streams].concat()
     }
 
-    /// Whether a migration has begun, which its FINISH3 has not ended.
+    /// What the source's daemon may not leave now, if there is something: from a migration's preparation until the answer to its
+    /// FINISH3.
     #[must_use]
-    pub fn is_migrating(&self) -> bool {
-        !self.migrations.is_empty()
+    pub fn unfinished(&self) -> Option<Unfinished> {
+        if self.in_doubt(u64::MAX) {
+            return Some(Unfinished::LastCall);
+        }
+        (!self.migrations.is_empty()).then_some(Unfinished::Migration)
     }
 
     /// Whether the source's daemon waits for something, or will.
     #[must_use]
     pub fn needs_answers(&self) -> bool {
-        self.is_migrating() || !self.calls.is_empty() || !self.streams.is_empty()
+        !self.migrations.is_empty() || !self.calls.is_empty() || !self.streams.is_empty()
     }
 
     /// Whether the source's daemon is at the end of a packet, so that it may be told something of ours.

@@ -21,7 +21,7 @@ mod guest;
 mod packet;
 mod tunnel;
 
-pub use doubt::Doubt;
+pub use doubt::{Doubt, Unfinished};
 pub use error::Refusal;
 pub use gate::{Allow, Gate, Outlet};
 pub use growing::{Call, Growing};

@@ -736,31 +736,39 @@ fn a_daemon_that_goes_leaves_its_last_call_in_doubt() {
     doubt.sent(&call(FINISH, 7, &[0; 8]));
     doubt.return_ended();
     assert!(doubt.in_doubt(u64::MAX) && doubt.needs_answers());
+    assert_eq!(doubt.unfinished(), Some(Unfinished::LastCall));
 }
 
 #[test]
 fn a_migration_lasts_from_its_preparation_to_its_last_answer() {
     let stream = |status| packet(Kind::Stream, TUNNEL, 3, status, &[]);
     let mut doubt = Doubt::default();
-    assert!(!doubt.is_migrating() && !doubt.needs_answers());
+    assert!(doubt.unfinished().is_none() && !doubt.needs_answers());
     doubt.sent(&call(TUNNEL, 3, &[0; 8]));
-    assert!(doubt.is_migrating());
+    assert_eq!(doubt.unfinished(), Some(Unfinished::Migration));
     doubt.returned(&packet(Kind::Reply, TUNNEL, 3, Status::Ok, &[]));
-    assert!(doubt.is_migrating() && doubt.unanswered().is_empty());
+    assert!(doubt.unfinished().is_some() && doubt.unanswered().is_empty());
     doubt.sent(&stream(Status::Continue));
     assert_eq!(doubt.unanswered().len(), 1);
     doubt.returned(&stream(Status::Error));
     // What was on its way by then begins nothing anew.
     doubt.sent(&stream(Status::Continue));
-    assert!(doubt.is_migrating() && doubt.unanswered().is_empty());
+    assert!(doubt.unfinished().is_some() && doubt.unanswered().is_empty());
     // The migration was cancelled, and that ends it too.
     doubt.sent(&call(FINISH, 4, &[0, 0, 0, 0, 0, 0, 0, 1]));
     doubt.returned(&packet(Kind::Reply, FINISH, 4, Status::Error, &[]));
-    assert!(!doubt.is_migrating() && !doubt.needs_answers());
+    assert!(doubt.unfinished().is_none() && !doubt.needs_answers());
+    // Of two at once it is not known which has ended.
+    for serial in [5, 6] {
+        doubt.sent(&call(TUNNEL, serial, &[0; 8]));
+    }
+    doubt.returned(&packet(Kind::Reply, FINISH, 7, Status::Ok, &[]));
+    doubt.returned(&packet(Kind::Reply, TUNNEL, 5, Status::Error, &[]));
+    assert!(doubt.unfinished().is_none());
     // One that is not taken never begins.
     doubt.sent(&call(TUNNEL, 5, &[0; 8]));
     doubt.returned(&packet(Kind::Reply, TUNNEL, 5, Status::Error, &[]));
-    assert!(!doubt.is_migrating());
+    assert!(doubt.unfinished().is_none());
 }
 
 #[test]

@@ -54,6 +54,11 @@ impl Daemon {
         socket.at_border = true;
     }
 
+    /// Unless somebody holds it.
+    pub(super) fn try_socket(&self) -> Option<MutexGuard<'_, Socket>> {
+        self.socket.try_lock().ok()
+    }
+
     pub(crate) fn socket(&self) -> MutexGuard<'_, Socket> {
         lock(&self.socket)
     }

@@ -571,6 +571,10 @@ impl Wire {
     /// # Errors
     /// If the socket cannot be looked at.
     pub fn is_given_up(&self, qemu: BorrowedFd<'_>) -> io::Result<bool> {
+        // Nor is it where something is just delivered, which may be the answer.
+        let Some(_delivered) = self.shared.daemon.try_socket() else {
+            return Ok(false);
+        };
         lock(&self.shared.doubt).is_given_up(qemu)
     }
 
@@ -745,15 +749,10 @@ impl Wire {
     }
 
     /// Where libvirt's conversation stands, if it may not end there.
-    pub(crate) fn unfinished(&self) -> Option<&'static str> {
+    pub(crate) fn unfinished(&self) -> Option<libvirt::Unfinished> {
         // What is being delivered may be its end.
         let _delivered = self.shared.daemon.socket();
-        let mut doubt = lock(&self.shared.doubt);
-        let doubt = doubt.libvirt()?;
-        if doubt.in_doubt(u64::MAX) {
-            return Some("a migration's last call");
-        }
-        doubt.is_migrating().then_some("a migration")
+        lock(&self.shared.doubt).libvirt()?.unfinished()
     }
 
     /// What libvirt's daemon says can no longer be read. Returns whether it waits for the answer to the call that lets the guest

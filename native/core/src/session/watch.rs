@@ -96,7 +96,7 @@ impl Watch {
         match self {
             Watch::Qemu(doubt) => doubt.is_given_up(qemu),
             // A daemon may end its connection at any time, but not in the middle of a migration.
-            Watch::Libvirt(doubt) => Ok(doubt.is_migrating() && has_hung_up(qemu)?),
+            Watch::Libvirt(doubt) => Ok(doubt.unfinished().is_some() && has_hung_up(qemu)?),
         }
     }
 

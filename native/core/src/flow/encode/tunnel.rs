@@ -2,10 +2,12 @@
 
 use super::{EncodeOptions, Filler, PARSE_BUFFER, PUBLISH_EVERY, Publish, Source, Urgency, Wait};
 use crate::delta::{self, Stopped};
-use crate::descriptor::{Input, Ready};
+use crate::descriptor::{Input, Ready, has_hung_up};
 use crate::flow::{Event, FlowError, Shared, StreamEnd, lock};
 use crate::frame::Ending;
-use crate::libvirt::{self, Call, Header, Key, Kind, Report, Status, Tunnel, TunnelError};
+use crate::libvirt::{
+    self, Call, Header, Key, Kind, Report, Status, Tunnel, TunnelError, Unfinished,
+};
 use crate::session::Wire;
 use rustix::event::PollFlags;
 use std::os::fd::AsFd;
@@ -14,6 +16,9 @@ use std::time::{Duration, Instant};
 
 /// How long a daemon whose connection has failed gets to take in why: `LAST_WORD_MS` of whoever closes it then.
 const LAST_WORD: Duration = Duration::from_millis(500);
+
+/// How often to look whether a last answer has come.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Streams that a daemon is told of as having failed; it has one over each connection.
 const MOST_REFUSED: usize = 64;
@@ -62,10 +67,10 @@ impl Source<'_> {
             };
             if n == 0 {
                 let within = tunnel.finish(&mut self.filler);
-                let within = self
-                    .filler
-                    .host(within)?
-                    .or_else(|| self.filler.wire.as_ref()?.unfinished());
+                let within = match self.filler.host(within)? {
+                    Some(within) => Some(within),
+                    None => self.last_answer()?,
+                };
                 self.filler.publish_tunnel(tunnel, &mut told, Publish::Last);
                 return match within {
                     Some(within) => Err(FlowError::HungUp { within }),
@@ -95,6 +100,32 @@ impl Source<'_> {
                 self.filler
                     .publish_tunnel(tunnel, &mut told, Publish::IfFree);
             }
+        }
+    }
+}
+
+impl Source<'_> {
+    /// The daemon says nothing more. While it waits for the answer that tells it which guest runs, so do we, unless it has
+    /// gone altogether. Returns where the conversation stands, if it may not end there.
+    fn last_answer(&mut self) -> Result<Option<&'static str>, FlowError> {
+        self.filler.seal(Urgency::None)?;
+        let Some(wire) = self.filler.wire.clone() else {
+            return Ok(None);
+        };
+        let shared = self.filler.shared;
+        loop {
+            let unfinished = wire.unfinished();
+            let has_gone = has_hung_up(self.input.as_fd())
+                .map_err(FlowError::system("look at libvirt's connection"))?;
+            if has_gone || unfinished != Some(Unfinished::LastCall) {
+                return Ok(unfinished.map(Unfinished::as_str));
+            }
+            if shared.stopped() {
+                return Err(FlowError::Stopped);
+            }
+            let _ = shared
+                .source_wake
+                .wait(self.input.as_fd(), PollFlags::empty(), Some(LOOK));
         }
     }
 }
