@@ -1004,6 +1004,15 @@ fn a_daemon_hears_why_its_calls_have_failed() {
     }
 }
 
+/// The source's daemon, which has made one call, is told why that failed.
+fn fails_the_call(session: &Session, why: &str) {
+    assert!(session.source.fail_calls(why));
+    session.encoder.stop();
+    let (header, body) = next(&session.sender);
+    assert_eq!((header.key.serial, header.status), (1, Status::Error));
+    assert!(String::from_utf8_lossy(&body).contains(why));
+}
+
 #[test]
 fn a_daemon_hears_why_the_flow_has_failed_as_soon_as_that_is_decided() {
     let session = session_of(1 << 20, 64 << 10, Some(Allow::default()));
@@ -1014,11 +1023,7 @@ fn a_daemon_hears_why_the_flow_has_failed_as_soon_as_that_is_decided() {
     session.until("the flow fails", |session| {
         matches!(session.encoder.source_result(), Some(Err(_)))
     });
-    assert!(session.source.fail_calls("nothing can be made of it"));
-    session.encoder.stop();
-    let (header, body) = next(source);
-    assert_eq!((header.key.serial, header.status), (1, Status::Error));
-    assert!(String::from_utf8_lossy(&body).contains("nothing can be made of it"));
+    fails_the_call(&session, "nothing can be made of it");
 }
 
 #[test]
@@ -1036,11 +1041,7 @@ fn a_daemon_that_is_gone_is_no_end_for_one_that_waits_for_it() {
     session.until("both ends know", |session| {
         session.source.status().daemon_gone && session.destination.status().daemon_gone
     });
-    assert!(session.source.fail_calls("it is gone"));
-    session.encoder.stop();
-    let (header, body) = next(source);
-    assert_eq!((header.key.serial, header.status), (1, Status::Error));
-    assert!(String::from_utf8_lossy(&body).contains("it is gone"));
+    fails_the_call(&session, "it is gone");
 }
 
 #[test]
