@@ -424,6 +424,7 @@ export class SourceSession {
       if (cutOff) this.#cancelled(cutOff);
       // It was held for QEMU's sake, which has been told by somebody how it is.
       else if (this.#hopeless) this.#fail(this.#hopeless);
+      else this.#look();
     },
     flowed: ({ number }: Channel, end: StreamEnd | PagewireError): void => {
       if (this.#isOver) return;
@@ -587,12 +588,14 @@ export class SourceSession {
       this.#channels.map(({ status }) => status),
       this.#saidBye,
     );
+    // Whether QEMU has ended its stream in the middle may be known later than what the one there makes of it.
+    const isRead = this.#channels[0]?.isRead === true;
     switch (verdict.is) {
       case 'carried':
-        this.#sayBye();
+        if (isRead) this.#sayBye();
         break;
       case 'not taken':
-        this.#fail(new PagewireError('MIGRATION_FAILED', verdict.why));
+        if (isRead) this.#fail(new PagewireError('MIGRATION_FAILED', verdict.why));
         break;
       case 'over':
         this.#finish();
