@@ -6,12 +6,12 @@ import { onReload, onStop } from '../control/signals.js';
 import { PagewireError } from '../errors.js';
 import { native } from '../native.js';
 import { nearListenable, type NearListenable } from '../session/endpoints.js';
-import { type Failed, tellFailure } from '../session/failure.js';
+import { tellFailure } from '../session/failure.js';
 import { checkInterception, Interception, interceptionPort, MARK } from '../session/interception.js';
 import { rehearse } from '../session/rehearsal.js';
-import { NO_MIGRATION, type SessionSnapshot } from '../session/snapshot.js';
+import type { SessionSnapshot } from '../session/snapshot.js';
 import { type Belongs, type Session, SourceListener } from '../session/source-process.js';
-import { SourceProcesses } from '../session/source-processes.js';
+import { failedOf, SourceProcesses } from '../session/source-processes.js';
 import {
   checkSource,
   defaultEnd,
@@ -111,13 +111,8 @@ function carryGiven(flags: SourceFlags): Promise<number> {
       } catch (error) {
         closeSync(fd);
         void workers?.close();
-        const failed = {
-          role: 'source',
-          name,
-          peer: connect.join(', '),
-          tunnel: flags.libvirt ? NO_MIGRATION : null,
-        } as const;
-        return tellFailed(ours, failed, PagewireError.from(error), flags.lastError);
+        const failed = failedOf({ name, connect }, flags.libvirt);
+        return tellFailure(ours, failed, PagewireError.from(error), flags.lastError).exitCode;
       }
       migration.accept(fd);
       return carry(flags, settings, migration, ours, (snapshot, outcome) =>
@@ -209,7 +204,7 @@ async function carry(
     const failed = { ...snapshot, peer: snapshot.peer ?? connect.join(', ') };
     // Where nobody came, nothing has failed.
     const file = signalled && snapshot.seconds === 0 ? undefined : flags.lastError;
-    return tellFailed(log, failed, failure, file, exitOf(failure, signalled));
+    return tellFailure(log, failed, failure, file, exitOf(failure, signalled)).exitCode;
   }
   tellEnd(log, await over(endedSession(end)), end);
   return end.cancelled ? EXIT.truncated : EXIT.ok;
@@ -304,11 +299,6 @@ function apply(migration: SourceMigration, { maxBandwidth, inDoubt, reconnectMs 
   migration.setMaxBandwidth(maxBandwidth);
   migration.setInDoubt(inDoubt);
   migration.setReconnect(reconnectMs);
-}
-
-/** Tells of a failure, and returns the exit code for it. */
-function tellFailed(log: Log, failed: Failed, failure: PagewireError, file: string | undefined, exit?: number): number {
-  return tellFailure(log, failed, failure, file, exit).exitCode;
 }
 
 function tellEnd(log: Log, snapshot: SessionSnapshot, { cancelled, within }: SessionEnd): void {

@@ -190,6 +190,6 @@ export class SourceProcesses {
 }
 
 /** What is told of a session that has not told anything itself. */
-function failedOf({ name, connect }: Omit<Session, 'config'>, libvirt: boolean): Failed {
+export function failedOf({ name, connect }: Pick<Session, 'name' | 'connect'>, libvirt: boolean): Failed {
   return { role: 'source', name, peer: connect.join(', '), tunnel: libvirt ? NO_MIGRATION : null };
 }

@@ -1,6 +1,6 @@
 // The command line, run as its users run it.
 import { type ChildProcess, spawn, type StdioOptions } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { TestContext } from 'node:test';
@@ -67,6 +67,14 @@ export class Running {
     }
     return this.#stderr;
   }
+}
+
+/** The processes of a proxy, by what they are called. */
+export function titles({ child: { pid = 0 } }: Running): Map<string, number> {
+  const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean).map(Number);
+  return new Map(
+    children.map((child) => [readFileSync(`/proc/${child}/cmdline`, 'latin1').split('\0')[0] ?? '', child]),
+  );
 }
 
 /** Runs pagewire to its end. */

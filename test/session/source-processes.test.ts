@@ -5,7 +5,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { connect, createServer, type Socket } from 'node:net';
 import { describe, it, type TestContext } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { folder, Running } from '../cli/command.js';
+import { folder, Running, titles } from '../cli/command.js';
 
 /** A sign of life, in libvirt's protocol. */
 const PING = Buffer.from([28, 0x6b656570, 1, 1, 2, 0, 0].flatMap((word) => [24, 16, 8, 0].map((by) => word >> by)));
@@ -31,15 +31,7 @@ async function libvirt(t: TestContext, path: string): Promise<Socket> {
   return socket;
 }
 
-/** The processes of a proxy, by what they are called. */
-function titles({ child: { pid = 0 } }: Running): Map<string, number> {
-  const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean).map(Number);
-  return new Map(
-    children.map((child) => [readFileSync(`/proc/${child}/cmdline`, 'latin1').split('\0')[0] ?? '', child]),
-  );
-}
-
-/** Those of them that have a session, by its name. */
+/** The processes of a proxy that have a session, by its name. */
 function sessions(running: Running): Map<string, number> {
   const named = [...titles(running)].map(
     ([title, child]) => [/^pagewire: (to-dst-[0-9a-f]{8})/.exec(title)?.[1] ?? '', child] as const,

@@ -7,7 +7,7 @@ import { connect, createServer, type Socket } from 'node:net';
 import { describe, it, type TestContext } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { LastError } from '#src/session/failure.js';
-import { folder, Running } from '../cli/command.js';
+import { folder, Running, titles } from '../cli/command.js';
 
 const REMOTE = 0x20008086;
 const PREPARE_TUNNEL3_PARAMS = 304;
@@ -63,13 +63,10 @@ interface Tunnel {
 }
 
 /** The session's process of a proxy. */
-function sessionOf({ child: { pid } }: Running): number {
-  const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ');
-  const [session] = children.filter((each) =>
-    readFileSync(`/proc/${each}/cmdline`, 'latin1').startsWith('pagewire: libvirt-'),
-  );
+function sessionOf(running: Running): number {
+  const [session] = [...titles(running)].filter(([title]) => title.startsWith('pagewire: libvirt-'));
   assert.ok(session);
-  return Number(session);
+  return session[1];
 }
 
 /** The stream is complete, and the daemon at the destination has what comes behind it. */

@@ -50,6 +50,12 @@ async function failsHalfway(host: Host): Promise<void> {
   assert.match(await host.run(['pagewire', 'libvirt', 'setup', '--undo']), /^removed \/etc\/pagewire\/tunnel\.env$/m);
 }
 
+const LAST_ERROR = ['--last-error', '/run/pagewire/last-{name}.json'];
+
+/** What it has of the guest's last failure there. */
+const lastErrorAt = (host: Host): LastError =>
+  JSON.parse(readFileSync(host.path('/run/pagewire/last-vm1.json'), 'utf8')) as LastError;
+
 const withoutVirsh = (words: string): string | undefined => (words.startsWith('virsh') ? undefined : words);
 
 let now: TunnelProxies | undefined;
@@ -254,8 +260,7 @@ void describe("libvirt's tunnel through the proxies", { skip: skipLibvirt() }, (
   void it('fails with the reason at both ends when the far daemon dies, and the guest runs on', async () => {
     const { a, b } = hosts;
     await boot(a, { rate: 8000 });
-    const lastError = ['--last-error', '/run/pagewire/last-{name}.json'];
-    const pair = await proxies(a, b, ['--max-bandwidth', '40Mbit', ...lastError], lastError);
+    const pair = await proxies(a, b, ['--max-bandwidth', '40Mbit', ...LAST_ERROR], LAST_ERROR);
     const migrating = a.startVirsh(...migration);
     await says(pair.source, /guest vm1: libvirt sends its stream/, 30);
     await sleep(300);
@@ -268,9 +273,7 @@ void describe("libvirt's tunnel through the proxies", { skip: skipLibvirt() }, (
       [pair.destination, b],
     ] as const) {
       await says(proxy, /libvirt daemon.* closed .*vm1.*what to do: /);
-      const { guest, message } = JSON.parse(
-        readFileSync(host.path('/run/pagewire/last-vm1.json'), 'utf8'),
-      ) as LastError;
+      const { guest, message } = lastErrorAt(host);
       assert.equal(guest, 'vm1');
       assert.match(message, /libvirt daemon.* closed/);
     }
@@ -282,15 +285,19 @@ void describe("libvirt's tunnel through the proxies", { skip: skipLibvirt() }, (
   void it('fails when the far daemon answers no more, and the guest runs on', async () => {
     const { a, b } = hosts;
     await boot(a, { rate: 8000 });
-    const lastError = ['--last-error', '/run/pagewire/last-{name}.json'];
-    const pair = await proxies(a, b, ['--max-bandwidth', '40Mbit', ...lastError], ['--reconnect', '2s', ...lastError]);
+    const pair = await proxies(
+      a,
+      b,
+      ['--max-bandwidth', '40Mbit', ...LAST_ERROR],
+      ['--reconnect', '2s', ...LAST_ERROR],
+    );
     const migrating = a.startVirsh(...migration);
     await says(pair.source, /guest vm1: libvirt sends its stream/, 30);
     await sleep(300);
     b.holdDaemon(true);
     const fails = async (proxy: Running, host: Host, why: RegExp): Promise<void> => {
       await says(proxy, why, 60);
-      const { guest } = JSON.parse(readFileSync(host.path('/run/pagewire/last-vm1.json'), 'utf8')) as LastError;
+      const { guest } = lastErrorAt(host);
       assert.equal(guest, 'vm1');
     };
     try {
@@ -310,8 +317,7 @@ void describe("libvirt's tunnel through the proxies", { skip: skipLibvirt() }, (
   void it("a session's process that is killed is told of, and what is left at the destination can be ended", async () => {
     const { a, b } = hosts;
     await boot(a, { rate: 8000 });
-    const lastError = ['--last-error', '/run/pagewire/last-{name}.json'];
-    const pair = await proxies(a, b, ['--max-bandwidth', '40Mbit', ...lastError]);
+    const pair = await proxies(a, b, ['--max-bandwidth', '40Mbit', ...LAST_ERROR]);
     const migrating = a.startVirsh(...migration);
     await says(pair.source, /guest vm1: libvirt sends its stream/, 30);
     const sessions = inside(pair.source)
@@ -325,7 +331,7 @@ void describe("libvirt's tunnel through the proxies", { skip: skipLibvirt() }, (
       pair.source,
       /the session's process was ended by SIGKILL .*: libvirt fails its migration.*vm1.*what to do: /,
     );
-    const told = JSON.parse(readFileSync(a.path('/run/pagewire/last-vm1.json'), 'utf8')) as LastError;
+    const told = lastErrorAt(a);
     assert.deepEqual([told.guest, told.code], ['vm1', 'INTERNAL']);
     await runs(a);
     // The destination waits for the link.
@@ -344,7 +350,7 @@ void describe("libvirt's tunnel through the proxies", { skip: skipLibvirt() }, (
     const { a, b } = hosts;
     await boot(a);
     const relay = new Withholding(b.path('/run/libvirt/libvirt-sock'), b.path('/run/relay.sock'));
-    const patient = ['--silence', '1s', '--last-error', '/run/pagewire/last-{name}.json'];
+    const patient = ['--silence', '1s', ...LAST_ERROR];
     const pair = await proxies(a, b, patient, ['--connect', 'unix:/run/relay.sock', '--silence', '1s']);
     try {
       const migrating = a.startVirsh(...migration);

@@ -204,12 +204,10 @@ fn copy_to_qemu(shared: &Shared, fd: OwnedFd) -> Result<(), WireError> {
                     // Its socket stays open: it is told why its calls fail, which is more than the end of what comes. Or it
                     // is told nothing, as the guest may run there.
                     shared.flag(|flags| flags.daemon_gone = true);
-                    sequence = sequence.wrapping_add(1);
-                    shared.delivered(sequence.into(), true);
-                    continue;
+                } else {
+                    let _ = output.as_socket().map(|fd| shutdown(fd, Shutdown::Write));
+                    shared.flag(|flags| flags.ended = true);
                 }
-                let _ = output.as_socket().map(|fd| shutdown(fd, Shutdown::Write));
-                shared.flag(|flags| flags.ended = true);
             }
             _ => return Err(wrong("a frame where it may not stand")),
         }
