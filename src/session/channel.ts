@@ -275,33 +275,38 @@ export class Channel {
     return { status: this.status, totals: this.flow.totals(), delta, tunnel: this.tunnel };
   }
 
-  /** Ends all of it and closes QEMU's socket. The peer is told why, if it can be told and `reason` is one. */
-  async close(reason?: string): Promise<void> {
-    if (this.#last) return;
+  /**
+   * Ends all of it and closes QEMU's socket. The peer is told why, if it can be told and `reason` is one; returns whether it
+   * knows that all is over.
+   */
+  async close(reason?: string): Promise<boolean> {
+    if (this.#last) return true;
     this.#last = this.counters();
     const hears = reason !== undefined && this.#libvirt && this.#wire.failCalls(`pagewire: ${reason}`);
     this.flow.stop();
     this.#packer?.delete(this.flow);
-    if (reason !== undefined) await this.#abort(reason);
+    const isKnown = reason === undefined || (await this.#abort(reason));
     // libvirt takes in what it was told before it sees the end.
     if (hears) await sleep(LAST_WORD_MS);
     this.#wire.close();
     await this.#ended;
     this.flow.close();
     if (this.#qemu !== undefined) closeSync(this.#qemu);
+    return isKnown;
   }
 
   /**
    * The end of a frame that is under way may have to be waited for; one that the link does not take in time is cut off, with the
    * link, which lets go of whoever writes it. A peer that has heard it lets go of the link itself.
    */
-  async #abort(reason: string): Promise<void> {
+  async #abort(reason: string): Promise<boolean> {
     let isTold = false;
     let until = performance.now() + LAST_FRAME_MS;
     for (;;) {
       const { linked, peerAbort, failure } = this.#wire.status();
       // A peer that gave up itself does not listen.
-      if (!linked || peerAbort !== undefined) break;
+      if (peerAbort !== undefined) return true;
+      if (!linked) return isTold;
       if (!isTold && this.#wire.abort(reason)) {
         isTold = true;
         until = performance.now() + ABORT_MS;
@@ -311,5 +316,6 @@ export class Channel {
       await sleep(ABORT_LOOK_MS);
     }
     if (!isTold) this.#wire.dropLink('given up');
+    return isTold && this.#wire.status().failure !== undefined;
   }
 }

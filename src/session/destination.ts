@@ -58,6 +58,9 @@ const SILENT_CHANNEL_MS = 50;
 /** How long what QEMU said last may take to the source once QEMU has gone before its time, in milliseconds. */
 const ANSWER_MS = 10_000;
 
+/** How long the source may take to end a session whose daemon here has gone, until that is told, in milliseconds. */
+const DESERTED_MS = 2000;
+
 /** How long the source may take to come for the last words of a session that is carried, in milliseconds. */
 const LINGER_MS = 30_000;
 
@@ -99,9 +102,13 @@ export class DestinationSession {
   /** Where each channel's link comes from. */
   readonly #from = new Map<Channel, string>();
   #stopRequests = 0;
+  /** Why the source has given up, where no link of a channel carried that. */
+  #left: string | undefined;
   /** The guest that libvirt prepared for last, and whether something was refused. */
   #guest: string | undefined;
   #hasRefused = false;
+  /** The daemon here has gone, and that is or will be told. */
+  #isDeserted = false;
   /** Why it will fail, once what QEMU said is with the source. */
   #failing: PagewireError | undefined;
 
@@ -189,6 +196,12 @@ export class DestinationSession {
       this.#held = undefined;
       if (this.#state !== 'ending') this.#state = 'running';
     }
+  }
+
+  /** The source has given up, which came by a connection of its own. */
+  leave(why: string): void {
+    this.#left = why;
+    this.#look();
   }
 
   /** Somebody wants it to end. */
@@ -406,7 +419,8 @@ export class DestinationSession {
 
   #look(): void {
     if (this.#isOver) return;
-    const statuses = this.#present.map(({ status }) => status);
+    const left = this.#left !== undefined && { peerAbort: this.#left };
+    const statuses = this.#present.map(({ status }) => ({ ...status, ...left }));
     const verdict = judge('destination', statuses, false);
     if (verdict.is === 'over') {
       for (const channel of this.#present) channel.bye();
@@ -419,7 +433,22 @@ export class DestinationSession {
       this.#fail(new PagewireError('SESSION_FAILED', verdict.why));
     } else if (this.#failing && this.#present.every(({ hasQemu, status }) => !hasQemu || status.confirmed)) {
       this.#fail(this.#failing);
+    } else if (this.#deserted(statuses)) {
+      this.#noteDeserted();
     }
+  }
+
+  /** Mostly the source ends the session for it at once. */
+  #noteDeserted(): void {
+    if (this.#isDeserted) return;
+    this.#isDeserted = true;
+    void sleep(DESERTED_MS, undefined, { signal: this.#over.signal }).then(
+      () => {
+        const gone = this.#deserted(this.#present.map(({ status }) => status));
+        if (gone) this.#log.warn(`${gone.message}; the source, whose libvirt daemon waits for it, is waited for`);
+      },
+      () => undefined,
+    );
   }
 
   /** Where the daemon here is why the source gave up, that. */

@@ -19,6 +19,9 @@ export const PROTOCOL = { oldest: 1, newest: 1 } as const;
 /** The most connections of QEMU's in a session. */
 export const MOST_CHANNELS = 256;
 
+/** The most characters of a reason. */
+export const MOST_REASON = 4096;
+
 const count = (most: number): z.ZodNumber => z.int().min(0).max(most);
 
 /** Anything but control characters: it is shown to people. */
@@ -85,6 +88,8 @@ const joinHello = versions.extend({
   channel: count(MOST_CHANNELS - 1),
   /** Frames of the acceptor's direction that the connector has whole. */
   received: count(Number.MAX_SAFE_INTEGER),
+  /** Why the source gives the session up, which its link could not carry: nothing goes over this one. */
+  gaveUp: shown(MOST_REASON).optional(),
 });
 export type JoinHello = z.infer<typeof joinHello>;
 
@@ -132,7 +137,7 @@ export const REFUSALS = [
   'BAD_HELLO',
 ] as const;
 
-const refuse = z.object({ code: shown(32), message: shown(4096), program: shown(64).optional() });
+const refuse = z.object({ code: shown(32), message: shown(MOST_REASON), program: shown(64).optional() });
 /** Codes of a later pagewire are as good as any: a refusal is final, unless it is BUSY. */
 export type Refuse = z.infer<typeof refuse>;
 

@@ -128,6 +128,12 @@ export class Host {
     const no = session ? session.refuses(hello, link.peer()) : { code: 'UNKNOWN_SESSION', message: UNKNOWN_SESSION };
     if (!session || no) return refuse(link, no ?? { code: 'UNKNOWN_SESSION', message: UNKNOWN_SESSION }, handshakeMs);
     const { program } = this.settings.end;
+    if (hello.gaveUp !== undefined) {
+      session.leave(hello.gaveUp);
+      await welcome(link, { protocol: PROTOCOL, program, received: 0 }, handshakeMs);
+      link.close();
+      return;
+    }
     await welcome(link, { protocol: PROTOCOL, program, received: await session.ready(hello) }, handshakeMs);
     session.join(link, hello);
   }

@@ -10,6 +10,7 @@ import { closeSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Codec, CODECS } from '../codecs.js';
 import { duration } from '../control/quantities.js';
+import { plain } from '../control/standard-streams.js';
 import { PagewireError } from '../errors.js';
 import { departures, type Guest, native, type NativeTunnel } from '../native.js';
 import type { StreamEnd } from '../pipeline/lane.js';
@@ -23,7 +24,15 @@ import { broken } from './broken.js';
 import { Channel, FURTHER_IN_FLIGHT, furtherPackers, LAST_WORD_MS } from './channel.js';
 import { Packer } from './packer.js';
 import { type Dialled, type Dialler, Refusal } from './dial.js';
-import { type JoinHello, MOST_CHANNELS, type OpenHello, PROTOCOL, readJoinWelcome, readOpenWelcome } from './hello.js';
+import {
+  type JoinHello,
+  MOST_CHANNELS,
+  MOST_REASON,
+  type OpenHello,
+  PROTOCOL,
+  readJoinWelcome,
+  readOpenWelcome,
+} from './hello.js';
 import { type Agreement, agree, choose, type End, refusal } from './negotiate.js';
 import {
   afterLoss,
@@ -88,8 +97,8 @@ const HUNG_UP = 'libvirt closed its connection in the middle of a migration';
 /** How long QEMU's further connections may take to be carried to their end once it has cancelled, in milliseconds. */
 const CANCEL_MS = 400;
 
-/** How long a destination without a link is looked for, to tell it that all is over, in milliseconds. */
-const RELINK_MS = 500;
+/** How long a destination that the links do not reach is looked for, to tell it that all is over, in milliseconds. */
+const LEAVE_MS = 500;
 
 /** Bytes that are kept for a channel beside QEMU's main one until the peer has acknowledged them. */
 const FURTHER_REPLAY = 8 << 20;
@@ -224,6 +233,12 @@ export class SourceSession {
   /** Both guests may run if it ends now, or none would. */
   get #mustArrive(): boolean {
     return this.#isInDoubt || this.#channels[0]?.departure === departures.inTransit;
+  }
+
+  /** Migrations came through libvirt's tunnel, and its daemon waits for nothing more. */
+  get #isAnswered(): boolean {
+    const main = this.#channels[0];
+    return (main?.tunnel?.complete ?? 0) > 0 && main?.status.daemonWaits === false;
   }
 
   get #held(): Held {
@@ -499,7 +514,7 @@ export class SourceSession {
       try {
         const dialled = await reconnect({
           dialler: this.#options.dialler,
-          hello: () => this.#join(channel),
+          hello: () => this.#join(channel.number, channel.received),
           deadline: () => since + this.#reconnectMs,
           failed: (error, attempt) => {
             if (attempt > 0 || this.#hopeless) this.#log.debug(error.message);
@@ -560,6 +575,11 @@ export class SourceSession {
       return;
     }
     this.#deciding = undefined;
+    if (why.code === 'LINK_LOST' && this.#isAnswered) {
+      this.#log.warn(`${why.message}. All migrations had their answers before: libvirt's connection is closed`);
+      this.#finish();
+      return;
+    }
     // If QEMU has closed its side, there is nothing left to hold. What is in doubt already, or on its way, may still go on.
     const doubt = this.#channels[0]?.isRead !== true && (this.#mustArrive || this.#stopSending());
     if (afterLoss({ doubt, policy: this.#inDoubt }) === 'fail') this.#fail(why);
@@ -654,24 +674,23 @@ export class SourceSession {
     });
   }
 
-  /** One try to reach a destination that would otherwise wait for a link that never comes. */
-  async #relink(): Promise<void> {
+  /** One try to tell a destination why, which would otherwise wait for a link that never comes. */
+  async #leave(reason: string): Promise<void> {
     const [main] = this.#channels;
-    if (!main || !this.#lost.has(main) || this.#hopeless || this.#options.dialler.isOnce) return;
-    main.stopSending();
+    const wasSought = this.#hopeless?.code === 'LINK_LOST';
+    if (!main || wasSought || main.status.peerAbort !== undefined || this.#options.dialler.isOnce) return;
     try {
-      const { link, welcome } = await this.#options.dialler.join(this.#join(main), 0, RELINK_MS);
-      main.attach(link, readJoinWelcome(welcome).received);
+      const gaveUp = plain(reason).replaceAll('\n', ' ').slice(0, MOST_REASON);
+      const { link } = await this.#options.dialler.join({ ...this.#join(0, 0), gaveUp }, 0, LEAVE_MS);
+      link.close();
     } catch (error) {
       this.#log.debug(`the destination cannot be told: ${PagewireError.from(error).message}`);
     }
   }
 
-  #join(channel: Channel): JoinHello {
-    return {
-      ...{ kind: 'join', protocol: PROTOCOL, program: this.#options.end.program, token: this.#token },
-      ...{ channel: channel.number, received: channel.received },
-    };
+  #join(channel: number, received: number): JoinHello {
+    const { program } = this.#options.end;
+    return { kind: 'join', protocol: PROTOCOL, program, token: this.#token, channel, received };
   }
 
   /** Only the first to end it says how; the peer is told the reason where there is one. */
@@ -681,8 +700,8 @@ export class SourceSession {
     clearTimeout(this.#note);
     this.#endedAt = performance.now();
     this.#state = 'ending';
-    if (reason !== undefined) await this.#relink();
-    await Promise.all(this.#channels.map((channel) => channel.close(reason)));
+    const known = await Promise.all(this.#channels.map((channel) => channel.close(reason)));
+    if (reason !== undefined && !known.includes(true)) await this.#leave(reason);
     const waiting = this.#waiting.splice(0);
     if (reason !== undefined && this.#options.libvirt === true) {
       const hears = waiting.filter((fd) => native.refuseCalls(fd, `pagewire: ${reason}`));

@@ -6,6 +6,7 @@ import { describe, it, type TestContext } from 'node:test';
 import { native, type NativeLink } from '#src/native.js';
 import { FRAME, type Hello, PROTOCOL, readJoinWelcome, type Refuse } from '#src/session/hello.js';
 import { Host, type HostSettings, type Registry } from '#src/session/host.js';
+import { CANCELLED } from '#src/session/outcome.js';
 import { createLog } from '#src/telemetry/log.js';
 import { folder } from '../cli/command.js';
 import { CAPABILITIES, OPEN, PARAMETERS, settings, TIMEOUT } from './handshake.js';
@@ -149,6 +150,29 @@ describe('a link that joins a session', () => {
     await desk.welcomed(OPEN);
     const { code } = await desk.refused({ ...JOIN, token: 'cd'.repeat(32) }, 'join');
     assert.equal(code, 'UNKNOWN_SESSION');
+  });
+
+  it('ends the session where it only brings that the source has given up', async (t) => {
+    const desk = new Desk(t);
+    await desk.welcomed(OPEN);
+    const gaveUp = { ...JOIN, channel: 0, gaveUp: 'the disk is on fire' };
+    assert.equal((await desk.refused({ ...gaveUp, token: 'cd'.repeat(32) }, 'join')).code, 'UNKNOWN_SESSION');
+    assert.equal(desk.host.session?.snapshot().state, 'running');
+    const ended = assert.rejects(desk.host.session.done, {
+      code: 'PEER_FAILED',
+      message: 'the source gave up: the disk is on fire',
+    });
+    const { link } = await desk.say(gaveUp, 'join');
+    await ended;
+    await assert.rejects(link.receive(TIMEOUT));
+    link.close();
+  });
+
+  it('ends it well where that is a cancelled migration', async (t) => {
+    const desk = new Desk(t);
+    await desk.welcomed(OPEN);
+    await desk.welcomed({ ...JOIN, channel: 0, gaveUp: CANCELLED }, 'join');
+    assert.deepEqual(await desk.host.session?.done, { cancelled: true, within: undefined });
   });
 
   it('is refused where there is no memory for one more, and those that are there are not', async (t) => {

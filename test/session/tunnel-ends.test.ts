@@ -164,7 +164,55 @@ describe("libvirt's tunnel in the middle of a guest's stream", () => {
   }
 });
 
+describe("libvirt's tunnel whose daemons take nothing", () => {
+  const MORE = Buffer.alloc(64 << 10, 'more');
+
+  it('tells the destination that the source has given up, though nothing more goes over the link', async (t) => {
+    const { source, near, far, lastError } = await tunnel(t);
+    far.pause();
+    // Until nothing has gone for a while: all between the two is full.
+    let sent = -1;
+    while (sent !== near.bytesWritten) {
+      sent = near.bytesWritten;
+      while (near.writableLength < 16 * MORE.length) near.write(prepares(STREAM, CONTINUE, MORE));
+      await sleep(500);
+    }
+    process.kill(sessionOf(source), 'SIGTERM');
+    for (const [end, code] of [
+      ['source', 'STOPPED'],
+      ['destination', 'PEER_FAILED'],
+    ] as const) {
+      const failure = await lastError(end);
+      assert.equal(failure.code, code);
+      assert.match(failure.message, /stopped: the migration fails and the guest stays here/);
+    }
+  });
+
+  it("tells of a destination's daemon that has gone, though the source's does not hear of it", async (t) => {
+    const { destination, near, far } = await tunnel(t);
+    near.pause();
+    // More than the socket there holds, and less than that and the link's.
+    for (let i = 0; i < 5; i++) far.write(prepares(STREAM, CONTINUE, MORE));
+    far.end();
+    await destination.says(
+      /the libvirt daemon closed unix:.*daemon.sock before the end of the migration of guest vm1; /,
+    );
+  });
+});
+
 describe("libvirt's tunnel behind a guest's stream", () => {
+  it('ends well where the link is lost for good behind the last answer', async (t) => {
+    const running = await tunnel(t);
+    const { path, source, destination, near, far, says } = running;
+    await complete(running, FINISHES);
+    await says(far, FINISHED);
+    process.kill(sessionOf(destination), 'SIGKILL');
+    await once(near, 'close');
+    await source.says(/the link is lost for good: .*All migrations had their answers before/);
+    await source.says(/connection has ended \(1 stream complete\)/);
+    assert.ok(!existsSync(path('source-vm1.json')));
+  });
+
   it('ends well where the daemon at the destination goes right behind its last answer', async (t) => {
     const running = await tunnel(t);
     const { path, source, near, far, says } = running;

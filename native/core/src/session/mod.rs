@@ -164,6 +164,8 @@ pub struct Status {
     pub peer_abort: Option<String>,
     /// The destination's daemon has closed its connection; of the source: when ours still waited for it.
     pub daemon_gone: bool,
+    /// Of the source, in libvirt's tunnel: its daemon waits for answers, or will, as a migration has begun.
+    pub daemon_waits: bool,
     /// The destination's guest may run and the source's QEMU does not know it, or the guest is on its way between the two.
     pub doubt: bool,
     /// Of the source: the guest has left in postcopy's package, and needs the source for its pages.
@@ -655,8 +657,9 @@ impl Wire {
             status.doubt = flags.doubt;
         }
         if shared.options.side == Side::Source {
-            let doubt = lock(&shared.doubt);
+            let mut doubt = lock(&shared.doubt);
             status.postcopy = doubt.is_postcopy();
+            status.daemon_waits = doubt.libvirt().is_some_and(|doubt| doubt.needs_answers());
             if status.confirmed && status.ended {
                 status.not_taken = doubt.failure();
             }
