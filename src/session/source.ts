@@ -14,26 +14,18 @@ import { plain } from '../control/standard-streams.js';
 import { PagewireError } from '../errors.js';
 import { departures, type Guest, native, type NativeTunnel } from '../native.js';
 import type { StreamEnd } from '../pipeline/lane.js';
-import { type CheckedSettings, checkEncoder, DEFAULT_LEVEL, type EncoderSettings } from '../pipeline/settings.js';
+import { type CheckedSettings, checkEncoder } from '../pipeline/settings.js';
 import { Workers } from '../pipeline/workers.js';
 import { bytes } from '../telemetry/amounts.js';
 import type { Log } from '../telemetry/log.js';
 import { endpointText } from '../transport/endpoint.js';
-import { backoff } from './backoff.js';
 import { broken } from './broken.js';
 import { Channel, FURTHER_IN_FLIGHT, furtherPackers, LAST_WORD_MS } from './channel.js';
 import { Packer } from './packer.js';
-import { type Dialled, type Dialler, Refusal } from './dial.js';
-import {
-  type JoinHello,
-  MOST_CHANNELS,
-  MOST_REASON,
-  type OpenHello,
-  PROTOCOL,
-  readJoinWelcome,
-  readOpenWelcome,
-} from './hello.js';
-import { type Agreement, agree, choose, type End, refusal } from './negotiate.js';
+import { type Dialled, Refusal } from './dial.js';
+import { type JoinHello, MOST_CHANNELS, MOST_REASON, PROTOCOL, readJoinWelcome } from './hello.js';
+import type { Agreement } from './negotiate.js';
+import { type OpeningOptions, openSession } from './opening.js';
 import {
   afterLoss,
   afterStop,
@@ -47,22 +39,12 @@ import {
   type SessionEnd,
   stopInDoubtText,
 } from './outcome.js';
-import { isFinal, isUnknown, reconnect } from './reconnect.js';
+import { isUnknown, reconnect } from './reconnect.js';
 import { carried, type SessionSnapshot, streamBytes } from './snapshot.js';
 
-export interface SourceOptions {
-  /** The guest's name, as the destination is to know it. */
-  readonly name: string;
+export interface SourceOptions extends OpeningOptions {
   /** Where QEMU, or libvirt, connects: for people. */
   readonly near: string;
-  /** For a destination whose QEMU listens on one of a range of ports. */
-  readonly port?: number | undefined;
-  readonly dialler: Dialler;
-  readonly encoder: EncoderSettings;
-  /** What this end can and wants. */
-  readonly end: End;
-  /** Bytes that are kept until the peer has acknowledged them. */
-  readonly replayBytes: number;
   readonly reconnectMs: number;
   readonly inDoubt: InDoubt;
   /** Bytes a second; 0: no limit. */
@@ -71,12 +53,7 @@ export interface SourceOptions {
   readonly libvirt?: boolean | undefined;
   /** Its own from now on, and maybe started already. */
   readonly workers?: Workers | undefined;
-  readonly log: Log;
 }
-
-/** How long one address may take at the start, in milliseconds, and how often a link may break meanwhile. */
-const OPEN_MS = 10_000;
-const OPEN_ROUNDS = 6;
 
 /** How long a peer that was told that all is done may take to say so too, in milliseconds. */
 const BYE_MS = 10_000;
@@ -256,13 +233,14 @@ export class SourceSession {
     this.#state = 'connecting';
     this.#began = performance.now();
     try {
-      const dialled = await this.#dialFirst();
-      try {
-        this.#agreement = this.#agree(dialled);
-      } catch (error) {
-        dialled.link.close();
-        throw error;
-      }
+      const { dialled, agreement, settings } = await openSession({
+        ...this.#options,
+        ...{ token: this.#token, settings: this.#settings, signal: this.#over.signal },
+      });
+      this.#agreement = agreement;
+      this.#settings = settings;
+      this.#packer = this.#newPacker(agreement.codecs, agreement.match > 0);
+      this.#peer = endpointText(dialled.endpoint);
       this.#state = 'running';
       const [first, ...further] = this.#waiting.splice(0);
       if (first !== undefined) this.#add(first, dialled);
@@ -270,68 +248,6 @@ export class SourceSession {
     } catch (error) {
       this.#fail(PagewireError.from(error));
     }
-  }
-
-  /** Each address once; again where a link broke before all was said, which is no answer. */
-  async #dialFirst(): Promise<Dialled> {
-    const { name, port, end, dialler } = this.#options;
-    const { program, capabilities, parameters, require } = end;
-    const hello: OpenHello = {
-      ...{ kind: 'open', protocol: PROTOCOL, program, token: this.#token, name, port },
-      ...{ capabilities, parameters, require: [...require] },
-    };
-    let rounds = 1;
-    for (let turn = 0; ; turn++) {
-      if (turn % dialler.size === 0) {
-        await sleep(backoff(turn / dialler.size, Math.random()), undefined, { signal: this.#over.signal });
-      }
-      try {
-        const dialled = await dialler.open(hello, turn, OPEN_MS);
-        if (!this.#isOver) return dialled;
-        dialled.link.close();
-        throw new PagewireError('STOPPED', 'stopped');
-      } catch (error) {
-        const failure = PagewireError.from(error);
-        if (failure.code === 'CONNECTION_LOST' && !dialler.isOnce) rounds = OPEN_ROUNDS;
-        if (isFinal(failure) || turn + 1 >= rounds * dialler.size || this.#isOver) throw failure;
-        this.#log.warn(`${failure.message}; trying ${dialler.size > 1 ? 'the next address' : 'again'}`);
-      }
-    }
-  }
-
-  /** What both ends have becomes what this one does. */
-  #agree({ link, welcome, endpoint }: Dialled): Agreement {
-    const { end, encoder, replayBytes } = this.#options;
-    const theirs = readOpenWelcome(welcome);
-    const refuse = refusal({ ...theirs, require: [] }, end);
-    if (refuse) throw new PagewireError('INCOMPATIBLE', refuse.message);
-    const agreement = agree(theirs, end);
-    const { codec: wanted, native: options } = this.#settings;
-    // Nobody need hear of a default that the destination has no room for.
-    const hopes = { codec: wanted, delta: options.delta !== undefined, match: encoder.match ?? 0 };
-    const choice = choose(hopes, agreement, theirs.program);
-    for (const note of choice.notes) this.#log.warn(note);
-    const { codec, delta } = choice;
-    this.#settings = checkEncoder(
-      {
-        ...encoder,
-        ...(!delta && { delta, cacheSize: undefined }),
-        ...(codec !== wanted && { codec, level: codec === 'none' ? 0 : DEFAULT_LEVEL }),
-        match: agreement.match,
-        frameSize: Math.min(options.frameSize, agreement.frameSize),
-      },
-      replayBytes,
-    );
-    this.#packer = this.#newPacker(agreement.codecs, agreement.match > 0);
-    this.#peer = endpointText(endpoint);
-    const { fingerprint } = link.peer();
-    const key = fingerprint === undefined ? '' : `, key ${fingerprint}`;
-    this.#log.info(
-      `connected to ${this.#peer} (pagewire ${theirs.program}${key}): ` +
-        `codec ${codec}, ${delta ? 'with' : 'without'} delta` +
-        (agreement.match > 0 ? `, match of ${bytes(agreement.match)}` : ''),
-    );
-    return agreement;
   }
 
   #newPacker(codecs: readonly Codec[] = CODECS, matches = false): Packer {
