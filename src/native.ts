@@ -353,10 +353,13 @@ export interface WireStatus {
   peerBye: boolean;
   /** Why the peer gave up. */
   peerAbort?: string;
-  /** In libvirt's tunnel: the destination's daemon has closed its connection; of the source: when ours still waited for it. */
+  /**
+   * In libvirt's tunnel: the destination's daemon has closed its connection before the migration was settled; of the source: when
+   * ours still waited for it.
+   */
   daemonGone: boolean;
-  /** Of the source, in libvirt's tunnel: its daemon waits for answers, or will, as a migration has begun. */
-  daemonWaits: boolean;
+  /** In libvirt's tunnel: a migration has had its last answer, and no other has begun. */
+  settled: boolean;
   /** The destination's guest may run, and the source's QEMU does not know it; or the guest is on its way between the two. */
   doubt: boolean;
   /** Of the source: the guest has left in postcopy's package, and needs the source for its pages. */

@@ -21,8 +21,10 @@ import {
   type InDoubt,
   isCarried,
   isInDoubt,
+  isSettled,
   judge,
   type SessionEnd,
+  settledText,
 } from './outcome.js';
 import { identity, isSameToken } from './peers.js';
 import { carried, type SessionSnapshot, streamBytes } from './snapshot.js';
@@ -61,7 +63,7 @@ const ANSWER_MS = 10_000;
 /** How long the source may take to end a session whose daemon here has gone, until that is told, in milliseconds. */
 const DESERTED_MS = 2000;
 
-/** How long the source may take to come for the last words of a session that is carried, in milliseconds. */
+/** How long the source may take to come for the last words of a session that is carried, or settled, in milliseconds. */
 const LINGER_MS = 30_000;
 
 /** How far a channel may come before one that stands before it. */
@@ -201,7 +203,8 @@ export class DestinationSession {
   /** The source has given up, which came by a connection of its own. */
   leave(why: string): void {
     this.#left = why;
-    this.#look();
+    if (this.#isLingering) this.#finish();
+    else this.#look();
   }
 
   /** Somebody wants it to end. */
@@ -295,7 +298,7 @@ export class DestinationSession {
       this.#state = 'reconnecting';
       this.#log.warn(
         `the link from ${this.#from.get(channel) ?? 'the source'} is lost (channel ${channel.number}): ${reason}; ` +
-          `waiting for it for ${duration(this.#reconnectMs)}`,
+          `waiting for it for ${duration(this.#patienceMs)}`,
       );
       this.#wait(channel, performance.now());
     },
@@ -326,16 +329,21 @@ export class DestinationSession {
     },
   };
 
+  /** How long a lost link is waited for. */
+  get #patienceMs(): number {
+    const isDone = this.#isCarried || isSettled(this.#present);
+    return isDone ? Math.min(this.#reconnectMs, LINGER_MS) : this.#reconnectMs;
+  }
+
   /** Waits for the link of a channel that has been without one for some time. */
   #wait(channel: Channel, since: number): void {
     clearTimeout(this.#lost.get(channel)?.patience);
-    const ms = this.#isCarried ? Math.min(this.#reconnectMs, LINGER_MS) : this.#reconnectMs;
     const patience = setTimeout(
       () => {
         if (this.#isLingering) this.#finish();
         else this.#giveUp(new PagewireError('LINK_LOST', LOST_FOR_GOOD));
       },
-      since + ms - performance.now(),
+      since + this.#patienceMs - performance.now(),
     );
     this.#lost.set(channel, { since, patience });
   }
@@ -453,7 +461,7 @@ export class DestinationSession {
 
   /** Where the daemon here is why the source gave up, that. */
   #deserted(statuses: readonly WireStatus[]): PagewireError | undefined {
-    if (!statuses.some(({ daemonGone }) => daemonGone)) return undefined;
+    if (isCarried(statuses) || !statuses.some(({ daemonGone }) => daemonGone)) return undefined;
     const where = endpointText(this.#options.connect);
     const guest = this.#guest === undefined ? '' : ` of guest ${this.#guest}`;
     return new PagewireError('OUTPUT_CLOSED', `${this.#far} closed ${where} before the end of the migration${guest}`);
@@ -515,6 +523,13 @@ export class DestinationSession {
   }
 
   #fail(error: PagewireError): void {
+    if (isSettled(this.#present)) {
+      this.#log.warn(settledText(error));
+      this.#end('ended', error.message, () => {
+        this.#settle.resolve({ cancelled: false, within: undefined });
+      });
+      return;
+    }
     this.#end('failed', error.message, () => {
       this.#settle.reject(error);
     });

@@ -129,9 +129,12 @@ export class Host {
     if (!session || no) return refuse(link, no ?? { code: 'UNKNOWN_SESSION', message: UNKNOWN_SESSION }, handshakeMs);
     const { program } = this.settings.end;
     if (hello.gaveUp !== undefined) {
-      session.leave(hello.gaveUp);
-      await welcome(link, { protocol: PROTOCOL, program, received: 0 }, handshakeMs);
-      link.close();
+      try {
+        await welcome(link, { protocol: PROTOCOL, program, received: 0 }, handshakeMs);
+      } finally {
+        link.close();
+        session.leave(hello.gaveUp);
+      }
       return;
     }
     await welcome(link, { protocol: PROTOCOL, program, received: await session.ready(hello) }, handshakeMs);

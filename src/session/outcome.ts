@@ -4,7 +4,7 @@ import type { WireStatus } from '../native.js';
 /** How one channel stands, from either end. */
 export type ChannelState = Pick<
   WireStatus,
-  'confirmed' | 'ended' | 'notTaken' | 'doubt' | 'peerBye' | 'peerAbort' | 'daemonGone' | 'failure'
+  'confirmed' | 'ended' | 'notTaken' | 'doubt' | 'peerBye' | 'peerAbort' | 'daemonGone' | 'settled' | 'failure'
 >;
 
 /** Both halves of every connection have ended, and nothing of them is missing anywhere. */
@@ -15,6 +15,16 @@ export function isCarried(channels: readonly ChannelState[]): boolean {
 /** The destination's guest may run, and the source's QEMU does not know it. */
 export function isInDoubt(channels: readonly ChannelState[]): boolean {
   return channels.some(({ doubt }) => doubt);
+}
+
+/** The migration in libvirt's tunnel is over for the daemons at both ends, which only take their leave of each other. */
+export function isSettled(channels: readonly { readonly status: Pick<ChannelState, 'settled'> }[]): boolean {
+  return channels.some(({ status }) => status.settled);
+}
+
+/** What is said in place of a failure then. */
+export function settledText(why: Error): string {
+  return `${why.message}. That came behind the last answer of libvirt's migration, and takes nothing from it`;
 }
 
 /** What a source whose QEMU has cancelled says as it gives up. Destinations of other versions know it by these very words. */

@@ -35,8 +35,10 @@ import {
   type InDoubt,
   inDoubtText,
   isInDoubt,
+  isSettled,
   judge,
   type SessionEnd,
+  settledText,
   stopInDoubtText,
 } from './outcome.js';
 import { isUnknown, reconnect } from './reconnect.js';
@@ -75,7 +77,10 @@ const HUNG_UP = 'libvirt closed its connection in the middle of a migration';
 const CANCEL_MS = 400;
 
 /** How long a destination that the links do not reach is looked for, to tell it that all is over, in milliseconds. */
-const LEAVE_MS = 500;
+const LEAVE_MS = 2000;
+
+/** How long two daemons may take to part that have nothing more to do with each other, once the session is to end, in milliseconds. */
+const PARTING_MS = 1000;
 
 /** Bytes that are kept for a channel beside QEMU's main one until the peer has acknowledged them. */
 const FURTHER_REPLAY = 8 << 20;
@@ -155,8 +160,17 @@ export class SourceSession {
   /** Somebody wants it to end: the migration fails cleanly, unless both guests might run then. */
   stop(): void {
     this.#stopRequests++;
-    if (afterStop({ doubt: this.#mustArrive, requests: this.#stopRequests }) === 'fail') {
-      const why = new PagewireError('STOPPED', 'stopped: the migration fails and the guest stays here');
+    const settled = isSettled(this.#channels);
+    const why = new PagewireError(
+      'STOPPED',
+      `stopped${settled ? '' : ': the migration fails and the guest stays here'}`,
+    );
+    if (settled && this.#stopRequests === 1) {
+      // libvirt ends a program that it has started as soon as it has closed the connection: that is about to be carried.
+      this.#after(PARTING_MS, () => {
+        this.#giveUp(why);
+      });
+    } else if (afterStop({ doubt: this.#mustArrive, requests: this.#stopRequests }) === 'fail') {
       if (this.#stopRequests > 1) this.#fail(why);
       else this.#giveUp(why);
     } else {
@@ -210,12 +224,6 @@ export class SourceSession {
   /** Both guests may run if it ends now, or none would. */
   get #mustArrive(): boolean {
     return this.#isInDoubt || this.#channels[0]?.departure === departures.inTransit;
-  }
-
-  /** Migrations came through libvirt's tunnel, and its daemon waits for nothing more. */
-  get #isAnswered(): boolean {
-    const main = this.#channels[0];
-    return (main?.tunnel?.complete ?? 0) > 0 && main?.status.daemonWaits === false;
   }
 
   get #held(): Held {
@@ -491,11 +499,6 @@ export class SourceSession {
       return;
     }
     this.#deciding = undefined;
-    if (why.code === 'LINK_LOST' && this.#isAnswered) {
-      this.#log.warn(`${why.message}. All migrations had their answers before: libvirt's connection is closed`);
-      this.#finish();
-      return;
-    }
     // If QEMU has closed its side, there is nothing left to hold. What is in doubt already, or on its way, may still go on.
     const doubt = this.#channels[0]?.isRead !== true && (this.#mustArrive || this.#stopSending());
     if (afterLoss({ doubt, policy: this.#inDoubt }) === 'fail') this.#fail(why);
@@ -585,23 +588,51 @@ export class SourceSession {
   }
 
   #fail(error: PagewireError): void {
+    if (isSettled(this.#channels)) {
+      const there =
+        this.#lost.size > 0 ? '; where the destination says IN DOUBT, it has not heard of that: end it there' : '';
+      this.#log.warn(settledText(error) + there);
+      void this.#end('ended', error.message, () => {
+        this.#settle.resolve({ cancelled: false, within: undefined });
+      });
+      return;
+    }
     void this.#end('failed', error.message, () => {
       this.#settle.reject(error);
     });
   }
 
-  /** One try to tell a destination why, which would otherwise wait for a link that never comes. */
-  async #leave(reason: string): Promise<void> {
+  /**
+   * Whether the destination may hear that we give up by a connection of its own, which overtakes what links still carry: not
+   * what the guest may need there.
+   */
+  get #mayLeave(): boolean {
     const [main] = this.#channels;
-    const wasSought = this.#hopeless?.code === 'LINK_LOST';
-    if (!main || wasSought || main.status.peerAbort !== undefined || this.#options.dialler.isOnce) return;
-    try {
-      const gaveUp = plain(reason).replaceAll('\n', ' ').slice(0, MOST_REASON);
-      const { link } = await this.#options.dialler.join({ ...this.#join(0, 0), gaveUp }, 0, LEAVE_MS);
-      link.close();
-    } catch (error) {
-      this.#log.debug(`the destination cannot be told: ${PagewireError.from(error).message}`);
+    if (!this.#agreement || this.#options.dialler.isOnce || main?.status.peerAbort !== undefined) return false;
+    // It was looked for long enough.
+    if (!main || this.#lost.has(main)) return this.#hopeless?.code !== 'LINK_LOST';
+    const isComplete = main.isRead && !this.#cutOff && this.#options.libvirt !== true;
+    return !this.#mustArrive && !isComplete;
+  }
+
+  /** Tells a destination why, which would otherwise wait for a link that never comes. */
+  async #leave(reason: string): Promise<void> {
+    const { dialler } = this.#options;
+    const hello = { ...this.#join(0, 0), gaveUp: plain(reason).replaceAll('\n', ' ').slice(0, MOST_REASON) };
+    let failure: PagewireError | undefined;
+    for (let turn = 0; turn < dialler.size; turn++) {
+      try {
+        const { link } = await dialler.join(hello, turn, LEAVE_MS);
+        link.close();
+        return;
+      } catch (error) {
+        failure = PagewireError.from(error);
+        // It has ended by itself.
+        if (isUnknown(failure)) return;
+      }
     }
+    if (failure)
+      this.#log.warn(`${failure.message}: the destination is not told, and waits until its --reconnect is over`);
   }
 
   #join(channel: number, received: number): JoinHello {
@@ -616,8 +647,9 @@ export class SourceSession {
     clearTimeout(this.#note);
     this.#endedAt = performance.now();
     this.#state = 'ending';
+    const mayLeave = this.#mayLeave;
     const known = await Promise.all(this.#channels.map((channel) => channel.close(reason)));
-    if (reason !== undefined && !known.includes(true)) await this.#leave(reason);
+    if (reason !== undefined && mayLeave && !known.includes(true)) await this.#leave(reason);
     const waiting = this.#waiting.splice(0);
     if (reason !== undefined && this.#options.libvirt === true) {
       const hears = waiting.filter((fd) => native.refuseCalls(fd, `pagewire: ${reason}`));

@@ -13,7 +13,14 @@ import {
   stopInDoubtText,
 } from '#src/session/outcome.js';
 
-const AT_WORK: ChannelState = { confirmed: false, ended: false, doubt: false, peerBye: false, daemonGone: false };
+const AT_WORK: ChannelState = {
+  confirmed: false,
+  ended: false,
+  doubt: false,
+  peerBye: false,
+  daemonGone: false,
+  settled: false,
+};
 const DONE: ChannelState = { ...AT_WORK, confirmed: true, ended: true };
 const SAID: ChannelState = { ...DONE, peerBye: true };
 

@@ -44,6 +44,8 @@ const STREAM_ENDS = prepares(STREAM, OK);
 /** Lets the guest run: it was not cancelled. */
 const FINISHES = packet(FINISH3_PARAMS, CALL, 2, OK, words(0, 0));
 const FINISHED = packet(FINISH3_PARAMS, REPLY, 2, OK);
+/** libvirt takes its leave some time behind that, with calls that want answers: of CONNECT_UNREGISTER_CLOSE_CALLBACK first. */
+const LEAVES = packet(361, CALL, 3, OK);
 /** libvirt's keepalive: the daemons ask each other whether they live, and answer. */
 const [PING, PONG] = [1, 2].map((procedure) => words(28, 0x6b656570, 1, procedure, 2, 0, 0)) as [Buffer, Buffer];
 
@@ -167,8 +169,8 @@ describe("libvirt's tunnel in the middle of a guest's stream", () => {
 describe("libvirt's tunnel whose daemons take nothing", () => {
   const MORE = Buffer.alloc(64 << 10, 'more');
 
-  it('tells the destination that the source has given up, though nothing more goes over the link', async (t) => {
-    const { source, near, far, lastError } = await tunnel(t);
+  it("tells the destination that the source's daemon has gone, though nothing more goes over the link", async (t) => {
+    const { near, far, lastError } = await tunnel(t);
     far.pause();
     // Until nothing has gone for a while: all between the two is full.
     let sent = -1;
@@ -177,14 +179,14 @@ describe("libvirt's tunnel whose daemons take nothing", () => {
       while (near.writableLength < 16 * MORE.length) near.write(prepares(STREAM, CONTINUE, MORE));
       await sleep(500);
     }
-    process.kill(sessionOf(source), 'SIGTERM');
+    near.destroy();
     for (const [end, code] of [
-      ['source', 'STOPPED'],
+      ['source', 'READ_FAILED'],
       ['destination', 'PEER_FAILED'],
     ] as const) {
       const failure = await lastError(end);
       assert.equal(failure.code, code);
-      assert.match(failure.message, /stopped: the migration fails and the guest stays here/);
+      assert.match(failure.message, /libvirt closed its connection in the middle of a (migration|guest's stream)/);
     }
   });
 
@@ -201,17 +203,41 @@ describe("libvirt's tunnel whose daemons take nothing", () => {
 });
 
 describe("libvirt's tunnel behind a guest's stream", () => {
-  it('ends well where the link is lost for good behind the last answer', async (t) => {
+  it('ends well at both ends where the link is lost for good behind the last answer', async (t) => {
     const running = await tunnel(t);
     const { path, source, destination, near, far, says } = running;
     await complete(running, FINISHES);
     await says(far, FINISHED);
-    process.kill(sessionOf(destination), 'SIGKILL');
+    await says(near, LEAVES);
+    const session = sessionOf(destination);
+    process.kill(session, 'SIGSTOP');
     await once(near, 'close');
-    await source.says(/the link is lost for good: .*All migrations had their answers before/);
+    process.kill(session, 'SIGCONT');
+    await source.says(/warning: the link is lost for good: .* behind the last answer of libvirt's migration/);
     await source.says(/connection has ended \(1 stream complete\)/);
-    assert.ok(!existsSync(path('source-vm1.json')));
+    await destination.says(/warning: the link is lost for good: .* behind the last answer/);
+    await destination.says(/connection has ended/);
+    for (const end of ['source', 'destination']) assert.ok(!existsSync(path(`${end}-vm1.json`)), end);
   });
+
+  for (const [who, ends] of [
+    ["source's proxy is stopped", ({ source }: Tunnel) => process.kill(sessionOf(source), 'SIGTERM')],
+    ["destination's proxy is stopped", ({ destination }: Tunnel) => process.kill(sessionOf(destination), 'SIGTERM')],
+    ["destination's daemon goes", ({ far }: Tunnel) => far.destroy()],
+  ] as const) {
+    it(`ends well at both ends where the ${who} behind the last answer`, async (t) => {
+      const running = await tunnel(t);
+      const { path, source, destination, near, far, says } = running;
+      await complete(running, FINISHES);
+      await says(far, FINISHED);
+      await says(near, LEAVES);
+      ends(running);
+      await once(near, 'close');
+      await source.says(/connection has ended \(1 stream complete\)/);
+      await destination.says(/connection has ended/);
+      for (const end of ['source', 'destination']) assert.ok(!existsSync(path(`${end}-vm1.json`)), end);
+    });
+  }
 
   it('ends well where the daemon at the destination goes right behind its last answer', async (t) => {
     const running = await tunnel(t);

@@ -50,6 +50,7 @@ pub(super) fn pass(
         wire,
     };
     gate.push(bytes, &mut outlet)?;
+    wire.prepared(gate.prepared());
     let mut told = lock(&shared.tunnel);
     if told.guest.as_deref() != gate.guest() {
         told.guest = gate.guest().map(str::to_owned);

@@ -27,6 +27,8 @@ pub struct Doubt {
     ended: Vec<Key>,
     /// Calls that prepare migrations of which FINISH3 is not answered.
     migrations: Vec<Key>,
+    /// A call of FINISH3 was answered.
+    has_finished: bool,
     returned: Side,
     /// Calls whose streams the destination has given up.
     given_up: Vec<Key>,
@@ -151,6 +153,7 @@ impl Doubt {
             streams,
             ended,
             migrations,
+            has_finished,
             given_up,
             keepalive,
             ..
@@ -171,7 +174,9 @@ impl Doubt {
             }
             let is_refused =
                 header.status == Status::Error && carries_guest(key.program, key.procedure);
-            if is_reply && (is_refused || lets_run(key.program, key.procedure)) {
+            let finishes = lets_run(key.program, key.procedure);
+            *has_finished |= is_reply && finishes;
+            if is_reply && (is_refused || finishes) {
                 // FINISH3 does not say of which. libvirt carries one after the other.
                 let of = migrations.iter().position(|of| *of == key).unwrap_or(0);
                 if !migrations.is_empty() {
@@ -221,10 +226,17 @@ impl Doubt {
         (!self.migrations.is_empty()).then_some(Unfinished::Migration)
     }
 
-    /// Whether the source's daemon waits for something, or will.
+    /// Whether a migration has had its last answer, and no other has begun.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.has_finished && self.unfinished().is_none()
+    }
+
+    /// Whether the source's daemon waits for something that matters, or will. Behind a migration it only takes its leave.
     #[must_use]
     pub fn needs_answers(&self) -> bool {
-        !self.migrations.is_empty() || !self.calls.is_empty() || !self.streams.is_empty()
+        let calls = !self.is_settled() && !self.calls.is_empty();
+        calls || self.unfinished().is_some() || !self.streams.is_empty()
     }
 
     /// Whether the source's daemon is at the end of a packet, so that it may be told something of ours.

@@ -126,6 +126,12 @@ impl Gate {
         self.packets.body_left() == 0 || self.is_shut
     }
 
+    /// Migrations that were prepared.
+    #[must_use]
+    pub fn prepared(&self) -> u64 {
+        self.naming.prepared
+    }
+
     /// The guest whose migration was prepared last, for people.
     #[must_use]
     pub fn guest(&self) -> Option<&str> {

@@ -1,4 +1,4 @@
-//! The guest's name, from the call that prepares its migration. For people only: nothing depends on it.
+//! The guest's name, from the call that prepares its migration. For people only: nothing depends on the name.
 
 use super::packet::{Header, Key, Kind};
 use super::{carries_guest, procedure};
@@ -28,6 +28,8 @@ pub(super) struct Naming {
     now: Option<(u32, Vec<u8>)>,
     /// The guest whose migration was prepared last.
     pub(super) guest: Option<String>,
+    /// How many were.
+    pub(super) prepared: u64,
 }
 
 impl Naming {
@@ -39,6 +41,7 @@ impl Naming {
         let prepares = header.kind == Kind::Call && carries_guest(program, procedure);
         self.now = prepares.then(|| (procedure, Vec::new()));
         if prepares {
+            self.prepared += 1;
             self.guest = None;
         }
     }

@@ -743,7 +743,7 @@ fn a_daemon_that_goes_leaves_its_last_call_in_doubt() {
 fn a_migration_lasts_from_its_preparation_to_its_last_answer() {
     let stream = |status| packet(Kind::Stream, TUNNEL, 3, status, &[]);
     let mut doubt = Doubt::default();
-    assert!(doubt.unfinished().is_none() && !doubt.needs_answers());
+    assert!(doubt.unfinished().is_none() && !doubt.needs_answers() && !doubt.is_settled());
     doubt.sent(&call(TUNNEL, 3, &[0; 8]));
     assert_eq!(doubt.unfinished(), Some(Unfinished::Migration));
     doubt.returned(&packet(Kind::Reply, TUNNEL, 3, Status::Ok, &[]));
@@ -756,8 +756,15 @@ fn a_migration_lasts_from_its_preparation_to_its_last_answer() {
     assert!(doubt.unfinished().is_some() && doubt.unanswered().is_empty());
     // The migration was cancelled, and that ends it too.
     doubt.sent(&call(FINISH, 4, &[0, 0, 0, 0, 0, 0, 0, 1]));
+    assert!(!doubt.is_settled());
     doubt.returned(&packet(Kind::Reply, FINISH, 4, Status::Error, &[]));
     assert!(doubt.unfinished().is_none() && !doubt.needs_answers());
+    // What is called behind it is of no weight, until another migration begins.
+    let mut leaving = doubt.clone();
+    leaving.sent(&call(361, 5, &[]));
+    assert!(leaving.is_settled() && !leaving.needs_answers() && leaving.unanswered().len() == 1);
+    leaving.sent(&call(TUNNEL, 6, &[0; 8]));
+    assert!(!leaving.is_settled() && leaving.needs_answers());
     // Of two at once it is not known which has ended.
     for serial in [5, 6] {
         doubt.sent(&call(TUNNEL, serial, &[0; 8]));

@@ -162,10 +162,11 @@ pub struct Status {
     pub peer_bye: bool,
     /// The peer gave up, and why.
     pub peer_abort: Option<String>,
-    /// The destination's daemon has closed its connection; of the source: when ours still waited for it.
+    /// The destination's daemon has closed its connection before the migration was settled; of the source: when ours still waited
+    /// for it.
     pub daemon_gone: bool,
-    /// Of the source, in libvirt's tunnel: its daemon waits for answers, or will, as a migration has begun.
-    pub daemon_waits: bool,
+    /// In libvirt's tunnel: a migration has had its last answer, and no other has begun.
+    pub settled: bool,
     /// The destination's guest may run and the source's QEMU does not know it, or the guest is on its way between the two.
     pub doubt: bool,
     /// Of the source: the guest has left in postcopy's package, and needs the source for its pages.
@@ -213,8 +214,18 @@ struct Flags {
     /// Of the source: what the daemon says can no longer be read, and the guest may run at the destination.
     unread: bool,
     daemon_gone: bool,
+    /// Of the destination: migrations that were prepared, and doubts of which the source has said that they are over.
+    prepared: u64,
+    answered: u64,
     /// On the source: from when on it is told from the streams; on the destination as the source says.
     doubt: bool,
+}
+
+impl Flags {
+    /// Of the destination, as in [`Status`]. Where a migration had no doubt, as it was cancelled, that is never known.
+    fn settled(&self) -> bool {
+        self.prepared > 0 && self.answered == self.prepared
+    }
 }
 
 /// [`Wire::stop_sending`] was called.
@@ -653,13 +664,15 @@ impl Wire {
             status.ended = flags.ended;
             status.peer_bye = flags.peer_bye;
             status.peer_abort = flags.peer_abort.clone();
-            status.daemon_gone = flags.daemon_gone;
+            status.settled = flags.settled();
+            // Behind the last answer it may go.
+            status.daemon_gone = flags.daemon_gone && !flags.settled();
             status.doubt = flags.doubt;
         }
         if shared.options.side == Side::Source {
             let mut doubt = lock(&shared.doubt);
             status.postcopy = doubt.is_postcopy();
-            status.daemon_waits = doubt.libvirt().is_some_and(|doubt| doubt.needs_answers());
+            status.settled = doubt.libvirt().is_some_and(|doubt| doubt.is_settled());
             if status.confirmed && status.ended {
                 status.not_taken = doubt.failure();
             }
@@ -730,6 +743,11 @@ impl Wire {
     /// Follows what is sent, before it is packed: whether the destination's guest may run.
     pub(crate) fn follow(&self, bytes: &[u8]) {
         lock(&self.shared.doubt).sent(bytes);
+    }
+
+    /// Of the destination: so many migrations have been prepared.
+    pub(crate) fn prepared(&self, migrations: u64) {
+        lock(&self.shared.flags).prepared = migrations;
     }
 
     /// The daemon at this end.

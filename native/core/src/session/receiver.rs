@@ -168,7 +168,10 @@ impl<'a> Receiver<'a> {
             SessionFrame::Doubt => {
                 let doubt = payload.first() == Some(&1);
                 if lock(&shared.flags).doubt != doubt {
-                    shared.flag(|flags| flags.doubt = doubt);
+                    shared.flag(|flags| {
+                        flags.doubt = doubt;
+                        flags.answered += u64::from(!doubt);
+                    });
                 }
             }
             SessionFrame::Bye => shared.flag(|flags| flags.peer_bye = true),
