@@ -87,6 +87,15 @@ struct Looks {
     peer_is_busy: u32,
 }
 
+impl Looks {
+    /// The shares; `None` where nothing is known, or nothing new.
+    fn shares_at(&self, now: u64) -> Option<Shares> {
+        let (at, ..) = self.last?;
+        let is_new = Duration::from_nanos(now.saturating_sub(at)) < HOLDS;
+        self.shares.filter(|_| is_new)
+    }
+}
+
 #[derive(Clone, Copy)]
 struct Shares {
     ours: f64,
@@ -128,26 +137,21 @@ impl Holdup {
     /// full now and then, and a receiver that does not wait for it has enough to do, or its QEMU has. Then a smaller stream
     /// is no faster.
     pub(super) fn is_link(&self, now: u64) -> bool {
-        self.shares(now).is_some() && lock(&self.looks).link_is_full >= SURE
+        let looks = lock(&self.looks);
+        looks.shares_at(now).is_some() && looks.link_is_full >= SURE
     }
 
     /// Whether it is what is behind the link.
     pub(super) fn is_peer(&self, now: u64) -> bool {
-        self.shares(now).is_some() && lock(&self.looks).peer_is_busy >= SURE
+        let looks = lock(&self.looks);
+        looks.shares_at(now).is_some() && looks.peer_is_busy >= SURE
     }
 
     /// Whether the link takes at once what it gets, or what holds the stream up is behind it; also where nothing is known.
     pub(super) fn is_not_link(&self, now: u64) -> bool {
-        self.shares(now)
+        lock(&self.looks)
+            .shares_at(now)
             .is_none_or(|Shares { ours, peers }| ours < HARDLY || peers < MOSTLY)
-    }
-
-    /// `None` where nothing is known, or nothing new.
-    fn shares(&self, now: u64) -> Option<Shares> {
-        let looks = lock(&self.looks);
-        let (at, ..) = looks.last?;
-        let is_new = Duration::from_nanos(now.saturating_sub(at)) < HOLDS;
-        looks.shares.filter(|_| is_new)
     }
 }
 
