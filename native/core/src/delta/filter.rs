@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::counters::{Counters, MAX_PASSES, Pass, Tally, Verbatim};
 use super::pages::{Delta, Verdict};
-use super::{Host, Options, Stopped};
+use super::{Host, Options, Settings, Stopped};
 use crate::qemu::wire::{XBZRLE_ENCODING, flag};
 use crate::qemu::{Element, MAX_RECORD_HEAD, PageAt, Parsed, Place, Reader, Reason, record_head};
 
@@ -165,21 +165,16 @@ impl Filter {
         self.verbatim
     }
 
-    /// Switches differences on or off; may be done at any time. They are on at first.
-    pub fn set_enabled(&mut self, on: bool) {
-        self.enabled = on;
-    }
-
-    /// Sets whether pages that the cache does not hold are taken in ([`Delta::set_takes_in`]); may be done at any time.
-    pub fn set_takes_in(&mut self, on: bool) {
-        if let Some(delta) = &mut self.delta {
+    /// Changes what there is of these.
+    pub fn set(&mut self, settings: Settings) {
+        self.enabled = settings.enabled.unwrap_or(self.enabled);
+        let Some(delta) = &mut self.delta else {
+            return;
+        };
+        if let Some(on) = settings.takes_in {
             delta.set_takes_in(on);
         }
-    }
-
-    /// Sets how many bytes the cache may take; may be done at any time after [`Host::guest`], before it has no effect.
-    pub fn set_cache_bytes(&mut self, bytes: u64) {
-        if let Some(delta) = &mut self.delta {
+        if let Some(bytes) = settings.cache_bytes {
             delta.set_cache_bytes(bytes);
             self.counters.cache = delta.cache();
         }

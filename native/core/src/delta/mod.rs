@@ -43,6 +43,18 @@ impl Default for Options {
     }
 }
 
+/// What may be changed at any time while a [`Filter`] runs; what is `None` stays as it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Settings {
+    /// Whether differences are made; they are at first.
+    pub enabled: Option<bool>,
+    /// Whether pages that the cache does not hold are taken in ([`Delta::set_takes_in`]); they are at first. Before
+    /// [`Host::guest`] it has no effect.
+    pub takes_in: Option<bool>,
+    /// How many bytes the cache may take. Before [`Host::guest`], which says it first, it has no effect.
+    pub cache_bytes: Option<u64>,
+}
+
 /// The host wants the filter to stop; why is its own affair. A filter that was stopped is of no further use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("stopped")]

@@ -183,14 +183,7 @@ impl Source<'_> {
                     },
                 }));
             }
-            let changed = self.filler.shared.changed_settings();
-            if let Some(on) = changed.delta {
-                filter.set_enabled(on);
-            }
-            if let Some(bytes) = changed.cache_bytes {
-                filter.set_cache_bytes(bytes);
-            }
-            filter.set_takes_in(self.takes_in());
+            filter.set(self.changed_settings());
             let end = held + n;
             let used = filter.push(&buffer[..end], &mut self.filler);
             let used = self.filler.host(used)?;
@@ -207,13 +200,18 @@ impl Source<'_> {
         }
     }
 
-    /// Whether pages without a copy get one. A link that takes all at once leaves nothing to gain by differences: copies
-    /// would only cost time. One that was full once may be hungry because of them.
-    fn takes_in(&mut self) -> bool {
-        self.filler.wire.as_ref().is_none_or(|wire| {
+    /// What changes for delta: what was asked for, and whether pages without a copy get one. A link that takes all at once
+    /// leaves nothing to gain by differences: copies would only cost time. One that was full once may be hungry because
+    /// of them.
+    fn changed_settings(&mut self) -> delta::Settings {
+        let takes_in = self.filler.wire.as_ref().is_none_or(|wire| {
             self.was_full |= wire.is_full();
             self.was_full
-        })
+        });
+        delta::Settings {
+            takes_in: Some(takes_in),
+            ..self.filler.shared.changed_settings()
+        }
     }
 
     /// Straight from the descriptor into slots.

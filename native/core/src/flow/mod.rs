@@ -136,13 +136,6 @@ struct Counters {
     sink_cpu_ns: AtomicU64,
 }
 
-/// What may be changed while a flow runs; the source looks at it at its next read.
-#[derive(Default)]
-struct Settings {
-    delta: Option<bool>,
-    cache_bytes: Option<u64>,
-}
-
 /// What the threads of one flow share.
 struct Shared {
     arena: Arc<Arena>,
@@ -183,7 +176,8 @@ struct Shared {
     source_holds: AtomicBool,
     counters: Counters,
     settings_changed: AtomicBool,
-    settings: Mutex<Settings>,
+    /// What changes for delta; the source looks at it at its next read.
+    settings: Mutex<delta::Settings>,
     delta: Mutex<delta::Counters>,
     guest: Mutex<Option<GuestReport>>,
     tunnel: Mutex<libvirt::Report>,
@@ -223,11 +217,11 @@ impl Shared {
     }
 
     /// What was changed since the last time that somebody asked.
-    fn changed_settings(&self) -> Settings {
+    fn changed_settings(&self) -> delta::Settings {
         if self.settings_changed.swap(false, Ordering::AcqRel) {
             std::mem::take(&mut lock(&self.settings))
         } else {
-            Settings::default()
+            delta::Settings::default()
         }
     }
 
@@ -842,7 +836,7 @@ impl Flow {
 
     /// Switches delta off or on, from the source's next read on.
     pub fn set_delta(&self, on: bool) {
-        lock(&self.shared.settings).delta = Some(on);
+        lock(&self.shared.settings).enabled = Some(on);
         self.shared.settings_changed.store(true, Ordering::Release);
     }
 

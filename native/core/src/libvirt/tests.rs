@@ -1,7 +1,7 @@
 //! Conversations as two daemons have them, whole and mangled, cut in all ways.
 
 use super::*;
-use crate::delta::{self, Stopped};
+use crate::delta::{self, Settings, Stopped};
 use crate::qemu::{GuestRam, Writer, replay};
 use proptest::prelude::*;
 
@@ -244,7 +244,10 @@ fn pages_get_no_copy_where_they_are_not_to() {
         let (mut tunnel, mut out) = (Tunnel::new(DELTA), Out::default());
         // Smaller than a page: none is there whole when the stream names the guest's RAM.
         for piece in input.chunks(1000) {
-            tunnel.set_takes_in(takes_in);
+            tunnel.set(Settings {
+                takes_in: Some(takes_in),
+                ..Settings::default()
+            });
             tunnel.push(piece, &mut out).expect("packets");
         }
         assert_eq!(tunnel.finish(&mut out), Ok(None));
@@ -281,7 +284,10 @@ fn what_comes_out_does_not_depend_on_how_the_input_is_cut() {
 fn nothing_waits_when_the_input_pauses_but_the_head_of_a_record() {
     let (mut tunnel, mut out) = (Tunnel::new(DELTA), Out::default());
     // Then every page goes as it is, as soon as its record says which page it is.
-    tunnel.set_enabled(false);
+    tunnel.set(Settings {
+        enabled: Some(false),
+        ..Settings::default()
+    });
     let input = conversation(8192);
     let head = 8 + 1 + b"pc.ram".len();
     let mut sent = 0;
@@ -303,7 +309,10 @@ fn a_stream_of_which_nothing_is_changed_keeps_its_packets_where_each_goes_at_onc
     for body in [999, 8192, 40_000, 64 << 10] {
         let input = migration(2, &guest(1), body);
         let (mut tunnel, mut out) = (Tunnel::new(DELTA), Out::default());
-        tunnel.set_enabled(false);
+        tunnel.set(Settings {
+            enabled: Some(false),
+            ..Settings::default()
+        });
         let (mut packets, mut rest) = (Packets::default(), &input[..]);
         while !rest.is_empty() {
             let before = rest;

@@ -237,25 +237,11 @@ impl Tunnel {
         self.streams.iter().map(|stream| stream.granted).sum()
     }
 
-    /// Switches differences on or off, in all streams.
-    pub fn set_enabled(&mut self, on: bool) {
-        self.delta_on = on;
+    /// Changes these in the streams that there are; in those that begin later, whether differences are made.
+    pub fn set(&mut self, settings: delta::Settings) {
+        self.delta_on = settings.enabled.unwrap_or(self.delta_on);
         for filter in self.streams.iter_mut().filter_map(|of| of.filter.as_mut()) {
-            filter.set_enabled(on);
-        }
-    }
-
-    /// Sets whether pages without a copy get one, in the streams that there are ([`Filter::set_takes_in`]).
-    pub fn set_takes_in(&mut self, on: bool) {
-        for filter in self.streams.iter_mut().filter_map(|of| of.filter.as_mut()) {
-            filter.set_takes_in(on);
-        }
-    }
-
-    /// Sets how many bytes the page cache of each stream may take.
-    pub fn set_cache_bytes(&mut self, bytes: u64) {
-        for filter in self.streams.iter_mut().filter_map(|of| of.filter.as_mut()) {
-            filter.set_cache_bytes(bytes);
+            filter.set(settings);
         }
     }
 
@@ -398,7 +384,10 @@ impl Tunnel {
         }
         let filter = self.options.map(|options| {
             let mut filter = Filter::new(options);
-            filter.set_enabled(self.delta_on);
+            filter.set(delta::Settings {
+                enabled: Some(self.delta_on),
+                ..delta::Settings::default()
+            });
             filter
         });
         self.report.begun += 1;

@@ -3,7 +3,7 @@
 use super::guest::{
     Collect, Model, any_model, any_options, at_the_end_of_parsing, cache_bytes, filter, replay,
 };
-use pagewire_core::delta::{Filter, Options, StreamEnd};
+use pagewire_core::delta::{Filter, Options, Settings, StreamEnd};
 use proptest::prelude::*;
 
 /// Pushes a stream in pieces of the lengths given, again and again, with a call between the pieces.
@@ -82,15 +82,17 @@ proptest! {
         let stream = model.stream();
         let (mut filter, mut host) = (Filter::new(options), Collect::new(cache_bytes(12)));
         in_pieces(&stream, &mut filter, &mut host, &lengths, |piece, filter, _, _| {
+            let mut settings = Settings::default();
             match changes[piece % changes.len()] {
-                (0, _) => filter.set_enabled(false),
-                (1, _) => filter.set_enabled(true),
-                (2, copies) => filter.set_cache_bytes(cache_bytes(copies)),
-                (3, 0) => filter.set_cache_bytes(0),
-                (4, _) => filter.set_takes_in(false),
-                (5, _) => filter.set_takes_in(true),
+                (0, _) => settings.enabled = Some(false),
+                (1, _) => settings.enabled = Some(true),
+                (2, copies) => settings.cache_bytes = Some(cache_bytes(copies)),
+                (3, 0) => settings.cache_bytes = Some(0),
+                (4, _) => settings.takes_in = Some(false),
+                (5, _) => settings.takes_in = Some(true),
                 _ => {}
             }
+            filter.set(settings);
         });
         check_same_guest(&stream, &host.out)?;
     }

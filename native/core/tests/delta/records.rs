@@ -1,7 +1,7 @@
 //! What becomes of single records, and what must not wait.
 
 use super::guest::{BLOCKS, Change, Collect, Ending, Model, Op, PAGE, cache_bytes, filter, replay};
-use pagewire_core::delta::{Filter, Host, Options, Stopped, StreamEnd, full_cache};
+use pagewire_core::delta::{Filter, Host, Options, Settings, Stopped, StreamEnd, full_cache};
 use pagewire_core::qemu::wire::{command, flag};
 use pagewire_core::qemu::{Element, GuestRam, Parsed, Place, Reader, Reason, Writer};
 
@@ -349,9 +349,13 @@ fn switched_off_pages_go_as_they_are_and_are_no_bases() {
         Collect::new(cache_bytes(ALL)),
     );
     filter.push(&s.bytes[..first], &mut host).unwrap();
-    filter.set_enabled(false);
+    let enabled = |on| Settings {
+        enabled: Some(on),
+        ..Settings::default()
+    };
+    filter.set(enabled(false));
     filter.push(&s.bytes[first..second], &mut host).unwrap();
-    filter.set_enabled(true);
+    filter.set(enabled(true));
     filter.push(&s.bytes[second..], &mut host).unwrap();
     assert_eq!(replay(&s.bytes), replay(&host.out));
     assert_eq!(page_records(&host.out).len(), 4);
@@ -374,9 +378,13 @@ fn pages_that_are_not_taken_in_go_as_they_are_and_the_others_stay() {
         Collect::new(cache_bytes(ALL)),
     );
     filter.push(&s.bytes[..first], &mut host).unwrap();
-    filter.set_takes_in(false);
+    let takes_in = |on| Settings {
+        takes_in: Some(on),
+        ..Settings::default()
+    };
+    filter.set(takes_in(false));
     filter.push(&s.bytes[first..second], &mut host).unwrap();
-    filter.set_takes_in(true);
+    filter.set(takes_in(true));
     filter.push(&s.bytes[second..], &mut host).unwrap();
     assert_eq!(replay(&s.bytes), replay(&host.out));
     assert_eq!(filter.counters().total.raw, 5);

@@ -70,14 +70,7 @@ impl Source<'_> {
                     }),
                 };
             }
-            let changed = self.filler.shared.changed_settings();
-            if let Some(on) = changed.delta {
-                tunnel.set_enabled(on);
-            }
-            if let Some(bytes) = changed.cache_bytes {
-                tunnel.set_cache_bytes(bytes);
-            }
-            tunnel.set_takes_in(self.takes_in());
+            tunnel.set(self.changed_settings());
             self.filler.granted = tunnel.granted();
             *came = n;
             match tunnel.push(&buffer[..n], &mut self.filler) {
