@@ -56,6 +56,7 @@ pub(super) fn pass(
         told.guest = gate.guest().map(str::to_owned);
         shared.tell(Event::Tunnel);
     }
-    socket.stands(gate.at_border(), gate.has_keepalive());
+    socket.at_border = gate.at_border();
+    socket.keepalive = gate.has_keepalive();
     Ok(())
 }

@@ -23,18 +23,12 @@ pub(crate) struct Daemon {
 pub(crate) struct Socket {
     fd: Option<OwnedFd>,
     /// What was written ends with a packet.
-    at_border: bool,
-    /// The daemon asks for signs of life, or answers those that ask.
-    keepalive: bool,
+    pub(crate) at_border: bool,
+    /// At the destination: the daemons ask each other for signs of life. At the source [`crate::libvirt::Doubt`] knows.
+    pub(crate) keepalive: bool,
 }
 
 impl Socket {
-    /// How it stands behind what was written.
-    pub(crate) fn stands(&mut self, at_border: bool, keepalive: bool) {
-        self.at_border = at_border;
-        self.keepalive |= keepalive;
-    }
-
     /// Puts in a packet of ours, if that can be done now.
     fn put_in(&mut self, packet: &[u8]) {
         let Some(fd) = self.fd.as_ref().filter(|_| self.at_border) else {
@@ -64,8 +58,8 @@ impl Daemon {
     }
 
     /// The link is lost: the daemon, which hears nothing of its peer, is told that somebody still lives. libvirt gives a
-    /// connection up that is silent for `keepalive_interval` × (`keepalive_count` + 1). `asks`: it asks for signs, by what is
-    /// known since something was last written to it.
+    /// connection up that is silent for `keepalive_interval` × (`keepalive_count` + 1). `asks`: the source's
+    /// asks for signs, or answers those that ask.
     pub(super) fn sign_of_life(&self, asks: bool) {
         // Somebody who writes to it at this moment is a sign too.
         if let Ok(mut socket) = self.socket.try_lock() {

@@ -184,7 +184,7 @@ fn copy_to_qemu(shared: &Shared, fd: OwnedFd) -> Result<(), WireError> {
                     shared.settle_doubt(|doubt| {
                         doubt.returned(bytes);
                         if let Some(doubt) = doubt.libvirt() {
-                            socket.stands(doubt.at_border(), doubt.has_keepalive());
+                            socket.at_border = doubt.at_border();
                         }
                     });
                 }
