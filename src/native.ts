@@ -89,6 +89,18 @@ export interface NativeDecodeOptions {
   file?: string;
 }
 
+/** Of what the peer of a session sends. */
+export interface NativeWireDecodeOptions {
+  /** The output is a libvirt daemon, which gets only what this lets through. */
+  allow?: NativeAllow;
+  /** Bytes of a frame at the most. */
+  frameSize: number;
+  inFlight: number;
+  unpackers: number;
+  /** Bytes of memory that what references lead back to may take. */
+  windowLimit: number;
+}
+
 export interface NativeTotals {
   bytesIn: number;
   bytesOut: number;
@@ -679,18 +691,7 @@ export interface Native {
     ): NativeFlow;
     encodeToWire(input: number, wire: NativeWire, options: NativeEncodeOptions, listener: Listener): NativeFlow;
     decode(input: number, output: number, options: NativeDecodeOptions, listener: Listener): NativeFlow;
-    decodeFromWire(
-      wire: NativeWire,
-      /** Where the output is a libvirt daemon. */
-      allow: NativeAllow | null,
-      /** Bytes of a frame at the most. */
-      frameSize: number,
-      inFlight: number,
-      unpackers: number,
-      /** Bytes of memory that what references lead back to may take. */
-      windowLimit: number,
-      listener: Listener,
-    ): NativeFlow;
+    decodeFromWire(wire: NativeWire, options: NativeWireDecodeOptions, listener: Listener): NativeFlow;
   };
   NativeWire: {
     create(options: NativeWireOptions, bandwidth: NativeBandwidth, listener: (event: number) => void): NativeWire;

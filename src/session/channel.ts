@@ -19,6 +19,7 @@ import {
   type NativeTotals,
   type NativeTunnel,
   type NativeWire,
+  type NativeWireDecodeOptions,
   type NativeWireOptions,
   wireEvents,
   type WireStatus,
@@ -187,15 +188,19 @@ export class Channel {
   ): Channel {
     const isMain = options.channel === 0;
     const inFlight = isMain ? framesInFlight(threads) : FURTHER_IN_FLIGHT;
-    const unpackers = isMain ? threads + 1 : furtherPackers(threads);
-    const limit = match > 0 ? windowBytes(match, inFlight * frameSize) : 0;
+    const decode: NativeWireDecodeOptions = {
+      ...(allow !== undefined && { allow }),
+      frameSize,
+      inFlight,
+      unpackers: isMain ? threads + 1 : furtherPackers(threads),
+      windowLimit: match > 0 ? windowBytes(match, inFlight * frameSize) : 0,
+    };
     const channel: Channel = new Channel(
       { ...options, source: false, libvirt: allow !== undefined },
       new native.NativeBandwidth(),
       false,
       tell,
-      (wire, listener) =>
-        native.NativeFlow.decodeFromWire(wire, allow ?? null, frameSize, inFlight, unpackers, limit, listener),
+      (wire, listener) => native.NativeFlow.decodeFromWire(wire, decode, listener),
       (slot, bytes) => {
         const task = { handle: channel.flow.handle, slot };
         return bytes > INLINE_BYTES ? workers.unpack(task) : slotOf(native.unpack(task.handle, slot));

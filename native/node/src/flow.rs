@@ -158,6 +158,19 @@ pub struct NativeDecodeOptions {
     pub file: Option<String>,
 }
 
+/// How a decoder of what the peer of a session sends works; bytes throughout.
+#[napi(object)]
+pub struct NativeWireDecodeOptions {
+    /// The output is a libvirt daemon, which gets only what this lets through.
+    pub allow: Option<NativeAllow>,
+    /// The most that a frame holds.
+    pub frame_size: u32,
+    pub in_flight: u32,
+    pub unpackers: u32,
+    /// The most that the stream's window may take.
+    pub window_limit: f64,
+}
+
 /// How delta works; bytes throughout. One of `cache_bytes` and `cache_percent` is given.
 #[napi(object)]
 pub struct NativeDeltaOptions {
@@ -462,25 +475,21 @@ impl NativeFlow {
     #[napi(factory)]
     pub fn decode_from_wire(
         wire: &NativeWire,
-        allow: Option<NativeAllow>,
-        frame_size: u32,
-        in_flight: u32,
-        unpackers: u32,
-        window_limit: f64,
+        options: NativeWireDecodeOptions,
         events: Listener,
     ) -> Result<Self, String> {
         let wire = Arc::clone(wire.wire()?);
         let capacity = Capacity {
-            in_flight,
-            packers: unpackers,
+            in_flight: options.in_flight,
+            packers: options.unpackers,
             threads: 0,
         };
         Flow::decode_from_wire(
             wire,
-            allow.map(Into::into),
-            frame_size,
+            options.allow.map(Into::into),
+            options.frame_size,
             capacity,
-            window_limit as u64,
+            options.window_limit as u64,
             listener(events),
         )
         .map(Self::register)
