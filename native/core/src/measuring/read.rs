@@ -107,6 +107,7 @@ pub fn flow_error(error: io::Error, offset: u64) -> FlowError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::io::ioctl_fionread;
 
     #[test]
     fn a_reader_that_waits_ends_when_it_is_stopped() {
@@ -117,7 +118,10 @@ mod tests {
         let stopped = |error| matches!(flow_error(error, 0), FlowError::Stopped);
         std::thread::scope(|scope| {
             let reading = scope.spawn(|| reader.stream(b"head").read_to_end(&mut all));
-            std::thread::sleep(std::time::Duration::from_millis(20));
+            // Until it waits, or is about to.
+            while !reading.is_finished() && ioctl_fionread(&output).expect("a pipe") > 0 {
+                std::thread::yield_now();
+            }
             reader.stop();
             assert!(reading.join().expect("no panic").is_err_and(stopped));
         });
