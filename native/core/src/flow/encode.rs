@@ -14,6 +14,7 @@ use super::{FlowError, Shared, StreamEnd};
 use crate::delta::{self, Filter};
 use crate::descriptor::Input;
 use crate::frame::{Ending, FrameType, Start};
+use crate::libvirt::Tunnel;
 use crate::session::Wire;
 use filler::{Filler, Urgency};
 use last_word::{LastWord, Unsaid};
@@ -137,14 +138,14 @@ impl Source<'_> {
     }
 
     fn read_all(&mut self, options: &EncodeOptions) -> Result<StreamEnd, FlowError> {
+        let delta = options.delta.as_ref().map(|delta| delta::Options {
+            max_delta: delta.max_delta,
+        });
         if options.libvirt {
-            return self.tunnelled(options);
+            return self.tunnelled(Tunnel::new(delta));
         }
-        if let Some(delta) = &options.delta {
-            let filter = Filter::new(delta::Options {
-                max_delta: delta.max_delta,
-            });
-            if let Some(end) = self.filtered(filter)? {
+        if let Some(delta) = delta {
+            if let Some(end) = self.filtered(Filter::new(delta))? {
                 return Ok(end);
             }
         }

@@ -218,6 +218,14 @@ impl<'a> Filler<'a> {
         result.map_err(|_| self.refused.take().unwrap_or(FlowError::Stopped))
     }
 
+    /// What the filter is told of this, for [`host`](Self::host) to say why.
+    fn told(&mut self, result: Result<(), FlowError>) -> Result<(), Stopped> {
+        result.map_err(|error| {
+            self.refused = Some(error);
+            Stopped
+        })
+    }
+
     fn fill(&mut self, mut bytes: &[u8]) -> Result<(), FlowError> {
         self.growing.end();
         while !bytes.is_empty() {
@@ -251,10 +259,8 @@ impl<'a> Filler<'a> {
 
 impl delta::Host for Filler<'_> {
     fn put(&mut self, bytes: &[u8]) -> Result<(), Stopped> {
-        self.fill(bytes).map_err(|error| {
-            self.refused = Some(error);
-            Stopped
-        })
+        let filled = self.fill(bytes);
+        self.told(filled)
     }
 
     fn guest(&mut self, guest: &GuestRam) -> Result<u64, Stopped> {
@@ -287,9 +293,7 @@ impl delta::Host for Filler<'_> {
 
 impl libvirt::Host for Filler<'_> {
     fn piece(&mut self, of: &Call, bytes: &[u8]) -> Result<(), Stopped> {
-        self.fill_packets(of, bytes).map_err(|error| {
-            self.refused = Some(error);
-            Stopped
-        })
+        let filled = self.fill_packets(of, bytes);
+        self.told(filled)
     }
 }

@@ -1,8 +1,7 @@
 //! The source of an encoder whose input is the conversation of two libvirt daemons.
 
 use super::last_word::Unsaid;
-use super::{EncodeOptions, PARSE_BUFFER, PUBLISH_EVERY, Publish, Source, Urgency, Wait};
-use crate::delta;
+use super::{PARSE_BUFFER, PUBLISH_EVERY, Publish, Source, Urgency, Wait};
 use crate::descriptor::has_hung_up;
 use crate::flow::{FlowError, StreamEnd};
 use crate::frame::Ending;
@@ -16,11 +15,7 @@ const LOOK: Duration = Duration::from_millis(20);
 
 impl Source<'_> {
     /// Through the tunnel, to the end.
-    pub(super) fn tunnelled(&mut self, options: &EncodeOptions) -> Result<StreamEnd, FlowError> {
-        let delta = options.delta.as_ref().map(|delta| delta::Options {
-            max_delta: delta.max_delta,
-        });
-        let mut tunnel = Tunnel::new(delta);
+    pub(super) fn tunnelled(&mut self, mut tunnel: Tunnel) -> Result<StreamEnd, FlowError> {
         let mut buffer = vec![0; PARSE_BUFFER];
         let mut came = 0;
         let result = self.converse(&mut tunnel, &mut buffer, &mut came);
