@@ -401,7 +401,7 @@ export interface NativeWire {
   /** Carries the return path by QEMU's socket; the descriptor is duplicated and stays the caller's. */
   startReturn(fd: number): void;
   /** Whether the source's QEMU has closed this socket of its without the answer that it waits for. */
-  isGivenUp(fd: number): boolean;
+  hasHungUp(fd: number): boolean;
   /** One of {@link departures}: whether postcopy's package takes the guest away, as the source's QEMU sees it. */
   departure(): number;
   /** Gives no further frame to a link, and tells whether those that were given may let the destination's guest run. */
@@ -425,7 +425,7 @@ export interface NativeDoubt {
   /** How it is known that the migration has failed at the destination, though all of it went over. */
   failure(): string | null;
   /** QEMU has closed this socket without the answer that it waits for. */
-  isGivenUp(fd: number): boolean;
+  hasHungUp(fd: number): boolean;
 }
 
 /** Copies one direction between two descriptors until its end, and hands the end on as a half-close. */

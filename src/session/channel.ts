@@ -245,8 +245,8 @@ export class Channel {
    * Source: QEMU has closed its socket without the answer that it waits for, which may be long before the end of what it
    * wrote is read: there is no room for that while there is no link.
    */
-  get isGivenUp(): boolean {
-    return this.#last === undefined && this.#qemu !== undefined && this.#wire.isGivenUp(this.#qemu);
+  get hasHungUp(): boolean {
+    return this.#last === undefined && this.#qemu !== undefined && this.#wire.hasHungUp(this.#qemu);
   }
 
   /** Destination: whether it has its QEMU. */

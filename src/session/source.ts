@@ -67,7 +67,7 @@ const DOUBT_RETRY_MS = 1000;
 const LEAVING_MS = 5000;
 const LEAVING_LOOK_MS = 50;
 
-/** How often to look whether QEMU has given up, in milliseconds. */
+/** How often to look whether QEMU has hung up, in milliseconds. */
 const CANCEL_LOOK_MS = 250;
 
 /** As the flow says it once it has read all that came before. */
@@ -272,7 +272,7 @@ export class SourceSession {
     const number = this.#channels.length;
     // Its doubt alone is no reason: postcopy-preempt's connection may be seen only after the package was confirmed.
     const its = this.#channels[0];
-    const hasHungUp = its?.isRead === true || its?.isGivenUp === true;
+    const hasHungUp = its?.isRead === true || its?.hasHungUp === true;
     const mayRunThere = this.#hopeless !== undefined || (this.#isInDoubt && hasHungUp);
     if (number > 0 && (mayRunThere || number >= MOST_CHANNELS)) {
       const why = number < MOST_CHANNELS ? 'the guest may be running at the destination' : 'it has too many';
@@ -407,7 +407,7 @@ export class SourceSession {
   #watch(main: Channel): void {
     this.#after(CANCEL_LOOK_MS, () => {
       if (this.#cutOff) return;
-      if (!main.isGivenUp) this.#watch(main);
+      if (!main.hasHungUp) this.#watch(main);
       // There is nothing left to hold.
       else if (this.#options.libvirt) this.#fail(this.#near(main.number, new PagewireError('READ_FAILED', HUNG_UP)));
       else this.#finish({ truncated: true, within: undefined });

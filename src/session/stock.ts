@@ -140,7 +140,7 @@ export class StockSession {
     };
     const look = (): void => {
       const [main] = this.#relays;
-      if (!this.#isOver && main && this.#doubt.isGivenUp(main.qemu)) this.#fail(why);
+      if (!this.#isOver && main && this.#doubt.hasHungUp(main.qemu)) this.#fail(why);
     };
     note();
     this.#timers = [setInterval(note, DOUBT_NOTE_MS), setInterval(look, GONE_LOOK_MS)];

@@ -172,9 +172,9 @@ impl NativeWire {
 
     /// Whether the source's QEMU has closed this socket of its without the answer that it waits for.
     #[napi]
-    pub fn is_given_up(&self, fd: i32) -> Result<bool, String> {
+    pub fn has_hung_up(&self, fd: i32) -> Result<bool, String> {
         let fd = crate::flow::owned(fd)?;
-        self.wire()?.is_given_up(fd.as_fd()).map_err(not_seen)
+        self.wire()?.has_hung_up(fd.as_fd()).map_err(not_seen)
     }
 
     /// Gives no further frame of the stream to a link, and tells whether those that were given may let the destination's guest
@@ -300,10 +300,10 @@ impl NativeDoubt {
 
     /// Whether QEMU has closed this socket without the answer that it waits for. The descriptor stays the caller's.
     #[napi]
-    pub fn is_given_up(&self, qemu: i32) -> Result<bool, String> {
+    pub fn has_hung_up(&self, qemu: i32) -> Result<bool, String> {
         let qemu = crate::flow::owned(qemu)?;
         let doubt = self.doubt.lock().unwrap_or_else(PoisonError::into_inner);
-        doubt.is_given_up(qemu.as_fd()).map_err(not_seen)
+        doubt.has_hung_up(qemu.as_fd()).map_err(not_seen)
     }
 }
 

@@ -71,11 +71,11 @@ impl Doubt {
         self.answered = true;
     }
 
-    /// Whether the source's QEMU has closed this socket of its, and so given the migration up.
+    /// Whether the source's QEMU has closed this socket of its without the answer that it waits for.
     ///
     /// # Errors
     /// If the socket cannot be looked at.
-    pub fn is_given_up(&self, qemu: BorrowedFd<'_>) -> io::Result<bool> {
+    pub fn has_hung_up(&self, qemu: BorrowedFd<'_>) -> io::Result<bool> {
         Ok(self.awaits_answer() && has_hung_up(qemu)?)
     }
 

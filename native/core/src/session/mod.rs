@@ -578,17 +578,17 @@ impl Wire {
         }
     }
 
-    /// Whether the source's QEMU has given the migration up: it has closed this socket of its without the answer that it
-    /// waits for. What it wrote before may still be on its way, or wait for room.
+    /// Whether the source's QEMU has closed this socket of its without the answer that it waits for. What it wrote before may
+    /// still be on its way, or wait for room.
     ///
     /// # Errors
     /// If the socket cannot be looked at.
-    pub fn is_given_up(&self, qemu: BorrowedFd<'_>) -> io::Result<bool> {
-        // Nor is it where something is just delivered, which may be the answer.
+    pub fn has_hung_up(&self, qemu: BorrowedFd<'_>) -> io::Result<bool> {
+        // Not where something is just delivered, which may be the answer.
         let Some(_delivered) = self.shared.daemon.try_socket() else {
             return Ok(false);
         };
-        lock(&self.shared.doubt).is_given_up(qemu)
+        lock(&self.shared.doubt).has_hung_up(qemu)
     }
 
     /// Of the source: gives no further frame of the stream to a link, and tells whether those that were given may let the

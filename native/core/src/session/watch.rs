@@ -91,10 +91,10 @@ impl Watch {
         }
     }
 
-    /// Whether the source has closed this socket, and so given the migration up.
-    pub(super) fn is_given_up(&self, qemu: BorrowedFd<'_>) -> io::Result<bool> {
+    /// Whether the source has closed this socket without the answer that it waits for.
+    pub(super) fn has_hung_up(&self, qemu: BorrowedFd<'_>) -> io::Result<bool> {
         match self {
-            Watch::Qemu(doubt) => doubt.is_given_up(qemu),
+            Watch::Qemu(doubt) => doubt.has_hung_up(qemu),
             // A daemon may end its connection at any time, but not in the middle of a migration.
             Watch::Libvirt(doubt) => Ok(doubt.unfinished().is_some() && has_hung_up(qemu)?),
         }
