@@ -8,7 +8,7 @@ import { Proxies, SOON } from './proxies.js';
 import type { Plan } from './proxies.js';
 import { Qemu } from './qemu.js';
 import type { Capability, Machine } from './qemu.js';
-import { keepsDirtyPages } from './qemus.js';
+import { keepsDirtyPages, saysOfCancelled } from './qemus.js';
 import type { QemuBuild } from './qemus.js';
 import { assertTouchedRam } from './ram.js';
 import { onStage } from './stage.js';
@@ -174,9 +174,9 @@ export function noticedNothing({ from, to }: Journey): void {
   }
 }
 
-/** The migration has failed cleanly: the source's guest runs on. */
-export async function staysHome({ from }: Journey, status = 'failed', seconds = 30): Promise<void> {
-  await from.waitForMigration(status, seconds);
+/** The migration has failed cleanly, or was cancelled: the source's guest runs on. */
+export async function staysHome({ from }: Journey, status: 'failed' | 'cancelled' = 'failed'): Promise<void> {
+  await from.waitForMigration(status === 'cancelled' ? saysOfCancelled(from.build) : status, 30);
   await goesOn(from);
 }
 

@@ -181,20 +181,21 @@ export class Qemu {
     };
   }
 
-  /** Waits until the migration is in this state; fails if it fails, or ends otherwise. */
-  async waitForMigration(wanted: string, seconds = 60): Promise<void> {
+  /** Waits until the migration is in this state, or one of these; fails if it fails, or ends otherwise. */
+  async waitForMigration(wanted: string | readonly string[], seconds = 60): Promise<void> {
+    const isWanted = (status: string): boolean => [wanted].flat().includes(status);
     const final = ['completed', 'failed', 'cancelled'];
     await until(
       async () => {
         if (this.process.hasEnded) throw new Error(`QEMU ended during a migration: ${this.complaint()}`);
         const { status, answer } = await this.migration();
-        if (status !== wanted && final.includes(status)) {
+        if (!isWanted(status) && final.includes(status)) {
           throw new Error(`migration ${status}: ${text(answer, 'error-desc') ?? ''}; ${this.complaint()}`);
         }
-        return status === wanted;
+        return isWanted(status);
       },
       seconds,
-      () => `the migration does not become ${wanted}; ${this.complaint()}`,
+      () => `the migration does not become ${[wanted].flat().join(' or ')}; ${this.complaint()}`,
     );
   }
 
