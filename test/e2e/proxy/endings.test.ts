@@ -66,12 +66,12 @@ void describe('a migration that is cancelled', { concurrency: atOnce }, () => {
   for (const source of qemus) {
     void it(`QEMU ${source.version}: both proxies end at once, without reconnecting`, (t) =>
       precopy({ source, plan: PATIENT }, async (journey) => {
-        const { connections } = journey.proxies.cutter;
         const began = performance.now();
         await journey.from.qmp.execute('migrate_cancel');
         await journey.proxies.endWith(EXIT.truncated, SOON);
         t.diagnostic(`both had ended ${Math.round(performance.now() - began)} ms after the order to cancel`);
-        assert.equal(journey.proxies.cutter.connections, connections, 'they tried to reconnect');
+        // A link that takes nothing more in time gets another one beside it, which tells of the end and carries nothing.
+        assert.doesNotMatch(journey.proxies.source.said(), /the link to .* is lost/, 'it tried to reconnect');
         await staysHome(journey, 'cancelled');
         await leavesNothing(journey);
       }));
