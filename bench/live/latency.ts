@@ -7,13 +7,13 @@ import { once } from 'node:events';
 import { connect, createServer } from 'node:net';
 import type { Server, Socket } from 'node:net';
 import { within } from '#src/demo/time.js';
-import { freePort } from '../../test/e2e/harness/proxies.js';
 import { onStage } from '../../test/e2e/harness/stage.js';
 import type { Stage } from '../../test/e2e/harness/stage.js';
 import { requestPages } from './postcopy.js';
 import { farSocket, startProxies } from './proxies.js';
 import { Report, median } from './report.js';
 import { atLeast, readOptions, requirePrograms } from './requirements.js';
+import { freePort } from '../../test/transport/port.js';
 
 const flags = readOptions({
   /** Rounds of both ways in turn, and requests in each. */

@@ -10,7 +10,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { SimulatedGuest } from '#src/simulator/guest.js';
-import { freePort } from '../../test/e2e/harness/proxies.js';
+import { freePort } from '../../test/transport/port.js';
 import { listens } from './listens.js';
 import { onStage } from '../../test/e2e/harness/stage.js';
 import type { Stage } from '../../test/e2e/harness/stage.js';

@@ -1,12 +1,12 @@
 // docs/proxy.md and docs/stats.md tell of the options, metrics and fields that there are, and of no other.
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
-import { createServer, type AddressInfo } from 'node:net';
 import { describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import type { SessionSnapshot } from '#src/session/snapshot.js';
 import { Metrics } from '#src/telemetry/metrics.js';
 import { statsLine } from '#src/telemetry/session.js';
+import { freePort } from '../transport/port.js';
 import { pagewire } from './command.js';
 
 const read = (path: string): string =>
@@ -82,14 +82,6 @@ function fieldsOf(value: object, path = ''): string[] {
     if (typeof field !== 'object' || field === null || ELSEWHERE.includes(full)) return [full];
     return [...(NEVER_NULL.includes(full) ? [] : [full]), ...fieldsOf(field, `${full}.`)];
   });
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((done) => server.listen(0, '127.0.0.1', done));
-  const { port } = server.address() as AddressInfo;
-  await new Promise((done) => server.close(done));
-  return port;
 }
 
 const SNAPSHOT: SessionSnapshot = {

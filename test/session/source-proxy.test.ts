@@ -8,6 +8,7 @@ import { createSourceProxy, PagewireError, type SourceProxyOptions } from '#src/
 import { folder, PAGEWIRE } from '../cli/command.js';
 import { noise } from '../pipeline/content.js';
 import { leavesNothing } from '../pipeline/process.js';
+import { freePort } from '../transport/port.js';
 import { ANSWER, arrives, destinationProxy, leaves } from './qemus.js';
 
 /** So slow that what is sent would take longer than a test may. */
@@ -18,14 +19,6 @@ const isA =
   (code: string, message: RegExp) =>
   (error: unknown): boolean =>
     error instanceof PagewireError && error.code === code && message.test(error.message);
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => server.close(resolve));
-  return port;
-}
 
 describe('createSourceProxy', () => {
   it('carries a stream, and takes another bandwidth limit meanwhile', async (t) => {

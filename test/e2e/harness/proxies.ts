@@ -5,8 +5,6 @@
 // outlet and inlet are unix sockets, the wire is TCP on loopback if nothing else is said.
 import { execFileSync } from 'node:child_process';
 import { copyFileSync, existsSync, mkdirSync, readFileSync } from 'node:fs';
-import { createServer } from 'node:net';
-import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { until } from '#src/demo/time.js';
 import { Authority } from '../../transport/pki.js';
@@ -16,6 +14,7 @@ import type { DroppingNetwork } from './network.js';
 import { relay } from './relay.js';
 import { pagewire } from './repository.js';
 import type { Running, Stage } from './stage.js';
+import { freePort } from '../../transport/port.js';
 
 /** Whether a byte-exact relay stands in for the proxies: to see whether a test that fails blames the right one. */
 const standIn = process.env['PAGEWIRE_E2E_RELAY'] === '1';
@@ -64,17 +63,6 @@ export async function says(proxy: Running, what: string | RegExp, seconds = 15):
     seconds,
     () => `${proxy.name} does not say ${String(what)}, but: ${proxy.said()}`,
   );
-}
-
-/** A port that nobody uses now. */
-export async function freePort(host = '127.0.0.1'): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((done, failed) => {
-    server.once('error', failed).listen(0, host, done);
-  });
-  const { port } = server.address() as AddressInfo;
-  await new Promise((done) => server.close(done));
-  return port;
 }
 
 /** The processes that a process has started and that run. */

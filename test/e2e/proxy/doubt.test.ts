@@ -9,13 +9,14 @@ import { arrives, goesOn, onTheWay, prepare, setOut } from '../harness/journey.j
 import type { Journey } from '../harness/journey.js';
 import { ScriptedDestination, ScriptedSource, comes } from '../harness/peers.js';
 import { skipPostcopy } from '../harness/postcopy.js';
-import { EXIT, sessionsOf, freePort, says, startDestination, startSource } from '../harness/proxies.js';
+import { EXIT, sessionsOf, says, startDestination, startSource } from '../harness/proxies.js';
 import { keepsDirtyPages, qemus } from '../harness/qemus.js';
 import { atOnce, full } from '../harness/repository.js';
 import { postcopy, postcopyBefore11, precopy, recovery } from '../harness/script.js';
 import type { Script } from '../harness/script.js';
 import { Stage, onStage } from '../harness/stage.js';
 import type { Running } from '../harness/stage.js';
+import { freePort } from '../../transport/port.js';
 
 /** So many scripted migrations at once: they mostly wait. */
 const AT_ONCE = 4;

@@ -8,13 +8,14 @@ import { native } from '#src/native.js';
 import { writePreamble } from '#src/session/preamble.js';
 import { bareGuest } from '../harness/guests.js';
 import { arrives, prepare, setOut, staysHome, travels } from '../harness/journey.js';
-import { EXIT, SOON, childrenOf, freePort, says, startDestination } from '../harness/proxies.js';
+import { EXIT, SOON, childrenOf, says, startDestination } from '../harness/proxies.js';
 import { assertSameGuest, lastTickOf } from '../harness/migrate.js';
 import { Qemu } from '../harness/qemu.js';
 import { qemus } from '../harness/qemus.js';
 import { atOnce, pagewire, shellCommand, shellWord } from '../harness/repository.js';
 import { onStage } from '../harness/stage.js';
 import type { Running, Stage } from '../harness/stage.js';
+import { freePort } from '../../transport/port.js';
 
 const source = qemus.at(-1) ?? assert.fail('no QEMU to test with');
 const capabilities = ['return-path'];
