@@ -348,6 +348,8 @@ export interface WireStatus {
   acked: number;
   /** Frames of the peer's direction that have come whole. */
   received: number;
+  /** Those of them that our QEMU does not have yet. */
+  undelivered: number;
   unackedBytes: number;
   /** The last round trip. */
   rttMs?: number;

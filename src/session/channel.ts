@@ -77,6 +77,9 @@ interface Counters {
   tunnel: NativeTunnel | undefined;
 }
 
+/** What a peer knows of the end: `told` is what a link took, whose peer did not let go of it. */
+export type Heard = 'heard' | 'told' | 'not told';
+
 export class Channel {
   readonly number: number;
   readonly flow: NativeFlow;
@@ -90,6 +93,8 @@ export class Channel {
   readonly #delta: boolean;
   /** What is carried is libvirt's conversation. */
   readonly #libvirt: boolean;
+  /** After which a link is lost. */
+  readonly #silenceMs: number;
   readonly #ended: Promise<void>;
   /** From then on the peer may go. */
   #saidBye = false;
@@ -110,6 +115,7 @@ export class Channel {
     this.number = options.channel;
     this.#delta = delta;
     this.#libvirt = options.libvirt === true;
+    this.#silenceMs = options.silenceMs;
     this.#wire = native.NativeWire.create(options, bandwidth, (event) => {
       if (this.#last) return;
       if (event === wireEvents.lost) {
@@ -280,47 +286,46 @@ export class Channel {
     return { status: this.status, totals: this.flow.totals(), delta, tunnel: this.tunnel };
   }
 
-  /**
-   * Ends all of it and closes QEMU's socket. The peer is told why, if it can be told and `reason` is one; returns whether it
-   * knows that all is over.
-   */
-  async close(reason?: string): Promise<boolean> {
-    if (this.#last) return true;
+  /** Ends all of it and closes QEMU's socket. The peer is told why, if it can be told and `reason` is one. */
+  async close(reason?: string): Promise<Heard> {
+    if (this.#last) return 'heard';
     this.#last = this.counters();
     const hears = reason !== undefined && this.#libvirt && this.#wire.failCalls(`pagewire: ${reason}`);
     this.flow.stop();
     this.#packer?.delete(this.flow);
-    const isKnown = reason === undefined || (await this.#abort(reason));
+    const heard = reason === undefined ? 'heard' : await this.#abort(reason);
     // libvirt takes in what it was told before it sees the end.
     if (hears) await sleep(LAST_WORD_MS);
     this.#wire.close();
     await this.#ended;
     this.flow.close();
     if (this.#qemu !== undefined) closeSync(this.#qemu);
-    return isKnown;
+    return heard;
   }
 
   /**
    * The end of a frame that is under way may have to be waited for; one that the link does not take in time is cut off, with the
    * link, which lets go of whoever writes it. A peer that has heard it lets go of the link itself.
    */
-  async #abort(reason: string): Promise<boolean> {
+  async #abort(reason: string): Promise<Heard> {
     let isTold = false;
     let until = performance.now() + LAST_FRAME_MS;
     for (;;) {
-      const { linked, peerAbort, failure } = this.#wire.status();
+      const { linked, silentMs, peerAbort, failure } = this.#wire.status();
       // A peer that gave up itself does not listen.
-      if (peerAbort !== undefined) return true;
-      if (!linked) return isTold;
+      if (peerAbort !== undefined) return 'heard';
+      if (!linked) return !isTold ? 'not told' : silentMs < this.#silenceMs ? 'heard' : 'told';
       if (!isTold && this.#wire.abort(reason)) {
         isTold = true;
         until = performance.now() + ABORT_MS;
       }
       // Where nobody reads any more, nobody would see it go.
+      if (isTold && failure !== undefined) return 'heard';
       if (failure !== undefined || performance.now() > until) break;
       await sleep(ABORT_LOOK_MS);
     }
-    if (!isTold) this.#wire.dropLink('given up');
-    return isTold && this.#wire.status().failure !== undefined;
+    if (isTold) return 'told';
+    this.#wire.dropLink('given up');
+    return 'not told';
   }
 }

@@ -23,6 +23,7 @@ import {
   isInDoubt,
   isSettled,
   judge,
+  patienceMs,
   type SessionEnd,
   settledText,
 } from './outcome.js';
@@ -60,11 +61,12 @@ const SILENT_CHANNEL_MS = 50;
 /** How long what QEMU said last may take to the source once QEMU has gone before its time, in milliseconds. */
 const ANSWER_MS = 10_000;
 
+/** How long QEMU may take for what came before the source gave up, and how often to look, in milliseconds. */
+const DELIVERY_MS = 1000;
+const DELIVERY_LOOK_MS = 10;
+
 /** How long the source may take to end a session whose daemon here has gone, until that is told, in milliseconds. */
 const DESERTED_MS = 2000;
-
-/** How long the source may take to come for the last words of a session that is carried, or settled, in milliseconds. */
-const LINGER_MS = 30_000;
 
 /** How far a channel may come before one that stands before it. */
 const AHEAD = 64;
@@ -105,12 +107,12 @@ export class DestinationSession {
   readonly #from = new Map<Channel, string>();
   #stopRequests = 0;
   /** Why the source has given up, where no link of a channel carried that. */
-  #left: string | undefined;
+  #gaveUp: string | undefined;
   /** The guest that libvirt prepared for last, and whether something was refused. */
   #guest: string | undefined;
   #hasRefused = false;
   /** The daemon here has gone, and that is or will be told. */
-  #isDeserted = false;
+  #tellsDeserted = false;
   /** Why it will fail, once what QEMU said is with the source. */
   #failing: PagewireError | undefined;
 
@@ -201,8 +203,8 @@ export class DestinationSession {
   }
 
   /** The source has given up, which came by a connection of its own. */
-  leave(why: string): void {
-    this.#left = why;
+  sourceGaveUp(why: string): void {
+    this.#gaveUp = why;
     if (this.#isLingering) this.#finish();
     else this.#look();
   }
@@ -331,8 +333,7 @@ export class DestinationSession {
 
   /** How long a lost link is waited for. */
   get #patienceMs(): number {
-    const isDone = this.#isCarried || isSettled(this.#present);
-    return isDone ? Math.min(this.#reconnectMs, LINGER_MS) : this.#reconnectMs;
+    return patienceMs(this.#reconnectMs, this.#isCarried || this.#isSettled);
   }
 
   /** Waits for the link of a channel that has been without one for some time. */
@@ -367,6 +368,10 @@ export class DestinationSession {
 
   get #isInDoubt(): boolean {
     return isInDoubt(this.#present.map(({ status }) => status));
+  }
+
+  get #isSettled(): boolean {
+    return isSettled(this.#present.map(({ status }) => status));
   }
 
   /** What listens there, for people. */
@@ -427,8 +432,8 @@ export class DestinationSession {
 
   #look(): void {
     if (this.#isOver) return;
-    const left = this.#left !== undefined && { peerAbort: this.#left };
-    const statuses = this.#present.map(({ status }) => ({ ...status, ...left }));
+    const gaveUp = this.#gaveUp !== undefined && { peerAbort: this.#gaveUp };
+    const statuses = this.#present.map(({ status }) => ({ ...status, ...gaveUp }));
     const verdict = judge('destination', statuses, false);
     if (verdict.is === 'over') {
       for (const channel of this.#present) channel.bye();
@@ -436,7 +441,8 @@ export class DestinationSession {
     } else if (verdict.is === 'cancelled') {
       this.#finish(true);
     } else if (verdict.is === 'given up') {
-      this.#fail(this.#deserted(statuses) ?? new PagewireError('PEER_FAILED', `the source gave up: ${verdict.why}`));
+      const why = new PagewireError('PEER_FAILED', `the source gave up: ${verdict.why}`);
+      void this.#failDelivered(this.#deserted(statuses) ?? why);
     } else if (verdict.is === 'broken') {
       this.#fail(new PagewireError('SESSION_FAILED', verdict.why));
     } else if (this.#failing && this.#present.every(({ hasQemu, status }) => !hasQemu || status.confirmed)) {
@@ -448,8 +454,8 @@ export class DestinationSession {
 
   /** Mostly the source ends the session for it at once. */
   #noteDeserted(): void {
-    if (this.#isDeserted) return;
-    this.#isDeserted = true;
+    if (this.#tellsDeserted) return;
+    this.#tellsDeserted = true;
     void sleep(DESERTED_MS, undefined, { signal: this.#over.signal }).then(
       () => {
         const gone = this.#deserted(this.#present.map(({ status }) => status));
@@ -459,7 +465,16 @@ export class DestinationSession {
     );
   }
 
-  /** Where the daemon here is why the source gave up, that. */
+  /** What came before goes to QEMU first, if it takes that soon: it may be the end of its stream. */
+  async #failDelivered(why: PagewireError): Promise<void> {
+    const until = performance.now() + DELIVERY_MS;
+    while (!this.#isOver && performance.now() < until && this.#present.some(({ status }) => status.undelivered > 0)) {
+      await sleep(DELIVERY_LOOK_MS);
+    }
+    this.#fail(why);
+  }
+
+  /** The daemon here has gone before the end. */
   #deserted(statuses: readonly WireStatus[]): PagewireError | undefined {
     if (isCarried(statuses) || !statuses.some(({ daemonGone }) => daemonGone)) return undefined;
     const where = endpointText(this.#options.connect);
@@ -516,18 +531,16 @@ export class DestinationSession {
     }
   }
 
-  #finish(cancelled = false): void {
-    this.#end('ended', undefined, () => {
+  #finish(cancelled = false, reason?: string): void {
+    this.#end('ended', reason, () => {
       this.#settle.resolve({ cancelled, within: undefined });
     });
   }
 
   #fail(error: PagewireError): void {
-    if (isSettled(this.#present)) {
+    if (this.#isSettled) {
       this.#log.warn(settledText(error));
-      this.#end('ended', error.message, () => {
-        this.#settle.resolve({ cancelled: false, within: undefined });
-      });
+      this.#finish(false, error.message);
       return;
     }
     this.#end('failed', error.message, () => {

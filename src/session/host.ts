@@ -133,7 +133,7 @@ export class Host {
         await welcome(link, { protocol: PROTOCOL, program, received: 0 }, handshakeMs);
       } finally {
         link.close();
-        session.leave(hello.gaveUp);
+        session.sourceGaveUp(hello.gaveUp);
       }
       return;
     }

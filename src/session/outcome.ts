@@ -17,14 +17,22 @@ export function isInDoubt(channels: readonly ChannelState[]): boolean {
   return channels.some(({ doubt }) => doubt);
 }
 
-/** The migration in libvirt's tunnel is over for the daemons at both ends, which only take their leave of each other. */
-export function isSettled(channels: readonly { readonly status: Pick<ChannelState, 'settled'> }[]): boolean {
-  return channels.some(({ status }) => status.settled);
+/** The migration in libvirt's tunnel, which has one channel, is over for both daemons: they only take their leave. */
+export function isSettled(channels: readonly ChannelState[]): boolean {
+  return channels.some(({ settled }) => settled);
 }
 
 /** What is said in place of a failure then. */
 export function settledText(why: Error): string {
   return `${why.message}. That came behind the last answer of libvirt's migration, and takes nothing from it`;
+}
+
+/** How long the last words of a session may take that are owed to nobody's guest, in milliseconds. */
+const LINGER_MS = 30_000;
+
+/** How long a link that is lost is waited or looked for; `isDone`: all that matters is carried. */
+export function patienceMs(reconnectMs: number, isDone: boolean): number {
+  return isDone ? Math.min(reconnectMs, LINGER_MS) : reconnectMs;
 }
 
 /** What a source whose QEMU has cancelled says as it gives up. Destinations of other versions know it by these very words. */

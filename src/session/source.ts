@@ -20,7 +20,7 @@ import { bytes } from '../telemetry/amounts.js';
 import type { Log } from '../telemetry/log.js';
 import { endpointText } from '../transport/endpoint.js';
 import { broken } from './broken.js';
-import { Channel, FURTHER_IN_FLIGHT, furtherPackers, LAST_WORD_MS } from './channel.js';
+import { Channel, FURTHER_IN_FLIGHT, furtherPackers, type Heard, LAST_WORD_MS } from './channel.js';
 import { Packer } from './packer.js';
 import { type Dialled, Refusal } from './dial.js';
 import { type JoinHello, MOST_CHANNELS, MOST_REASON, PROTOCOL, readJoinWelcome } from './hello.js';
@@ -37,6 +37,7 @@ import {
   isInDoubt,
   isSettled,
   judge,
+  patienceMs,
   type SessionEnd,
   settledText,
   stopInDoubtText,
@@ -118,7 +119,7 @@ export class SourceSession {
   readonly #bandwidth = new native.NativeBandwidth();
   /** Bytes that channels beside main take. */
   #furtherBytes = 0;
-  /** Why the link is lost for good: only a doubt keeps the session then. */
+  /** Why it cannot go on: only a doubt keeps the session then. */
   #hopeless: PagewireError | undefined;
   /** The same, until what to do about it is known. */
   #deciding: PagewireError | undefined;
@@ -160,7 +161,7 @@ export class SourceSession {
   /** Somebody wants it to end: the migration fails cleanly, unless both guests might run then. */
   stop(): void {
     this.#stopRequests++;
-    const settled = isSettled(this.#channels);
+    const settled = this.#isSettled;
     const why = new PagewireError(
       'STOPPED',
       `stopped${settled ? '' : ': the migration fails and the guest stays here'}`,
@@ -224,6 +225,10 @@ export class SourceSession {
   /** Both guests may run if it ends now, or none would. */
   get #mustArrive(): boolean {
     return this.#isInDoubt || this.#channels[0]?.departure === departures.inTransit;
+  }
+
+  get #isSettled(): boolean {
+    return isSettled(this.#channels.map(({ status }) => status));
   }
 
   get #held(): Held {
@@ -427,6 +432,11 @@ export class SourceSession {
     if (givenUp > (before?.givenUp ?? 0)) this.#log.warn(`${guest}: its stream was given up (libvirt's log says why)`);
   }
 
+  /** How long a lost link is looked for. */
+  get #patienceMs(): number {
+    return patienceMs(this.#reconnectMs, this.#isSettled);
+  }
+
   /** Takes a lost link back, or makes the first one of a further channel. */
   async #connect(channel: Channel): Promise<void> {
     const { signal } = this.#over;
@@ -439,10 +449,10 @@ export class SourceSession {
         const dialled = await reconnect({
           dialler: this.#options.dialler,
           hello: () => this.#join(channel.number, channel.received),
-          deadline: () => since + this.#reconnectMs,
+          deadline: () => since + this.#patienceMs,
           failed: (error, attempt) => {
             if (attempt > 0 || this.#hopeless) this.#log.debug(error.message);
-            else this.#log.warn(`${error.message}; trying again for ${duration(this.#reconnectMs)}`);
+            else this.#log.warn(`${error.message}; trying again for ${duration(this.#patienceMs)}`);
           },
           signal,
         });
@@ -588,7 +598,7 @@ export class SourceSession {
   }
 
   #fail(error: PagewireError): void {
-    if (isSettled(this.#channels)) {
+    if (this.#isSettled) {
       const there =
         this.#lost.size > 0 ? '; where the destination says IN DOUBT, it has not heard of that: end it there' : '';
       this.#log.warn(settledText(error) + there);
@@ -603,36 +613,38 @@ export class SourceSession {
   }
 
   /**
-   * Whether the destination may hear that we give up by a connection of its own, which overtakes what links still carry: not
-   * what the guest may need there.
+   * Of which channels' ends the destination may hear by a connection of its own. It overtakes what links still carry: not what
+   * the guest may need there, and behind a word that a link took may stand all that a QEMU without a return path has.
    */
-  get #mayLeave(): boolean {
+  get #mayLeave(): readonly Heard[] {
     const [main] = this.#channels;
-    if (!this.#agreement || this.#options.dialler.isOnce || main?.status.peerAbort !== undefined) return false;
+    if (!this.#agreement || this.#options.dialler.isOnce || main?.status.peerAbort !== undefined) return [];
     // It was looked for long enough.
-    if (!main || this.#lost.has(main)) return this.#hopeless?.code !== 'LINK_LOST';
-    const isComplete = main.isRead && !this.#cutOff && this.#options.libvirt !== true;
-    return !this.#mustArrive && !isComplete;
+    if (this.#hopeless?.code === 'LINK_LOST' && (!main || this.#lost.has(main))) return [];
+    if (!main || this.#lost.has(main)) return ['told', 'not told'];
+    if (this.#mustArrive) return [];
+    if (this.#cutOff || this.#options.libvirt) return ['told', 'not told'];
+    return main.isRead ? [] : ['not told'];
   }
 
   /** Tells a destination why, which would otherwise wait for a link that never comes. */
   async #leave(reason: string): Promise<void> {
     const { dialler } = this.#options;
     const hello = { ...this.#join(0, 0), gaveUp: plain(reason).replaceAll('\n', ' ').slice(0, MOST_REASON) };
-    let failure: PagewireError | undefined;
+    const failures: PagewireError[] = [];
     for (let turn = 0; turn < dialler.size; turn++) {
       try {
         const { link } = await dialler.join(hello, turn, LEAVE_MS);
         link.close();
         return;
       } catch (error) {
-        failure = PagewireError.from(error);
-        // It has ended by itself.
-        if (isUnknown(failure)) return;
+        failures.push(PagewireError.from(error));
       }
     }
-    if (failure)
-      this.#log.warn(`${failure.message}: the destination is not told, and waits until its --reconnect is over`);
+    // Other addresses may lead to other destinations.
+    const [failure] = failures;
+    if (!failure || isUnknown(failure)) return;
+    this.#log.warn(`${failure.message}: the destination is not told, and waits for its link`);
   }
 
   #join(channel: number, received: number): JoinHello {
@@ -648,8 +660,9 @@ export class SourceSession {
     this.#endedAt = performance.now();
     this.#state = 'ending';
     const mayLeave = this.#mayLeave;
-    const known = await Promise.all(this.#channels.map((channel) => channel.close(reason)));
-    if (reason !== undefined && mayLeave && !known.includes(true)) await this.#leave(reason);
+    const heard = await Promise.all(this.#channels.map((channel) => channel.close(reason)));
+    if (reason !== undefined && mayLeave.length > 0 && heard.every((of) => mayLeave.includes(of)))
+      await this.#leave(reason);
     const waiting = this.#waiting.splice(0);
     if (reason !== undefined && this.#options.libvirt === true) {
       const hears = waiting.filter((fd) => native.refuseCalls(fd, `pagewire: ${reason}`));

@@ -154,30 +154,32 @@ describe('a source that is stopped while its link takes nothing', () => {
     });
   }
 
-  it('overtakes nothing of a stream that is on its way to its end', async (t) => {
-    const path = folder(t);
-    let came = 0;
-    const far = createServer((socket) => socket.on('data', ({ length }) => (came += length))).listen(path('far'));
-    t.after(() => far.close());
-    const destination = await destinationProxy(t, `unix:${path('proxy')}`, `unix:${path('far')}`);
-    const way = await relay(t, path('way'), path('proxy'));
-    const ends = ['--listen', `unix:${path('near')}`, '--connect', `unix:${path('way')}`];
-    const source = new Running(t, ['proxy', 'source', ...ends, '--name', 'vm1', '--codec', 'none', '-T', '1']);
-    await source.says(/waiting for/);
-    const near = connect({ path: path('near') }).on('error', () => undefined);
-    t.after(() => near.destroy());
-    for (const piece of pieces(FIRST)) near.write(piece);
-    await way.carried(FIRST);
-    way.block();
-    const last = noise(PIECE, 7);
-    near.end(last);
-    await once(near, 'finish');
-    // It has read that, and given it to the link, once the link is what it waits for.
-    await sleep(STUCK_MS);
-    source.child.kill('SIGTERM');
-    await source.ended;
-    way.release();
-    await destination.says(/the source gave up/);
-    assert.equal(came, pieces(FIRST).length * PIECE + last.length);
-  });
+  for (const end of ['the end of its stream', 'the last byte of its stream'] as const) {
+    it(`overtakes nothing of what QEMU has written: ${end}`, async (t) => {
+      const path = folder(t);
+      let came = 0;
+      const far = createServer((socket) => socket.on('data', ({ length }) => (came += length))).listen(path('far'));
+      t.after(() => far.close());
+      const destination = await destinationProxy(t, `unix:${path('proxy')}`, `unix:${path('far')}`);
+      const way = await relay(t, path('way'), path('proxy'));
+      const ends = ['--listen', `unix:${path('near')}`, '--connect', `unix:${path('way')}`];
+      const source = new Running(t, ['proxy', 'source', ...ends, '--name', 'vm1', '--codec', 'none', '-T', '1']);
+      await source.says(/waiting for/);
+      const near = connect({ path: path('near') }).on('error', () => undefined);
+      t.after(() => near.destroy());
+      for (const piece of pieces(FIRST)) near.write(piece);
+      await way.carried(FIRST);
+      way.block();
+      const last = noise(PIECE, 7);
+      await new Promise((resolve) => near.write(last, resolve));
+      if (end === 'the end of its stream') near.end();
+      // It has read that, and given it to the link, once the link is what it waits for.
+      await sleep(STUCK_MS);
+      source.child.kill('SIGTERM');
+      await source.ended;
+      way.release();
+      await destination.says(/the source gave up/);
+      assert.equal(came, pieces(FIRST).length * PIECE + last.length);
+    });
+  }
 });

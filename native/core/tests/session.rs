@@ -968,6 +968,55 @@ fn a_lost_link_leaves_the_daemons_signs_of_life_and_a_doubt() {
 }
 
 #[test]
+fn each_link_begins_with_whether_there_is_a_doubt() {
+    let (source, _events) = wire(Side::Source, 1 << 20, NEVER, &Arc::default(), true);
+    let (mut sender, of_source) = UnixStream::pair().expect("sockets");
+    let options = options(64 << 10);
+    let to = Arc::clone(&source);
+    let (encoder, _flow_events, _) = flow(
+        |listener| {
+            Flow::encode_to_wire(of_source.into(), to, options, CREW, listener).expect("a flow")
+        },
+        Work::Store,
+    );
+    let link_up = || {
+        let (ours, theirs) = UnixStream::pair().expect("sockets");
+        theirs.set_read_timeout(Some(HANG)).expect("a timeout");
+        source.attach(link(ours), 0).expect("kept");
+        theirs
+    };
+    let first = link_up();
+    sender
+        .write_all(&call(procedure::MIGRATE_FINISH3_PARAMS, 7))
+        .expect("taken");
+    while next_frame(&first).0.kind != FrameType::Data {}
+    assert!(source.status().doubt);
+    for serial in 8..208 {
+        source.drop_link("test");
+        // Somebody waits for the next link, to write this.
+        sender.write_all(&call(361, serial)).expect("taken");
+        std::thread::yield_now();
+        let theirs = link_up();
+        let mut said = None;
+        loop {
+            let (header, payload) = next_frame(&theirs);
+            match header.kind {
+                FrameType::Session(SessionFrame::Doubt) => said = Some(payload),
+                FrameType::Session(_) => {}
+                _ => break,
+            }
+        }
+        assert_eq!(
+            said.as_deref(),
+            Some(&[1][..]),
+            "before all that is sent again"
+        );
+    }
+    encoder.stop();
+    source.close();
+}
+
+#[test]
 fn a_daemon_hears_why_its_calls_have_failed() {
     let session = session_of(1 << 20, 64 << 10, Some(Allow::default()));
     let mut source = &session.sender;

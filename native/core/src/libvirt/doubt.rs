@@ -187,7 +187,7 @@ impl Doubt {
                 finishing.retain(|(of, _)| *of != key);
                 calls.retain(|of| of.key != key);
             }
-            if header.status == Status::Error && carries_guest(key.program, key.procedure) {
+            if is_refused {
                 given_up.truncate(CALLS - 1);
                 given_up.push(key);
             }

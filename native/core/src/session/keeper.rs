@@ -116,11 +116,6 @@ pub(super) fn run(shared: &Shared) {
             continue;
         }
         if due.attached {
-            if shared.options.side == super::Side::Source {
-                // The last word on it may have gone down with the link before.
-                let doubt = lock(&shared.flags).doubt;
-                shared.send_session(SessionFrame::Doubt, &[doubt.into()]);
-            }
             // What the last link took with it may have been an ACK.
             due.ack = Some(Urgency::Now);
             acked = u64::MAX;

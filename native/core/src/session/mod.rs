@@ -142,6 +142,8 @@ pub struct Status {
     pub acked: u64,
     /// Frames of the peer's direction that have come whole.
     pub received: u64,
+    /// Those of them that our QEMU does not have yet.
+    pub undelivered: u64,
     /// Bytes kept because the peer has not acknowledged them.
     pub unacked_bytes: u64,
     /// The last round trip, in seconds.
@@ -214,17 +216,17 @@ struct Flags {
     /// Of the source: what the daemon says can no longer be read, and the guest may run at the destination.
     unread: bool,
     daemon_gone: bool,
-    /// Of the destination: migrations that were prepared, and doubts of which the source has said that they are over.
+    /// Of the destination: migrations whose preparation was called, and doubts of which the source has said that they are over.
     prepared: u64,
-    answered: u64,
+    doubts_over: u64,
     /// On the source: from when on it is told from the streams; on the destination as the source says.
     doubt: bool,
 }
 
 impl Flags {
-    /// Of the destination, as in [`Status`]. Where a migration had no doubt, as it was cancelled, that is never known.
+    /// Of the destination, as in [`Status`]. Where a migration had no doubt, as it was refused or cancelled, that is never known.
     fn settled(&self) -> bool {
-        self.prepared > 0 && self.answered == self.prepared
+        self.prepared > 0 && self.doubts_over == self.prepared
     }
 }
 
@@ -398,8 +400,14 @@ impl Shared {
 
     /// Sends one of the session's own frames over the link of the moment, if there is one.
     fn send_session(&self, kind: SessionFrame, payload: &[u8]) {
-        let frame = self.frame(FrameType::Session(kind), payload);
-        self.outgoing.write_now(self, &frame);
+        let frame = || self.frame(FrameType::Session(kind), payload);
+        self.outgoing.write_now(self, frame);
+    }
+
+    /// Whether there is a doubt; to be made when it is written: one that comes up meanwhile is not taken back.
+    fn doubt_frame(&self) -> Vec<u8> {
+        let doubt = lock(&self.flags).doubt;
+        self.frame(FrameType::Session(SessionFrame::Doubt), &[doubt.into()])
     }
 
     /// Called before bytes of the stream are given to a link, which they are not where it fails: the frame that must go before
@@ -442,7 +450,7 @@ impl Shared {
             }
             flags.doubt = false;
         }
-        self.send_session(SessionFrame::Doubt, &[0]);
+        self.outgoing.write_now(self, || self.doubt_frame());
         self.tell(Event::Changed);
     }
 }
@@ -680,6 +688,8 @@ impl Wire {
         shared.outgoing.status(&mut status);
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         status.received = load(&shared.received);
+        let delivered = shared.delivered.load(Ordering::SeqCst);
+        status.undelivered = status.received.saturating_sub(delivered);
         status.return_bytes = load(&shared.return_bytes);
         status.wire_bytes_in = load(&shared.wire_bytes_in);
         status.round_trip = match load(&shared.round_trip) {

@@ -2,7 +2,7 @@
 
 use super::pace::{Bandwidth, Rate};
 use super::wait::Waits;
-use super::{Shared, Status, Stopped, WireError, lock};
+use super::{Shared, Side, Status, Stopped, WireError, lock};
 use crate::descriptor::{Ready, Wake};
 use crate::frame::HEADER_LEN;
 use crate::lock::Awaited;
@@ -166,6 +166,8 @@ struct Writer {
     rate: Rate,
     /// What the link was last told that it may hold unsent, and which link that was.
     unsent: (u64, u32),
+    /// The link on which it was said last whether there is a doubt.
+    told_doubt: u64,
 }
 
 impl Outgoing {
@@ -176,6 +178,7 @@ impl Outgoing {
             writer: Mutex::new(Writer {
                 rate: Rate::default(),
                 unsent: (0, 0),
+                told_doubt: 0,
             }),
             wake: Wake::new()?,
             waits: Waits::default(),
@@ -277,6 +280,15 @@ impl Outgoing {
     pub(super) fn pump(&self, shared: &Shared) {
         let mut writer = lock(&self.writer);
         while let Some((link, generation)) = shared.link_to_write() {
+            // The last word on it may have gone down with the link before.
+            if shared.options.side == Side::Source && writer.told_doubt != generation {
+                writer.told_doubt = generation;
+                let word = shared.doubt_frame();
+                if let Err(error) = self.write(shared, &mut writer, &link, generation, &word) {
+                    shared.write_failed(generation, &error);
+                    return;
+                }
+            }
             let (frame, number) = {
                 let replay = self.replay.lock();
                 let at = replay.to_write.saturating_sub(replay.first) as usize;
@@ -306,11 +318,12 @@ impl Outgoing {
         }
     }
 
-    /// Writes bytes that are not kept, if there is a link: the session's own frames.
-    pub(super) fn write_now(&self, shared: &Shared, bytes: &[u8]) {
+    /// Writes a frame that is not kept, one of the session's own, if there is a link. It is made at its turn: nothing is
+    /// written between what it says and itself.
+    pub(super) fn write_now(&self, shared: &Shared, frame: impl FnOnce() -> Vec<u8>) {
         let mut writer = lock(&self.writer);
         if let Some((link, generation)) = shared.link_to_write() {
-            if let Err(error) = self.write(shared, &mut writer, &link, generation, bytes) {
+            if let Err(error) = self.write(shared, &mut writer, &link, generation, &frame()) {
                 shared.write_failed(generation, &error);
             }
         }

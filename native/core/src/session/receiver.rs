@@ -170,7 +170,7 @@ impl<'a> Receiver<'a> {
                 if lock(&shared.flags).doubt != doubt {
                     shared.flag(|flags| {
                         flags.doubt = doubt;
-                        flags.answered += u64::from(!doubt);
+                        flags.doubts_over += u64::from(!doubt);
                     });
                 }
             }
