@@ -656,6 +656,20 @@ fn an_abort_is_told_with_its_reason() {
     );
 }
 
+/// What comes from this QEMU or daemon goes to the wire as it is.
+fn sends(
+    source: &Arc<Wire>,
+    of_source: UnixStream,
+) -> (Arc<Flow>, Receiver<Event>, Arc<AtomicUsize>) {
+    let (options, to) = (options(64 << 10), Arc::clone(source));
+    flow(
+        |listener| {
+            Flow::encode_to_wire(of_source.into(), to, options, CREW, listener).expect("a flow")
+        },
+        Work::Store,
+    )
+}
+
 /// So long that nothing here waits for it.
 const NEVER: Duration = Duration::from_secs(3600);
 
@@ -708,14 +722,7 @@ fn no_further_frame_goes_out_and_the_one_that_is_written_goes_whole() {
     const BYTES: usize = 8 << 20;
     let (source, _events) = wire(Side::Source, 64 << 20, NEVER, &Arc::default(), false);
     let (sender, of_source) = UnixStream::pair().expect("sockets");
-    let options = options(64 << 10);
-    let to = Arc::clone(&source);
-    let (encoder, _flow_events, _) = flow(
-        |listener| {
-            Flow::encode_to_wire(of_source.into(), to, options, CREW, listener).expect("a flow")
-        },
-        Work::Store,
-    );
+    let (encoder, _flow_events, _) = sends(&source, of_source);
     let (ours, theirs) = UnixStream::pair().expect("sockets");
     theirs.set_read_timeout(Some(HANG)).expect("a timeout");
     source.attach(link(ours), 0).expect("new");
@@ -971,14 +978,7 @@ fn a_lost_link_leaves_the_daemons_signs_of_life_and_a_doubt() {
 fn each_link_begins_with_whether_there_is_a_doubt() {
     let (source, _events) = wire(Side::Source, 1 << 20, NEVER, &Arc::default(), true);
     let (mut sender, of_source) = UnixStream::pair().expect("sockets");
-    let options = options(64 << 10);
-    let to = Arc::clone(&source);
-    let (encoder, _flow_events, _) = flow(
-        |listener| {
-            Flow::encode_to_wire(of_source.into(), to, options, CREW, listener).expect("a flow")
-        },
-        Work::Store,
-    );
+    let (encoder, _flow_events, _) = sends(&source, of_source);
     let link_up = || {
         let (ours, theirs) = UnixStream::pair().expect("sockets");
         theirs.set_read_timeout(Some(HANG)).expect("a timeout");
